@@ -1,1 +1,272 @@
-//! To be written.
+//! The archive: one backup in a store, as a folder of segments with sidecars.
+//!
+//! This file opens a backup (and refuses the wrong one), keeps topic objects, and finds the tip of a partition's
+//! chain. Names are in [`layout`], the sidecar's bytes in [`sidecar`], a growing segment in [`segment`] (all pure);
+//! [`sink`] makes segments durable, [`source`] reads them.
+//!
+//! Nothing in an archive is overwritten. `backup.json` is created once; a topic's settings go into a new
+//! `topic-<n>.json` whenever they change.
+
+pub mod layout;
+pub mod segment;
+pub mod sidecar;
+pub mod sink;
+pub mod source;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::crash;
+use crate::error::{Error, Kind, Result};
+use crate::pipeline::Topic;
+use crate::record::{Offset, Partition, Timestamp};
+use crate::store::{Creation, Store};
+use layout::Name;
+use sidecar::Sidecar;
+
+/// The archive format that this program writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// What `backup.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// The version of the archive format.
+    pub format: u32,
+    /// The backup's id; also the name of its folder.
+    pub backup_id: String,
+    /// The id of the cluster whose topics it holds; an agent of another cluster refuses to append.
+    pub cluster_id: Option<String>,
+    /// How the bytes of its objects are wrapped; `none` is the only way so far.
+    pub envelope: String,
+    /// When it was made, RFC 3339.
+    pub created: String,
+    /// The program that made it.
+    pub created_by: String,
+}
+
+/// One backup in a store. Clones share it.
+#[derive(Clone)]
+pub struct Archive {
+    store: Store,
+    backup: Backup,
+}
+
+impl Archive {
+    /// Opens the backup `backup_id` below the store's root for reading.
+    ///
+    /// # Errors
+    /// [`Kind::NoBackup`] when there is none, [`Kind::Usage`] when its format is newer than this program,
+    /// [`Kind::Damaged`] when its `backup.json` cannot be read.
+    pub async fn open(root: &Store, backup_id: &str) -> Result<Self> {
+        let store = root.within(backup_id);
+        match store.read(layout::BACKUP).await? {
+            Some(bytes) => Ok(Self { backup: parse_backup(&store, &bytes)?, store }),
+            None => Err(Error::new(Kind::NoBackup, format!("there is no backup `{backup_id}`"))
+                .with("looked for", store.describe(layout::BACKUP))
+                .hint("`list` shows the backups below a path")),
+        }
+    }
+
+    /// Opens the backup `backup_id` for writing, and makes it if there is none.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] when the backup is of another cluster or of a newer format, or the store cannot be written.
+    pub async fn create(root: &Store, backup_id: &str, cluster_id: Option<&str>) -> Result<Self> {
+        root.prepare().await?;
+        let store = root.within(backup_id);
+        if store.read(layout::BACKUP).await?.is_none() {
+            let backup = Backup {
+                format: FORMAT,
+                backup_id: backup_id.to_owned(),
+                cluster_id: cluster_id.map(str::to_owned),
+                envelope: "none".to_owned(),
+                created: Timestamp::now().to_string(),
+                created_by: concat!("kafka-backup ", env!("CARGO_PKG_VERSION")).to_owned(),
+            };
+            // Another agent may be first; then its object holds.
+            let _: Creation = store.create(layout::BACKUP, to_json(&backup)).await?;
+            crash::point("backup-created", &backup_id);
+        }
+        let archive = Self::open(root, backup_id).await?;
+        archive.check_cluster(cluster_id)?;
+        Ok(archive)
+    }
+
+    /// Returns what `backup.json` says.
+    pub fn backup(&self) -> &Backup {
+        &self.backup
+    }
+
+    /// Returns the store, rooted at the backup's folder.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Returns the newest topic object of a timeline, with its number.
+    pub async fn topic(&self, topic: &str, topic_id: &str) -> Result<Option<(u32, Topic)>> {
+        let folder = layout::timeline_folder(topic, topic_id);
+        let listed = self.store.list(&folder).await?;
+        let newest = listed.iter().filter_map(|entry| topic_number(&entry.name)).max();
+        let Some(n) = newest else { return Ok(None) };
+        let key = format!("{folder}{}", layout::topic_object(n));
+        let Some(bytes) = self.store.read(&key).await? else {
+            return Err(Error::transient("topic object went while we read it").with("object", key));
+        };
+        serde_json::from_slice(&bytes).map(|topic| Some((n, topic))).map_err(|error| {
+            Error::damaged("topic object cannot be read").with("object", self.store.describe(&key)).source(error)
+        })
+    }
+
+    /// Keeps what is known of a topic: a new object when it differs from the newest.
+    pub async fn put_topic(&self, topic: &Topic) -> Result<()> {
+        loop {
+            // A damaged newest object is superseded, like an outdated one.
+            let n = match self.topic(&topic.name, &topic.topic_id).await {
+                Ok(Some((_, newest))) if newest == *topic => return Ok(()),
+                Ok(newest) => newest.map_or(0, |(n, _)| n + 1),
+                Err(error) if error.kind() == Kind::Damaged => self.next_topic_number(topic).await?,
+                Err(error) => return Err(error),
+            };
+            let folder = layout::timeline_folder(&topic.name, &topic.topic_id);
+            let key = format!("{folder}{}", layout::topic_object(n));
+            let creation = self.store.create(&key, to_json(topic)).await?;
+            crash::point("topic-created", &topic.name);
+            if creation == Creation::Created {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Finds the tip of a partition's chain: the next offset and the leader epoch of the last batch; `None` when
+    /// nothing is held.
+    ///
+    /// It reads the last two sidecars: a `.log` inside another's range is debris and passed over.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] when the last segment has no readable sidecar: nothing is appended behind what is not
+    /// understood.
+    pub async fn tip(&self, partition: &Partition) -> Result<Option<(Offset, i32)>> {
+        let folder = layout::partition_folder(partition);
+        let segments = Segments::new(self.store.list(&folder).await?);
+        let mut logs = segments.logs.iter().rev().peekable();
+        while let Some(&(first, length_bytes)) = logs.next() {
+            let last = self.sidecar_of(&folder, &segments, first, length_bytes).await?;
+            if let Some(&&(before, length_bytes)) = logs.peek() {
+                let before = self.sidecar_of(&folder, &segments, before, length_bytes).await?;
+                if before.range.next > first {
+                    tracing::warn!(%partition, offset = first, "passing over a segment inside another's range");
+                    continue;
+                }
+            }
+            let epoch = last.epochs.last().map_or(-1, |epoch| epoch.epoch);
+            return Ok(Some((last.range.next, epoch)));
+        }
+        Ok(None)
+    }
+
+    /// Reads the sidecar that describes the log of `length_bytes` at `first`.
+    async fn sidecar_of(&self, folder: &str, segments: &Segments, first: Offset, length_bytes: u64) -> Result<Sidecar> {
+        let log = || self.store.describe(&format!("{folder}{}", layout::log(first)));
+        let mut fitting = segments.sidecars(first, length_bytes).peekable();
+        let mut chosen = fitting.next();
+        if fitting.peek().is_some() {
+            // Two sidecars of one length: the log itself says which is its own.
+            let bytes = self.store.read(&format!("{folder}{}", layout::log(first))).await?.unwrap_or_default();
+            let digest = xxhash_rust::xxh3::xxh3_128(&bytes);
+            chosen = segments.sidecars(first, length_bytes).find(|&found| found == digest);
+        }
+        let Some(digest) = chosen else {
+            return Err(Error::damaged("segment has no sidecar").with("object", log()).hint("run `verify`"));
+        };
+        let key = format!("{folder}{}", layout::sidecar(first, length_bytes, digest));
+        let Some(bytes) = self.store.read(&key).await? else {
+            return Err(Error::transient("sidecar went while we read it").with("object", self.store.describe(&key)));
+        };
+        Sidecar::decode(&bytes).map_err(|error| error.with("object", self.store.describe(&key)))
+    }
+
+    fn check_cluster(&self, cluster_id: Option<&str>) -> Result<()> {
+        match (&self.backup.cluster_id, cluster_id) {
+            (Some(held), Some(met)) if held != met => Err(Error::usage(format!(
+                "the backup `{}` is of another cluster: it holds topics of cluster {held}, this cluster is {met}",
+                self.backup.backup_id
+            ))
+            .hint("use another backup_id, or the right bootstrap.servers")),
+            _ => Ok(()),
+        }
+    }
+
+    async fn next_topic_number(&self, topic: &Topic) -> Result<u32> {
+        let listed = self.store.list(&layout::timeline_folder(&topic.name, &topic.topic_id)).await?;
+        Ok(listed.iter().filter_map(|entry| topic_number(&entry.name)).max().map_or(0, |n| n + 1))
+    }
+}
+
+/// The segments and sidecars in a listing of a partition's folder.
+pub struct Segments {
+    /// (first offset, length in bytes) of each log, in order.
+    pub logs: Vec<(Offset, u64)>,
+    /// (first offset, length of the log described, its digest) of each sidecar, in order.
+    pub sidecars: Vec<(Offset, u64, u128)>,
+}
+
+impl Segments {
+    /// Sorts out a listing.
+    pub fn new(listed: Vec<crate::store::Listed>) -> Self {
+        let mut segments = Self { logs: Vec::new(), sidecars: Vec::new() };
+        for entry in listed.into_iter().filter(|entry| !entry.is_folder) {
+            match Name::parse(&entry.name) {
+                Some(Name::Log { first }) => segments.logs.push((first, entry.size_bytes)),
+                Some(Name::Sidecar { first, length_bytes, digest }) => {
+                    segments.sidecars.push((first, length_bytes, digest));
+                }
+                None => {}
+            }
+        }
+        segments.logs.sort_unstable();
+        segments.sidecars.sort_unstable();
+        segments
+    }
+
+    /// Returns the digests of the sidecars that fit a log of `length_bytes` at `first`.
+    pub fn sidecars(&self, first: Offset, length_bytes: u64) -> impl Iterator<Item = u128> + '_ {
+        let from = self.sidecars.partition_point(|&(offset, length, _)| (offset, length) < (first, length_bytes));
+        self.sidecars[from..]
+            .iter()
+            .take_while(move |&&(offset, length, _)| (offset, length) == (first, length_bytes))
+            .map(|&(_, _, digest)| digest)
+    }
+}
+
+fn parse_backup(store: &Store, bytes: &[u8]) -> Result<Backup> {
+    /// Read first: a newer format may have changed everything else.
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let damaged = |error: serde_json::Error| {
+        Error::damaged("backup.json cannot be read").with("object", store.describe(layout::BACKUP)).source(error)
+    };
+    let Format { format } = serde_json::from_slice(bytes).map_err(damaged)?;
+    if format > FORMAT {
+        return Err(Error::usage(format!("the backup has format {format}, this program knows up to {FORMAT}"))
+            .with("object", store.describe(layout::BACKUP))
+            .hint("use a newer kafka-backup"));
+    }
+    let backup: Backup = serde_json::from_slice(bytes).map_err(damaged)?;
+    if backup.envelope != "none" {
+        return Err(Error::usage(format!("the backup's envelope `{}` is unknown to this program", backup.envelope))
+            .hint("use a newer kafka-backup"));
+    }
+    Ok(backup)
+}
+
+fn topic_number(name: &str) -> Option<u32> {
+    name.strip_prefix("topic-")?.strip_suffix(".json")?.parse().ok()
+}
+
+fn to_json(value: &impl Serialize) -> Bytes {
+    let mut bytes = serde_json::to_vec_pretty(value).expect("plain values have a JSON form");
+    bytes.push(b'\n');
+    bytes.into()
+}

@@ -1,1 +1,247 @@
-//! To be written.
+//! The wiring of backups: from a configuration to running pipelines, for as long as it takes (`run`) or for one pass
+//! (`backup`).
+//!
+//! Retry: an agent's pipeline that fails starts again, with back-off, and `/readyz` says why it is down; only what the
+//! user must change, found before the pipeline has ever run, ends the process. One pass gives up after a bounded wait.
+//! Cancellation: SIGTERM and SIGINT let every pipeline close, upload and commit what it holds, within its
+//! `shutdown_timeout`; a second one ends the process at once. Crash: see `archive::sink`; nothing here is durable.
+
+mod pass;
+mod watch;
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch as channel;
+use tokio::task::JoinSet;
+
+use self::pass::Pass;
+use self::watch::Watch;
+use crate::archive::Archive;
+use crate::archive::sink::{self, Sink};
+use crate::backoff::Backoff;
+use crate::budget::{Budget, RateLimit};
+use crate::config::{self, Config};
+use crate::error::{Error, Kind, Result};
+use crate::kafka::Properties;
+use crate::kafka::source::{self, Source};
+use crate::pipeline::{self, Control};
+use crate::store::Store;
+use crate::telemetry::{Health, http, metrics};
+
+/// The first pause before a failed pipeline starts again; they double up to `restart_backoff_max`.
+const RESTART_BACKOFF: Duration = Duration::from_secs(1);
+
+/// How long one pass tries to write to a store that fails before it gives up: as long as to read.
+const GIVE_UP_AFTER: Duration = source::GIVE_UP_AFTER;
+
+/// Turns true when everything shall stop.
+type Stop = channel::Receiver<bool>;
+
+/// Checks what can be known of a configuration beyond its own file, without connecting or writing.
+pub fn validate(config: &Config) -> Result<()> {
+    for (i, pipeline) in config.pipelines.iter().enumerate() {
+        let wrong = |key, error: Error| Error::usage(format!("{}: pipeline[{i}].{key}: {error}", config.file));
+        Properties::new(pipeline.source.kafka.clone()).map_err(|error| wrong("source.kafka", error))?;
+        Store::open(&pipeline.sink.path).map_err(|error| wrong("sink.path", error))?;
+    }
+    Ok(())
+}
+
+/// Runs all pipelines until SIGTERM or SIGINT, then closes them gracefully.
+///
+/// # Errors
+/// [`Kind::Usage`] when a pipeline cannot start until the user has changed something; [`Kind::Failed`] when what was
+/// held could not be made durable within `shutdown_timeout`.
+pub async fn run(config: Config) -> Result<()> {
+    validate(&config)?;
+    let (stop, stopped) = stop_on_signals()?;
+    let health = Health::new();
+    let listener = http::Listener::bind(&config.agent.listen).await?;
+    let server = tokio::spawn(listener.serve(metrics::install()?, health.clone()));
+    let mut agents = JoinSet::new();
+    for pipeline in config.pipelines {
+        let part = health.of(format!("pipeline {}", pipeline.name));
+        agents.spawn(keep_running(pipeline, config.agent.restart_backoff_max, part, stopped.clone()));
+    }
+    let mut outcome = Ok(());
+    while let Some(ended) = agents.join_next().await {
+        let ended = ended.unwrap_or_else(|error| Err(Error::failed("a pipeline ended by a defect").source(error)));
+        if let Err(error) = ended {
+            // The others close what they hold; the first error is the one that ends the process.
+            stop.send_replace(true);
+            outcome = outcome.and(Err(error));
+        }
+    }
+    server.abort();
+    tracing::info!("stopped");
+    outcome
+}
+
+/// Makes one pass of all pipelines, up to the last stable offsets seen at start.
+///
+/// # Errors
+/// That of the only pipeline; of several, [`Kind::Partial`] if some were done. [`Kind::Interrupted`] after a signal.
+pub async fn once(config: Config) -> Result<()> {
+    validate(&config)?;
+    let (_stop, stopped) = stop_on_signals()?;
+    let mut passes = JoinSet::new();
+    for pipeline in config.pipelines {
+        let stopped = stopped.clone();
+        passes.spawn(async move {
+            let budget = Budget::new(pipeline.sink.memory_bytes);
+            let pass = Pass::new(&pipeline.name);
+            let mut watch = Watch::new(&pipeline.name, budget.clone(), Health::new(), Some(pass));
+            let outcome = attempt(&pipeline, Mode::Once, &budget, &mut watch, stopped).await;
+            if let (Some(pass), true) = (watch.pass.take(), outcome.is_ok()) {
+                pass.finish();
+            }
+            outcome
+        });
+    }
+    let (mut done, mut failed) = (0, Vec::new());
+    while let Some(ended) = passes.join_next().await {
+        match ended.unwrap_or_else(|error| Err(Error::failed("a pipeline ended by a defect").source(error))) {
+            Ok(()) => done += 1,
+            Err(error) => failed.push(error),
+        }
+    }
+    if *stopped.borrow() {
+        return Err(Error::new(Kind::Interrupted, "interrupted")
+            .hint("what was read is archived; the next pass goes on from there"));
+    }
+    match failed.pop() {
+        None => Ok(()),
+        Some(error) if done == 0 && failed.is_empty() => Err(error),
+        Some(error) => {
+            let all = done + failed.len() + 1;
+            for error in failed {
+                tracing::error!("{error}");
+            }
+            let kind = if done == 0 { error.kind() } else { Kind::Partial };
+            Err(Error::new(kind, format!("{} of {all} pipelines failed", all - done)).source(error))
+        }
+    }
+}
+
+/// How long a pipeline runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Until it is told to stop.
+    Agent,
+    /// To the last stable offsets seen at start.
+    Once,
+}
+
+/// Runs a pipeline again and again until it is told to stop.
+async fn keep_running(
+    pipeline: config::Pipeline,
+    restart_backoff_max: Duration,
+    health: Health,
+    mut stopped: Stop,
+) -> Result<()> {
+    let budget = Budget::new(pipeline.sink.memory_bytes);
+    let mut watch = Watch::new(&pipeline.name, budget.clone(), health, None);
+    let mut backoff = Backoff::new(RESTART_BACKOFF.min(restart_backoff_max), restart_backoff_max);
+    loop {
+        let began = Instant::now();
+        let outcome = attempt(&pipeline, Mode::Agent, &budget, &mut watch, stopped.clone()).await;
+        let error = match outcome {
+            // Told to stop: what it says now is the last word.
+            outcome if *stopped.borrow() => return outcome,
+            Ok(()) => Error::failed("the source ended by itself"),
+            Err(error) if error.kind() == Kind::Usage && !watch.has_run() => {
+                return Err(error.with("pipeline", &pipeline.name));
+            }
+            Err(error) => error,
+        };
+        // Having run for long, it failed for a new reason.
+        if began.elapsed() > restart_backoff_max {
+            backoff.reset();
+        }
+        let pause = backoff.wait();
+        let seconds = pause.as_secs_f64();
+        tracing::error!(pipeline = pipeline.name, "{error}; starting again in {seconds:.1} s");
+        watch.failed(&error);
+        let stop = stopped.wait_for(|stop| *stop);
+        if watch.meanwhile(tokio::time::timeout(pause, stop)).await.is_ok() {
+            return Ok(());
+        }
+    }
+}
+
+/// Starts a pipeline and runs it to its end.
+async fn attempt(
+    pipeline: &config::Pipeline,
+    mode: Mode,
+    budget: &Budget,
+    watch: &mut Watch,
+    mut stopped: Stop,
+) -> Result<()> {
+    let starting = start(pipeline, mode, budget);
+    let (mut source, mut sink) = tokio::select! {
+        started = watch.meanwhile(starting) => started?,
+        _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+    };
+    watch.running();
+    let topics = pipeline.source.topics.join(", ");
+    tracing::info!(pipeline = pipeline.name, topics, backup = pipeline.sink.backup_id, "capturing");
+    let shutdown_timeout = pipeline.sink.shutdown_timeout;
+    let control = Control { budget: budget.clone(), stop: stopped, shutdown_timeout };
+    pipeline::run(&mut source, &mut sink, watch, control).await
+}
+
+/// Opens both ends of a pipeline. What the user must change is looked at first, before a cluster that may be down.
+async fn start(pipeline: &config::Pipeline, mode: Mode, budget: &Budget) -> Result<(Source, Sink)> {
+    let properties = Properties::new(pipeline.source.kafka.clone())?;
+    let store = Store::open(&pipeline.sink.path)?;
+    store.prepare().await?;
+    match Archive::open(&store, &pipeline.sink.backup_id).await {
+        Err(error) if error.kind() != Kind::NoBackup => return Err(error),
+        _ => {}
+    }
+    let source = Source::open(source::Options {
+        properties,
+        topics: pipeline.source.topics.clone(),
+        start: pipeline.source.start,
+        metadata_interval: pipeline.source.metadata_interval,
+        one_pass: mode == Mode::Once,
+        budget: budget.clone(),
+        rate: RateLimit::new(pipeline.max_bytes_per_second),
+    })
+    .await?;
+    // Asking for no topic at all tells the cluster's id: it must be known before anything is written.
+    let cluster_id = source.client().metadata(Some(&[])).await?.cluster_id;
+    let archive = Archive::create(&store, &pipeline.sink.backup_id, cluster_id.as_deref()).await?;
+    let options = sink::Options {
+        roll_bytes: pipeline.sink.roll_bytes,
+        roll_interval: pipeline.sink.roll_interval,
+        give_up_after: (mode == Mode::Once).then_some(GIVE_UP_AFTER),
+    };
+    Ok((source, Sink::new(archive, options)))
+}
+
+/// Listens for SIGTERM and SIGINT: the first asks everything to stop, the second ends the process.
+fn stop_on_signals() -> Result<(channel::Sender<bool>, Stop)> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(|error| Error::failed("cannot listen for signals").source(error));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let (stop, stopped) = channel::channel(false);
+    let sender = stop.clone();
+    tokio::spawn(async move {
+        let mut asked = false;
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if asked {
+                tracing::warn!("{name} again: ending at once; the next start reads again what was not durable");
+                std::process::exit(i32::from(Error::new(Kind::Interrupted, name).exit_code()));
+            }
+            asked = true;
+            tracing::info!("{name}: closing what is held");
+            sender.send_replace(true);
+        }
+    });
+    Ok((stop, stopped))
+}

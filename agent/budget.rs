@@ -11,6 +11,9 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+/// How often a waiter presses again. Shorter closes more segments than needed, longer leaves the source waiting.
+const PRESSURE_EVERY: Duration = Duration::from_millis(100);
+
 /// Bytes paid from a [`Budget`]; they come back when this is dropped.
 #[derive(Debug, Default)]
 pub struct Permit(Option<OwnedSemaphorePermit>);
@@ -61,9 +64,15 @@ impl Budget {
         if let Ok(permit) = self.permits.clone().try_acquire_many_owned(bytes) {
             return Permit(Some(permit));
         }
-        self.pressure.notify_one();
-        let permit = self.permits.clone().acquire_many_owned(bytes).await;
-        Permit(Some(permit.expect("the semaphore of a budget is never closed")))
+        let waiting = self.permits.clone().acquire_many_owned(bytes);
+        tokio::pin!(waiting);
+        loop {
+            // Again and again: what was closed for us may not have been enough.
+            self.pressure.notify_one();
+            if let Ok(permit) = tokio::time::timeout(PRESSURE_EVERY, &mut waiting).await {
+                return Permit(Some(permit.expect("the semaphore of a budget is never closed")));
+            }
+        }
     }
 
     /// Waits until somebody has found the budget short. Cancel safe.

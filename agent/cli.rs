@@ -1,1 +1,122 @@
-//! To be written.
+//! The command line: the verbs, and what they share.
+//!
+//! Data goes to stdout ([`table::Output`] is the one way there), everything else to stderr. Each verb is a file in `cli/` with its `Args` and a `run`; this
+//! file only parses and dispatches. `--help` of each verb is its reference.
+
+pub mod backup;
+pub mod cat;
+pub mod config;
+pub mod describe;
+pub mod list;
+pub mod offset_mapping;
+pub mod run;
+pub mod table;
+pub mod verify;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::error::{Error, Kind, Result};
+use crate::telemetry::logging;
+
+/// What the user typed.
+#[derive(Debug, Parser)]
+#[command(name = "kafka-backup", version, about, propagate_version = true, subcommand_required = true)]
+pub struct Cli {
+    #[command(flatten)]
+    logging: logging::Args,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the agent: all pipelines of a configuration, until it is told to stop
+    Run(run::Args),
+    /// Archive everything up to the last stable offsets seen at start, then exit
+    Backup(backup::Args),
+    /// List the backups below a path, or the topics of one
+    List(list::Args),
+    /// Show what a backup holds: topics with their settings, partitions, times, gaps
+    Describe(describe::Args),
+    /// Show the first and last offset and the record count of every partition
+    ShowOffsetMapping(offset_mapping::Args),
+    /// Check a backup: chains, sidecars, checksums
+    Verify(verify::Args),
+    /// Print records as JSON lines
+    Cat(cat::Args),
+    /// Check a configuration, or show it with all defaults filled in
+    #[command(subcommand)]
+    Config(config::Verb),
+    /// Print the version
+    Version,
+}
+
+impl Cli {
+    /// Runs the verb to its end. SIGINT ends a verb that holds nothing at once; the others close first.
+    pub async fn run(self) -> Result<()> {
+        let captures = matches!(self.verb, Verb::Run(_) | Verb::Backup(_));
+        logging::start(&self.logging, captures)?;
+        if !captures {
+            tokio::spawn(end_on_interrupt());
+        }
+        match self.verb {
+            Verb::Run(args) => run::run(args).await,
+            Verb::Backup(args) => backup::run(args).await,
+            Verb::List(args) => list::run(args).await,
+            Verb::Describe(args) => describe::run(args).await,
+            Verb::ShowOffsetMapping(args) => offset_mapping::run(args).await,
+            Verb::Verify(args) => verify::run(args).await,
+            Verb::Cat(args) => cat::run(args).await,
+            Verb::Config(verb) => config::run(verb).await,
+            Verb::Version => print(&format!("kafka-backup {}\n", env!("CARGO_PKG_VERSION"))),
+        }
+    }
+}
+
+/// Ends the process with [`Kind::Interrupted`] on SIGINT. From a task of its own, since a verb may be busy computing.
+async fn end_on_interrupt() {
+    if tokio::signal::ctrl_c().await.is_ok() {
+        let error = Error::new(Kind::Interrupted, "interrupted");
+        logging::say(&format!("error: {error}"));
+        std::process::exit(error.exit_code().into());
+    }
+}
+
+/// Which backup a verb reads, and how it prints.
+#[derive(Debug, clap::Args)]
+pub struct ArchiveArgs {
+    /// Where the archive is: a folder or a URL
+    #[arg(long, value_name = "PATH|URL")]
+    pub path: String,
+    /// The name of the backup
+    #[arg(long, value_name = "NAME", value_parser = backup_id)]
+    pub backup_id: String,
+    /// How to print
+    #[arg(long, short = 'o', value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// How a verb prints its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// Tables for people
+    #[default]
+    Table,
+    /// JSON, stable for programs
+    Json,
+    /// Comma-separated values with a header line
+    Csv,
+}
+
+/// Reads a backup's name from the command line.
+pub fn backup_id(text: &str) -> Result<String, String> {
+    crate::config::value::check_backup_id(text).map(|()| text.to_owned())
+}
+
+/// Writes data to stdout. A reader that has gone away (`| head`) ends the output without a word.
+fn print(text: &str) -> Result<()> {
+    let mut output = table::Output::stdout()?;
+    output.write(text.as_bytes())?;
+    output.finish()
+}

@@ -1,1 +1,284 @@
-//! To be written.
+//! The native configuration: a TOML file in, checked values out.
+//!
+//! Everything that is wrong is one line of [`Kind::Usage`](crate::error::Kind::Usage) that names the file, the path
+//! of the key and what to write instead. Keys, types, defaults and reasons are in [`keys`]; references like
+//! `${env:NAME}` are replaced in values after parsing. No I/O but reading the file and what it refers to.
+
+pub mod keys;
+mod section;
+mod substitute;
+pub mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use self::section::Section;
+use crate::error::{Error, Result};
+use crate::kafka::source::Start;
+
+/// The largest segment: Kafka's tools count positions in a file with 31 bits, and a segment closes at the first batch
+/// past its size.
+const MOST_ROLL_BYTES: u64 = 1 << 30;
+
+/// The largest budget: one payment from it is a 32-bit number.
+const MOST_MEMORY_BYTES: u64 = u32::MAX as u64;
+
+/// A checked configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// `[agent]`.
+    pub agent: Agent,
+    /// Each `[[pipeline]]`, in the order of the file.
+    pub pipelines: Vec<Pipeline>,
+    /// The file's name, for errors.
+    pub file: String,
+    effective: Value,
+}
+
+/// `[agent]`: the process itself.
+#[derive(Debug, Clone)]
+pub struct Agent {
+    /// The address of the agent's own HTTP listener, `host:port`.
+    pub listen: String,
+    /// The longest pause before a failed pipeline is started again.
+    pub restart_backoff_max: Duration,
+}
+
+/// `[[pipeline]]`: what is captured into where.
+#[derive(Debug, Clone)]
+pub struct Pipeline {
+    /// Its name in logs, metrics and `/readyz`.
+    pub name: String,
+    /// The limit on what it fetches, if there is one.
+    pub max_bytes_per_second: Option<u64>,
+    /// `[pipeline.source]`.
+    pub source: Source,
+    /// `[pipeline.sink]`.
+    pub sink: Sink,
+}
+
+/// `[pipeline.source]` of type `kafka`.
+#[derive(Clone)]
+pub struct Source {
+    /// The topics, by exact name.
+    pub topics: Vec<String>,
+    /// Where a partition begins that the archive holds nothing of.
+    pub start: Start,
+    /// How often the topics are looked at again.
+    pub metadata_interval: Duration,
+    /// The client's properties by librdkafka's names; they hold secrets.
+    pub kafka: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Source")
+            .field("topics", &self.topics)
+            .field("start", &self.start)
+            .field("metadata_interval", &self.metadata_interval)
+            .field("kafka", &self.kafka.keys())
+            .finish()
+    }
+}
+
+/// `[pipeline.sink]` of type `archive`.
+#[derive(Debug, Clone)]
+pub struct Sink {
+    /// The backup's name, one safe path component.
+    pub backup_id: String,
+    /// A folder, or the URL of a store.
+    pub path: String,
+    /// The size at which a segment closes.
+    pub roll_bytes: u64,
+    /// The age at which a segment closes.
+    pub roll_interval: Duration,
+    /// The bound on fetched data that is not yet written.
+    pub memory_bytes: usize,
+    /// The time for making durable what is held when told to stop.
+    pub shutdown_timeout: Duration,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`, with references resolved from this process's environment.
+    pub fn load(path: &Path) -> Result<Self> {
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::usage(format!("there is no configuration file {file}")),
+            _ => Error::usage(format!("cannot read the configuration file {file}")).source(error),
+        })?;
+        Self::parse(&file, &text, &|name| std::env::var(name).ok())
+    }
+
+    /// Checks `text`; `file` names it in errors and `variable` looks up references to the environment.
+    pub fn parse(file: &str, text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        let table: toml::Table = text.parse().map_err(|error| syntax_error(file, text, &error))?;
+        let given = resolve_table(file, "", table, variable)?;
+        let mut top = Section::open(file, "", "", given)?;
+
+        let mut section = top.section("agent")?;
+        let agent = Agent {
+            listen: section.read("listen", |text| value::check_address(text).map(|()| text.to_owned()))?,
+            restart_backoff_max: section.duration("restart_backoff_max")?,
+        };
+        top.keep("agent", section.close());
+
+        let mut pipelines = Vec::new();
+        let mut shown = Vec::new();
+        for mut section in top.sections("pipeline")? {
+            let pipeline = Pipeline::read(&mut section)?;
+            check_against(&pipelines, &pipeline, &section)?;
+            pipelines.push(pipeline);
+            shown.push(section.close());
+        }
+        top.keep("pipeline", shown.into());
+        Ok(Self { agent, pipelines, file: file.to_owned(), effective: top.close() })
+    }
+
+    /// Returns everything that holds, defaults filled in and secrets masked, in the shape of the file.
+    pub fn effective(&self) -> &Value {
+        &self.effective
+    }
+
+    /// Returns [`effective`](Self::effective) as TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(&self.effective).map_err(|error| Error::failed("cannot print the configuration").source(error))
+    }
+}
+
+impl Pipeline {
+    fn read(section: &mut Section) -> Result<Self> {
+        let name = section.read("name", |text| match text.trim() {
+            "" => Err("must not be empty".to_owned()),
+            _ => Ok(text.to_owned()),
+        })?;
+        let max_bytes_per_second = section.optional_size("max_bytes_per_second", u64::MAX)?;
+        let mut below = section.section("source")?;
+        let source = Source::read(&mut below)?;
+        section.keep("source", below.close());
+        let mut below = section.section("sink")?;
+        let sink = Sink::read(&mut below)?;
+        section.keep("sink", below.close());
+        Ok(Self { name, max_bytes_per_second, source, sink })
+    }
+}
+
+impl Source {
+    fn read(section: &mut Section) -> Result<Self> {
+        section.read("type", |text| match text {
+            "kafka" => Ok(()),
+            "archive" => Err("`archive` as a source (restore) belongs to a later version".to_owned()),
+            _ => Err(format!("there is no source of type `{text}`: it is `kafka`")),
+        })?;
+        let topics = section.list("topics")?;
+        if topics.is_empty() {
+            return Err(section.error("topics", "must name at least one topic"));
+        }
+        for (i, topic) in topics.iter().enumerate() {
+            let at = format!("topics[{i}]");
+            value::check_topic(topic).map_err(|reason| section.error(&at, reason))?;
+            if topics[..i].contains(topic) {
+                return Err(section.error(&at, format!("`{topic}` is named twice")));
+            }
+        }
+        let kafka = section.properties("kafka")?;
+        if kafka.get("bootstrap.servers").is_none_or(|servers| servers.trim().is_empty()) {
+            return Err(section.error("kafka", "needs \"bootstrap.servers\", as \"127.0.0.1:9092\""));
+        }
+        let start = section.read("start", value::start)?;
+        let metadata_interval = section.duration("metadata_interval")?;
+        Ok(Self { topics, start, metadata_interval, kafka })
+    }
+}
+
+impl Sink {
+    fn read(section: &mut Section) -> Result<Self> {
+        section.read("type", |text| match text {
+            "archive" => Ok(()),
+            "kafka" => Err("`kafka` as a sink (restore) belongs to a later version".to_owned()),
+            _ => Err(format!("there is no sink of type `{text}`: it is `archive`")),
+        })?;
+        Ok(Self {
+            backup_id: section.read("backup_id", |text| value::check_backup_id(text).map(|()| text.to_owned()))?,
+            path: section.read("path", |text| match text.trim() {
+                "" => Err("must not be empty".to_owned()),
+                path => Ok(path.to_owned()),
+            })?,
+            roll_bytes: section.size("roll_bytes", MOST_ROLL_BYTES)?,
+            roll_interval: section.duration("roll_interval")?,
+            memory_bytes: section.size("memory_bytes", MOST_MEMORY_BYTES)? as usize,
+            shutdown_timeout: section.duration("shutdown_timeout")?,
+        })
+    }
+}
+
+/// Checks that `pipeline` does not get in the way of one before it.
+fn check_against(before: &[Pipeline], pipeline: &Pipeline, section: &Section) -> Result<()> {
+    let root = |sink: &Sink| (sink.path.trim_end_matches('/').to_owned(), sink.backup_id.clone());
+    for other in before {
+        if other.name == pipeline.name {
+            return Err(section.error("name", format!("another pipeline is named `{}` too", pipeline.name)));
+        }
+        let topic = pipeline.source.topics.iter().find(|topic| other.source.topics.contains(topic));
+        if let Some(topic) = topic.filter(|_| root(&other.sink) == root(&pipeline.sink)) {
+            let reason = format!(
+                "pipeline `{}` writes topic `{topic}` to backup `{}` too: give one of them another backup_id",
+                other.name, pipeline.sink.backup_id
+            );
+            return Err(section.error("sink.backup_id", reason));
+        }
+    }
+    Ok(())
+}
+
+/// Makes one line of a TOML error, with line and column.
+fn syntax_error(file: &str, text: &str, error: &toml::de::Error) -> Error {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or("");
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+    Error::usage(format!("{file}:{line}:{column}: {message}"))
+}
+
+fn resolve_table(
+    file: &str,
+    path: &str,
+    table: toml::Table,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Map<String, Value>> {
+    let mut resolved = Map::new();
+    for (key, value) in table {
+        // A name with dots (librdkafka's have them) is shown as the file must quote it.
+        let name = if key.contains('.') { format!("\"{key}\"") } else { key.clone() };
+        let path = if path.is_empty() { name } else { format!("{path}.{name}") };
+        resolved.insert(key, resolve(file, &path, value, variable)?);
+    }
+    Ok(resolved)
+}
+
+/// Replaces the references in `value`, and leaves of TOML's types those that JSON has.
+fn resolve(file: &str, path: &str, value: toml::Value, variable: &dyn Fn(&str) -> Option<String>) -> Result<Value> {
+    Ok(match value {
+        toml::Value::String(text) => substitute::substitute(&text, variable)
+            .map_err(|reason| Error::usage(format!("{file}: {path}: {reason}")))?
+            .into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Boolean(flag) => flag.into(),
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(values) => {
+            let mut resolved = Vec::with_capacity(values.len());
+            for (i, value) in values.into_iter().enumerate() {
+                resolved.push(resolve(file, &format!("{path}[{i}]"), value, variable)?);
+            }
+            resolved.into()
+        }
+        toml::Value::Table(table) => resolve_table(file, path, table, variable)?.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

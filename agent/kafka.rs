@@ -1,1 +1,35 @@
-//! To be written.
+//! Kafka: what we say to brokers and what they answer.
+//!
+//! Two clients share one map of properties with librdkafka's names ([`Properties`]): our own client of the wire
+//! protocol, which moves whole record batches, and rdkafka for group membership. Here is the wire client, in layers,
+//! each of which knows only those below it:
+//!
+//! - [`properties`]: what the user configured, checked once.
+//! - [`wire`]: one connection; requests, answers, memory for answers.
+//! - [`client`]: the control plane of a cluster: metadata, offsets, settings of topics.
+//! - [`fetch`]: fetch sessions and what an answer holds; pure.
+//! - [`source`]: capture, as a [`pipeline::Source`](crate::pipeline::Source).
+
+pub mod backoff;
+pub mod client;
+pub mod fetch;
+pub mod properties;
+pub mod source;
+pub mod wire;
+
+pub use client::Client;
+pub use properties::Properties;
+pub use source::Source;
+
+use kafka_protocol::error::ResponseError;
+
+/// Returns Kafka's name of an error code with its number, as `NotLeaderOrFollower (6)`.
+///
+/// Codes: <https://kafka.apache.org/protocol#protocol_error_codes>.
+pub fn code_name(code: i16) -> String {
+    match ResponseError::try_from_code(code) {
+        None => "none (0)".to_owned(),
+        Some(ResponseError::Unknown(code)) => format!("error code {code}"),
+        Some(error) => format!("{error} ({code})"),
+    }
+}

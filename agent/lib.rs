@@ -1,7 +1,40 @@
-//! `kafka-backup`: tails Kafka topics into object storage as Kafka's own record batches.
-#![warn(missing_docs)]
+//! `kafka-backup` tails Kafka topics into object storage as Kafka's own record batches.
+//!
+//! **The one idea.** A broker stores and sends *record batches*; capture appends those bytes, checksums checked, to a
+//! segment that is a Kafka log segment. Nothing is decompressed, nobody looks at records that nobody asked for.
+//!
+//! **Where things are** (imports go down this list only):
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`cli`], `cli/<verb>.rs` | the command line: parses, calls, prints |
+//! | [`demo`] | the whole story in one process |
+//! | [`backup`] | wiring: from a configuration to running pipelines |
+//! | [`config`] | the configuration file: keys, defaults, units |
+//! | [`telemetry`] | log, metrics, health, the HTTP listener |
+//! | [`archive`] | the archive: `layout`, `sidecar`, `segment` (pure), `sink` (writes), `source` (reads) |
+//! | [`kafka`] | the wire client: connections, fetch sessions, `source` |
+//! | [`store`] | objects by key, in a folder or anything OpenDAL reaches |
+//! | [`pipeline`] | `Source`, `Sink`, and the loop between them |
+//! | [`progress`] | what is durable of what has been seen (pure) |
+//! | [`batch`] | the record batch: header, checksum, records, codecs (pure) |
+//! | [`backoff`], [`budget`], [`crash`], [`error`], [`record`] | waits, memory, crash points, errors, the words of the field |
+//!
+//! **How data flows.** `kafka::source` fetches frames, pays for them from the `budget`, slices them into `Batch`es of
+//! one partition each; `pipeline` hands them to `archive::sink`, whose writers (one a partition) append them to growing
+//! segments and publish those; `Answer`s flow back: durable, or "start again from here".
+//!
+//! **What is easily broken:**
+//! - The creation of `<first>.log` is the commit and the fence; the sidecar is durable before it. See `archive::sink`.
+//! - Every start of a partition has a *generation*; batches of an older one are void wherever they are met.
+//! - Whatever goes wrong with a write, the writer drops what it holds and asks the store for the tip. It never guesses
+//!   what a failed request did.
+//! - A transaction's abort is reported once per fetch, may concern bytes before or after those of the fetch, and must
+//!   not be reported twice to one chain position: see `archive::segment::OpenTransactions`.
+//! - A batch's memory is paid for until the sink no longer holds its bytes; a queue without a permit is unbounded.
 
 pub mod archive;
+pub mod backoff;
 pub mod backup;
 pub mod batch;
 pub mod budget;

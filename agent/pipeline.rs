@@ -7,14 +7,18 @@
 //! Cancel and crash: the loop may be dropped at any point. The sink alone has durable effects, and its order of them
 //! is its own (`archive::sink`).
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::budget::{Budget, Permit};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::{AbortedTransaction, Offset, OffsetRange, Partition, Timestamp};
 
 /// Consecutive record batches of one partition, or a gap in it.
-#[derive(Debug)]
 pub struct Batch {
     partition: Partition,
     generation: u32,
@@ -22,8 +26,15 @@ pub struct Batch {
     pub range: OffsetRange,
     /// What it carries.
     pub payload: Payload,
-    /// The memory that the payload costs; it goes back when the batch is dropped.
+    /// The memory that the payload costs; it goes back when it is dropped.
     pub permit: Permit,
+    in_flight: Option<Box<dyn Send>>,
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "batch of {:?} {} (generation {})", self.partition, self.range, self.generation)
+    }
 }
 
 /// What a [`Batch`] carries.
@@ -48,7 +59,19 @@ pub enum Payload {
 impl Batch {
     /// Makes a batch of `partition`, read after the `generation`th start of it.
     pub fn new(partition: Partition, generation: u32, range: OffsetRange, payload: Payload, permit: Permit) -> Self {
-        Self { partition, generation, range, payload, permit }
+        Self { partition, generation, range, payload, permit, in_flight: None }
+    }
+
+    /// Adds what shall be dropped when the sink has taken the batch in, durable or not: with it a source bounds what
+    /// one partition has on its way.
+    pub fn in_flight(self, token: impl Send + 'static) -> Self {
+        Self { in_flight: Some(Box::new(token)), ..self }
+    }
+
+    /// Takes the batch apart: range, payload, the memory it costs, and the token of
+    /// [`in_flight`](Self::in_flight), to be dropped when the payload has been taken in.
+    pub fn into_parts(self) -> (OffsetRange, Payload, Permit, Option<Box<dyn Send>>) {
+        (self.range, self.payload, self.permit, self.in_flight)
     }
 
     /// Returns the partition that the batch was read from.
@@ -166,39 +189,44 @@ pub enum Answer {
         records: u64,
         /// Bytes that became durable with it.
         bytes: u64,
+        /// How long it took to make them durable, from the decision to do so.
+        took: Duration,
     },
-    /// Start the partition again from here: another writer was ahead, or a write failed and was given up.
+    /// Start the partition from here: it was opened, another writer was ahead, or a write failed and was given up.
     Restart {
         /// The partition.
         partition: Partition,
         /// Where to go on.
         tip: Tip,
     },
-    /// The partition is closed; everything put before is durable.
+    /// A write failed: do not read the partition until its [`Answer::Restart`].
+    Suspended {
+        /// The partition.
+        partition: Partition,
+    },
+    /// The partition is closed; everything put before it was closed is durable.
     Closed {
         /// The partition.
         partition: Partition,
     },
-    /// Something is wrong (`Some`) or right again (`None`) with the partition; the sink tries again by itself.
+    /// Something is wrong (`Some`) or right again (`None`) with what `subject` names; the sink tries again by itself.
     Trouble {
-        /// The partition.
-        partition: Partition,
+        /// What it is about, as `archive of orders-3`.
+        subject: String,
         /// What is wrong.
         reason: Option<String>,
     },
-    /// The partition cannot go on until somebody has acted.
+    /// The sink has given up.
     Failed {
-        /// The partition.
-        partition: Partition,
         /// Why.
-        error: crate::error::Error,
+        error: Error,
     },
 }
 
 /// Where batches become durable.
 pub trait Sink: Send {
     /// Keeps what is known of a topic.
-    fn topic(&mut self, topic: &Topic) -> impl Future<Output = Result<()>> + Send;
+    fn topic(&mut self, topic: Topic);
 
     /// Opens a partition; its [`Tip`] comes as [`Answer::Restart`], since finding it may take requests.
     fn open(&mut self, partition: &Partition);
@@ -206,7 +234,8 @@ pub trait Sink: Send {
     /// Takes a batch. Never waits: what is in flight is bounded by the budget that the batch's permit is from.
     fn put(&mut self, batch: Batch);
 
-    /// Makes durable what it holds of the partition and lets it go; [`Answer::Closed`] follows.
+    /// Makes durable what it holds of the partition and lets it go: [`Answer::Closed`] follows, or
+    /// [`Answer::Restart`] when that failed and the partition must be read again.
     fn close(&mut self, partition: &Partition);
 
     /// Makes durable the largest of what it holds, because memory is short.
@@ -216,5 +245,226 @@ pub trait Sink: Send {
     fn answer(&mut self) -> impl Future<Output = Answer> + Send;
 }
 
-/// The bound on what is in flight, for the loop to relay its pressure.
-pub type Memory = Budget;
+/// Who watches a pipeline: metrics, health, progress. Its calls must be cheap.
+pub trait Observer: Send {
+    /// A batch has come from the source.
+    fn received(&mut self, batch: &Batch);
+    /// The source told of a partition's end; both are exclusive.
+    fn observed(&mut self, partition: &Partition, high_watermark: Offset, last_stable: Offset);
+    /// A partition was opened at `next` (`None`: nothing is held yet).
+    fn opened(&mut self, partition: &Partition, next: Option<Offset>);
+    /// Everything of a partition before `next` is durable.
+    fn durable(&mut self, partition: &Partition, next: Offset, records: u64, bytes: u64, took: Duration);
+    /// Something is wrong (`Some`) or right again (`None`).
+    fn trouble(&mut self, subject: &str, reason: Option<&str>);
+    /// A second has passed.
+    fn tick(&mut self);
+}
+
+/// What the loop needs besides source and sink.
+pub struct Control {
+    /// The budget whose pressure the loop relays to the sink.
+    pub budget: Budget,
+    /// Turns true when the pipeline shall stop.
+    pub stop: watch::Receiver<bool>,
+    /// How long closing may take after that.
+    pub shutdown_timeout: Duration,
+}
+
+/// Runs a pipeline until a one-pass source is exhausted, or until it is told to stop; then all that the sink held is
+/// durable.
+///
+/// # Errors
+/// What the source or the sink gave up on; after a stop, that something held could not be made durable in time. What
+/// is durable stays so; the next run reads the rest again.
+pub async fn run(
+    source: &mut impl Source,
+    sink: &mut impl Sink,
+    observer: &mut impl Observer,
+    mut control: Control,
+) -> Result<()> {
+    let mut flow = Flow { source, sink, observer, partitions: HashMap::new(), exhausted: false, stopping: None };
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        if flow.is_done() {
+            return flow.outcome();
+        }
+        let deadline = flow.stopping.as_ref().map(|stopping| stopping.deadline);
+        tokio::select! {
+            // Answers first: they free memory.
+            biased;
+            answer = flow.sink.answer() => flow.on_answer(answer)?,
+            () = control.budget.pressed() => flow.sink.relieve(),
+            _ = ticks.tick() => flow.observer.tick(),
+            () = stopped(&mut control.stop), if deadline.is_none() => {
+                flow.begin_to_stop(control.shutdown_timeout).await;
+            }
+            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                return Err(flow.overdue());
+            }
+            event = flow.source.next(), if deadline.is_none() && !flow.exhausted => match event? {
+                Some(event) => flow.on_event(event),
+                None => flow.exhausted = true,
+            },
+        }
+    }
+}
+
+/// Returns when `stop` is true, or never, when nobody can say it any more.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Where a partition stands between source and sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Closing,
+    Closed,
+}
+
+/// A partition in the loop.
+#[derive(Debug, Clone, Copy)]
+struct Flowing {
+    state: State,
+    /// The end of what was handed to the sink, exclusive.
+    put: Offset,
+}
+
+struct Stopping {
+    deadline: Instant,
+    /// Partitions of which something held was lost to a failed write; it will be read again at the next start.
+    unfinished: Vec<Partition>,
+}
+
+struct Flow<'a, S, K, O> {
+    source: &'a mut S,
+    sink: &'a mut K,
+    observer: &'a mut O,
+    partitions: HashMap<Partition, Flowing>,
+    /// A one-pass source has nothing more to bring.
+    exhausted: bool,
+    stopping: Option<Stopping>,
+}
+
+impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
+    fn is_done(&self) -> bool {
+        (self.exhausted || self.stopping.is_some())
+            && self.partitions.values().all(|flowing| flowing.state == State::Closed)
+    }
+
+    fn outcome(&self) -> Result<()> {
+        match &self.stopping {
+            Some(stopping) if !stopping.unfinished.is_empty() => Err(self.overdue()),
+            _ => Ok(()),
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Topic(topic) => self.sink.topic(topic),
+            Event::Assigned(partition) => {
+                self.sink.open(&partition);
+                self.partitions.insert(partition, Flowing { state: State::Open, put: 0 });
+            }
+            Event::Revoked(partition) | Event::Finished { partition, .. } => self.close(&partition),
+            Event::Batch(batch) => {
+                self.observer.received(&batch);
+                if let Some(flowing) = self.partitions.get_mut(batch.partition()) {
+                    flowing.put = batch.range.next;
+                }
+                self.sink.put(batch);
+            }
+            Event::Observed { partition, high_watermark, last_stable, .. } => {
+                self.observer.observed(&partition, high_watermark, last_stable);
+            }
+            Event::Trouble { subject, reason } => self.observer.trouble(&subject, reason.as_deref()),
+        }
+    }
+
+    fn on_answer(&mut self, answer: Answer) -> Result<()> {
+        match answer {
+            Answer::Durable { partition, next, records, bytes, took } => {
+                self.observer.durable(&partition, next, records, bytes, took);
+                self.source.durable(&partition, next);
+            }
+            Answer::Restart { partition, tip } => self.restart(&partition, tip),
+            Answer::Suspended { partition } => self.source.stop(&partition),
+            Answer::Closed { partition } => {
+                if let Some(flowing) = self.partitions.get_mut(&partition) {
+                    flowing.state = State::Closed;
+                }
+            }
+            Answer::Trouble { subject, reason } => self.observer.trouble(&subject, reason.as_deref()),
+            Answer::Failed { error } => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Starts a partition where the sink says; while stopping, what it would read again stays for the next start.
+    fn restart(&mut self, partition: &Partition, tip: Tip) {
+        self.observer.opened(partition, tip.next);
+        let Some(flowing) = self.partitions.get_mut(partition) else { return };
+        match &mut self.stopping {
+            None => {
+                flowing.state = State::Open;
+                self.exhausted = false;
+                self.source.start(partition, tip);
+            }
+            Some(stopping) => {
+                if tip.next.unwrap_or(0) < flowing.put {
+                    stopping.unfinished.push(partition.clone());
+                }
+                self.sink.close(partition);
+            }
+        }
+    }
+
+    fn close(&mut self, partition: &Partition) {
+        let Some(flowing) = self.partitions.get_mut(partition) else { return };
+        if flowing.state == State::Open {
+            flowing.state = State::Closing;
+            self.sink.close(partition);
+        }
+    }
+
+    /// Stops reading, hands over what was read already, and closes everything.
+    async fn begin_to_stop(&mut self, timeout: Duration) {
+        let partitions: Vec<_> = self.partitions.keys().cloned().collect();
+        for partition in &partitions {
+            self.source.stop(partition);
+        }
+        loop {
+            tokio::select! {
+                biased;
+                event = self.source.next() => match event {
+                    Ok(Some(event @ Event::Batch(_))) => self.on_event(event),
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => break,
+                },
+                () = std::future::ready(()) => break,
+            }
+        }
+        self.stopping = Some(Stopping { deadline: Instant::now() + timeout, unfinished: Vec::new() });
+        for partition in &partitions {
+            self.close(partition);
+        }
+    }
+
+    fn overdue(&self) -> Error {
+        let open = self
+            .partitions
+            .iter()
+            .filter(|(_, flowing)| flowing.state != State::Closed)
+            .map(|(partition, _)| partition);
+        let unfinished = self.stopping.iter().flat_map(|stopping| &stopping.unfinished);
+        let mut names: Vec<_> = open.chain(unfinished).map(ToString::to_string).collect();
+        names.sort();
+        names.dedup();
+        Error::failed(format!("stopped before everything read was durable: {}", names.join(", ")))
+            .hint("nothing is lost: the next start reads it from Kafka again")
+    }
+}

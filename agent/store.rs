@@ -1,1 +1,504 @@
-//! To be written.
+//! Where an archive's objects lie: a folder or any object store that OpenDAL reaches. The only file that names opendal.
+//!
+//! What it guarantees: an object is created whole or not at all, and only if there was none of its key
+//! ([`Creation`]); what was created is durable. Nothing is ever overwritten; nothing but our own temporary files is
+//! deleted.
+//!
+//! On a folder OpenDAL's own writer cannot give that (it is exclusive but not atomic, or atomic but not exclusive), so
+//! we commit by temporary file → fsync → hard link to the name, which fails where the name is taken → fsync of the
+//! folder. A crash leaves at most a temporary file under `.tmp/`; those older than a day go when an agent starts.
+//! Elsewhere the store's conditional write does it; a store without one is refused.
+//!
+//! Retries are the caller's: only it knows from where to begin again.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use opendal::Operator;
+
+use crate::crash;
+use crate::error::{Error, Kind, Result};
+
+/// The folder of temporary files, below a store's root; no reader looks into it.
+const TEMPORARY: &str = ".tmp";
+
+/// Age after which a temporary file is a dead agent's. A living agent touches its files at least each `roll_interval`.
+const TEMPORARY_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// Whether an object was created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Creation {
+    /// It was, by this call.
+    Created,
+    /// There was one of that key before.
+    Exists,
+}
+
+/// An object or folder in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The last part of its key, without slash.
+    pub name: String,
+    /// Its size in bytes; 0 for a folder.
+    pub size_bytes: u64,
+    /// Whether it is a folder.
+    pub is_folder: bool,
+}
+
+/// A place that holds objects by key. Clones share it.
+#[derive(Clone)]
+pub struct Store {
+    operator: Operator,
+    /// The root as a folder of this machine; `None` elsewhere.
+    folder: Option<Arc<Path>>,
+    /// Put before every key; empty or with a slash at its end.
+    prefix: String,
+    url: Arc<str>,
+}
+
+impl Store {
+    /// Opens the store at `path`: a folder, `file:///folder`, or `memory://name` (this process's memory, by name).
+    ///
+    /// Nothing is created or checked yet.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a URL of a service that this build does not reach.
+    pub fn open(path: &str) -> Result<Self> {
+        let wrong = |error: opendal::Error| Error::usage(format!("cannot open the store `{path}`")).source(error);
+        let (operator, folder) = match path.split_once("://") {
+            None => {
+                let root = std::path::absolute(path)
+                    .map_err(|error| Error::usage(format!("`{path}` is no folder")).source(error))?;
+                (local(&root).map_err(wrong)?, Some(root))
+            }
+            Some(("file", root)) => (local(Path::new(root)).map_err(wrong)?, Some(PathBuf::from(root))),
+            Some(("memory", name)) => (memory(name).map_err(wrong)?, None),
+            Some((scheme, _)) => {
+                return Err(Error::usage(format!("stores of type `{scheme}` are not supported"))
+                    .with("path", path)
+                    .hint("use a folder, file:///folder or memory://name"));
+            }
+        };
+        if folder.is_none() && !operator.info().capability().write_with_if_not_exists {
+            return Err(Error::usage(format!("the store `{path}` cannot create an object only if it is absent"))
+                .hint("without that two agents would overwrite each other; use another store"));
+        }
+        Ok(Self { operator, folder: folder.map(Into::into), prefix: String::new(), url: path.into() })
+    }
+
+    /// Returns the part of this store below `folder`.
+    pub fn within(&self, folder: &str) -> Self {
+        Self { prefix: format!("{}{folder}/", self.prefix), ..self.clone() }
+    }
+
+    /// Returns the place of `key` for people.
+    pub fn describe(&self, key: &str) -> String {
+        format!("{}/{}{key}", self.url.trim_end_matches('/'), self.prefix)
+    }
+
+    /// Makes sure that objects can be created, and clears a dead agent's temporary files.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] when the folder cannot be made or written.
+    pub async fn prepare(&self) -> Result<()> {
+        let Some(folder) = self.folder.clone() else { return Ok(()) };
+        let url = self.url.clone();
+        blocking(move || {
+            let temporary = folder.join(TEMPORARY);
+            std::fs::create_dir_all(&temporary)
+                .and_then(|()| {
+                    let probe = temporary_file(&folder);
+                    File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe))
+                })
+                .map_err(|error| {
+                    Error::usage(format!("cannot write to the folder `{url}`"))
+                        .source(error)
+                        .hint("make it writable for this user, or choose another path")
+                })?;
+            clear_temporary(&temporary);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Lists the objects and folders directly below `folder` (empty, or with a slash at its end), sorted by name; a
+    /// folder that is not there is empty.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        let key = format!("{}{folder}", self.prefix);
+        let mut listed = match &self.folder {
+            Some(root) => {
+                let path = root.join(&key);
+                blocking(move || list_folder(&path)).await
+            }
+            None => self.list_remote(&key).await,
+        }
+        .map_err(|error| error.with("folder", self.describe(folder)))?;
+        listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(listed)
+    }
+
+    /// Reads an object; `None` when there is none.
+    pub async fn read(&self, key: &str) -> Result<Option<Bytes>> {
+        match self.operator.read(&format!("{}{key}", self.prefix)).await {
+            Ok(buffer) => Ok(Some(buffer.to_bytes())),
+            Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed("read", key, error)),
+        }
+    }
+
+    /// Reads the bytes `range` of an object, fewer where it ends before.
+    pub async fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        match self.operator.read_with(&format!("{}{key}", self.prefix)).range(range).await {
+            Ok(buffer) => Ok(buffer.to_bytes()),
+            Err(error) => Err(self.failed("read", key, error)),
+        }
+    }
+
+    /// Creates a small object, whole or not at all, if there is none of that key; it is durable when this returns.
+    pub async fn create(&self, key: &str, bytes: Bytes) -> Result<Creation> {
+        let mut upload = self.upload(key).await?;
+        upload.write(bytes).await?;
+        upload.finish().await
+    }
+
+    /// Begins to upload an object of unknown size; it appears with [`Upload::finish`].
+    pub async fn upload(&self, key: &str) -> Result<Upload> {
+        let full_key = format!("{}{key}", self.prefix);
+        let place = self.describe(key);
+        let target = match &self.folder {
+            Some(root) => Target::Local(LocalFile::create(root.clone(), root.join(full_key), &place).await?),
+            None => {
+                let writer = self.operator.writer_with(&full_key).if_not_exists(true).await;
+                Target::Remote(Box::new(writer.map_err(|error| self.failed("create", key, error))?))
+            }
+        };
+        Ok(Upload { target: Some(target), place })
+    }
+
+    async fn list_remote(&self, key: &str) -> Result<Vec<Listed>> {
+        let entries = self.operator.list(key).await.map_err(|error| store_error("cannot list", error))?;
+        Ok(entries
+            .into_iter()
+            .filter(|entry| entry.path() != key)
+            .map(|entry| Listed {
+                name: entry.name().trim_end_matches('/').to_owned(),
+                size_bytes: entry.metadata().content_length(),
+                is_folder: entry.metadata().is_dir(),
+            })
+            .collect())
+    }
+
+    fn failed(&self, verb: &str, key: &str, error: opendal::Error) -> Error {
+        store_error(&format!("cannot {verb} an object"), error).with("object", self.describe(key))
+    }
+}
+
+/// An object that is being written and not yet there. Dropped, it leaves nothing.
+pub struct Upload {
+    /// `None` once it has ended.
+    target: Option<Target>,
+    place: String,
+}
+
+enum Target {
+    Local(LocalFile),
+    Remote(Box<opendal::Writer>),
+}
+
+impl Upload {
+    /// Appends `bytes`; the store may hold on to them ([`holds_memory`](Self::holds_memory)).
+    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        match self.target.as_mut().expect("an upload is written before it ends") {
+            Target::Local(file) => file.write(bytes, &self.place).await,
+            Target::Remote(writer) => writer
+                .write(bytes)
+                .await
+                .map_err(|error| store_error("cannot upload", error).with("object", &self.place)),
+        }
+    }
+
+    /// Returns whether written bytes stay in this process's memory until the upload ends.
+    pub fn holds_memory(&self) -> bool {
+        matches!(self.target, Some(Target::Remote(_)))
+    }
+
+    /// Makes the bytes written so far durable where that is possible before the object appears (a folder).
+    pub async fn sync(&mut self) -> Result<()> {
+        match self.target.as_mut().expect("an upload is synced before it ends") {
+            Target::Local(file) => file.sync(&self.place).await,
+            Target::Remote(_) => Ok(()),
+        }
+    }
+
+    /// Makes the object appear if there is none of its key; it is durable when this returns.
+    ///
+    /// # Errors
+    /// After an error it is unknown whether the object is there: ask the store.
+    pub async fn finish(mut self) -> Result<Creation> {
+        match self.target.take().expect("an upload ends once") {
+            Target::Local(mut file) => {
+                file.sync(&self.place).await?;
+                file.link(&self.place).await
+            }
+            Target::Remote(mut writer) => match writer.close().await {
+                Ok(_) => Ok(Creation::Created),
+                Err(error) if error.kind() == opendal::ErrorKind::ConditionNotMatch => Ok(Creation::Exists),
+                Err(error) => Err(store_error("cannot complete an upload", error).with("object", &self.place)),
+            },
+        }
+    }
+
+    /// Ends the upload without an object.
+    pub async fn abort(mut self) {
+        if let Some(Target::Remote(mut writer)) = self.target.take() {
+            // What an unreachable store keeps of it is its own lifecycle rule's to clear.
+            let _ = writer.abort().await;
+        }
+    }
+}
+
+/// A temporary file on its way to a name.
+struct LocalFile {
+    file: Arc<File>,
+    temporary: PathBuf,
+    target: PathBuf,
+    synced: bool,
+}
+
+impl LocalFile {
+    async fn create(root: Arc<Path>, target: PathBuf, place: &str) -> Result<Self> {
+        let made = blocking(move || {
+            let temporary = temporary_file(&root);
+            let file = match File::create_new(&temporary) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    std::fs::create_dir_all(root.join(TEMPORARY)).and_then(|()| File::create_new(&temporary))
+                }
+                other => other,
+            }
+            .map_err(io_error("cannot create a temporary file"))?;
+            Ok(Self { file: Arc::new(file), temporary, target, synced: false })
+        });
+        made.await.map_err(|error: Error| error.with("for", place))
+    }
+
+    async fn write(&mut self, bytes: Bytes, place: &str) -> Result<()> {
+        let file = self.file.clone();
+        self.synced = false;
+        blocking(move || (&*file).write_all(&bytes).map_err(io_error("cannot write")))
+            .await
+            .map_err(|error| error.with("object", place))
+    }
+
+    async fn sync(&mut self, place: &str) -> Result<()> {
+        if !self.synced {
+            let file = self.file.clone();
+            blocking(move || file.sync_all().map_err(io_error("cannot make durable")))
+                .await
+                .map_err(|error| error.with("object", place))?;
+            self.synced = true;
+        }
+        Ok(())
+    }
+
+    /// Links the file to its name. Crash: before the link there is only the temporary file; after it the object is
+    /// there whole, and its name is durable with the fsync of the folder.
+    async fn link(self, place: &str) -> Result<Creation> {
+        let subject = place.to_owned();
+        let linked = blocking(move || {
+            let folder = self.target.parent().expect("a key has a folder");
+            create_folder(folder).map_err(io_error("cannot make the folder"))?;
+            match std::fs::hard_link(&self.temporary, &self.target) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(Creation::Exists),
+                Err(error) => return Err(io_error("cannot link")(error)),
+            }
+            crash::point(linked_point(&self.target), &subject);
+            sync_folder(folder).map_err(io_error("cannot make the folder durable"))?;
+            Ok(Creation::Created)
+        });
+        linked.await.map_err(|error| error.with("object", place))
+    }
+}
+
+impl Drop for LocalFile {
+    fn drop(&mut self) {
+        // Left behind, it is cleared a day later; after a link it is only a second name.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+fn linked_point(target: &Path) -> &'static str {
+    match target.extension().and_then(|extension| extension.to_str()) {
+        Some("log") => "log-linked",
+        Some("index") => "sidecar-linked",
+        _ => "object-linked",
+    }
+}
+
+/// Makes a folder and those above it, each name durable in its parent.
+fn create_folder(folder: &Path) -> std::io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = folder.parent().ok_or(ErrorKind::NotFound)?;
+    create_folder(parent)?;
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => sync_folder(parent),
+    }
+}
+
+fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Returns a temporary name that no other process and no other call uses.
+fn temporary_file(root: &Path) -> PathBuf {
+    static INSTANCE: LazyLock<String> = LazyLock::new(|| uuid::Uuid::new_v4().simple().to_string());
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    root.join(TEMPORARY).join(format!("{}-{number}", *INSTANCE))
+}
+
+/// Removes temporary files that nobody has written for a day; what cannot be removed now is tried at the next start.
+fn clear_temporary(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        if modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > TEMPORARY_KEPT)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn list_folder(path: &Path) -> Result<Vec<Listed>> {
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(io_error("cannot list"))?,
+    };
+    let mut listed = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(io_error("cannot list"))?;
+        let metadata = match entry.metadata() {
+            // It went between the two calls: a temporary file of somebody.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            other => other.map_err(io_error("cannot list"))?,
+        };
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if name != TEMPORARY {
+            let size_bytes = if metadata.is_dir() { 0 } else { metadata.len() };
+            listed.push(Listed { name, size_bytes, is_folder: metadata.is_dir() });
+        }
+    }
+    Ok(listed)
+}
+
+fn local(root: &Path) -> opendal::Result<Operator> {
+    let root = root.to_string_lossy();
+    Ok(Operator::new(opendal::services::Fs::default().root(&root))?)
+}
+
+/// Returns this process's memory store of that name: two pipelines, or a test's writer and reader, share it.
+fn memory(name: &str) -> opendal::Result<Operator> {
+    static STORES: LazyLock<Mutex<HashMap<String, Operator>>> = LazyLock::new(Mutex::default);
+    let mut stores = STORES.lock().expect("nobody panics while holding the map");
+    if let Some(operator) = stores.get(name) {
+        return Ok(operator.clone());
+    }
+    let operator = Operator::new(opendal::services::Memory::default())?;
+    Ok(stores.entry(name.to_owned()).or_insert(operator).clone())
+}
+
+/// Runs blocking file work off the runtime's threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::failed("file work ended early").source(error)),
+    }
+}
+
+fn io_error(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |error| {
+        let kind = match error.kind() {
+            // Space is made and rights are given while we run: all of it may pass.
+            ErrorKind::Unsupported | ErrorKind::InvalidInput => Kind::Failed,
+            _ => Kind::Transient,
+        };
+        Error::new(kind, what).source(error)
+    }
+}
+
+fn store_error(what: &str, error: opendal::Error) -> Error {
+    let kind = match error.kind() {
+        opendal::ErrorKind::Unsupported | opendal::ErrorKind::ConfigInvalid => Kind::Failed,
+        _ => Kind::Transient,
+    };
+    Error::new(kind, what).source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every kind of store passes the same suite.
+    async fn creates_once_and_whole(store: Store) {
+        store.prepare().await.expect("a writable store");
+        assert_eq!(store.create("a/b/x", Bytes::from_static(b"one")).await.expect("created"), Creation::Created);
+        assert_eq!(store.create("a/b/x", Bytes::from_static(b"two")).await.expect("refused"), Creation::Exists);
+        assert_eq!(store.read("a/b/x").await.expect("read").as_deref(), Some(&b"one"[..]));
+        assert_eq!(store.read_range("a/b/x", 1..3).await.expect("read"), &b"ne"[..]);
+        assert_eq!(store.read("a/none").await.expect("read"), None);
+        let mut dropped = store.upload("a/b/y").await.expect("begun");
+        dropped.write(Bytes::from_static(b"half")).await.expect("written");
+        drop(dropped);
+        let names = |listed: Vec<Listed>| listed.into_iter().map(|entry| entry.name).collect::<Vec<_>>();
+        assert_eq!(names(store.list("a/b/").await.expect("listed")), ["x"]);
+        assert_eq!(names(store.list("a/").await.expect("listed")), ["b"]);
+        assert!(store.list("none/").await.expect("listed").is_empty());
+        assert_eq!(names(store.within("a").list("b/").await.expect("listed")), ["x"]);
+    }
+
+    #[tokio::test]
+    async fn a_folder_creates_once_and_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(folder.path().to_str().expect("UTF-8")).expect("opened");
+        creates_once_and_whole(store).await;
+        assert_eq!(std::fs::read_dir(folder.path().join(TEMPORARY)).expect("listed").count(), 0);
+    }
+
+    #[tokio::test]
+    async fn memory_creates_once_and_whole() {
+        creates_once_and_whole(Store::open("memory://store-suite").expect("opened")).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_32_writers_of_one_key_one_wins() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for path in [folder.path().to_str().expect("UTF-8"), "memory://store-race"] {
+            let store = Store::open(path).expect("opened");
+            let writers: Vec<_> = (0..32_u8)
+                .map(|n| {
+                    let store = store.clone();
+                    tokio::spawn(async move { (n, store.create("key", Bytes::from(vec![n; 1000])).await) })
+                })
+                .collect();
+            let mut winners = Vec::new();
+            for writer in writers {
+                let (n, creation) = writer.await.expect("no panic");
+                if creation.expect("an answer") == Creation::Created {
+                    winners.push(n);
+                }
+            }
+            assert_eq!(winners.len(), 1, "{path}");
+            assert_eq!(store.read("key").await.expect("read").as_deref(), Some(&vec![winners[0]; 1000][..]));
+        }
+    }
+}

@@ -1,1 +1,16 @@
+//! The integration tests: the built binary against a real Apache Kafka 4.2.
+//!
+//! They start what they need by themselves (`support`), under `target/kafka`. Wanted besides Rust: JDK 17 and Maven.
+//! With `KAFKA_BROKERS=host:port` the tests that need not read a broker's disk use that cluster; the others fail and
+//! say so. `SEED=n` repeats the contents of a run, `KILLS=n` sets how often the kill test kills.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
+mod aborted;
+mod bad_input;
+mod crash;
+mod duel;
+mod fidelity;
+mod harness;
+mod history;
+mod roll;
+mod support;

@@ -1,0 +1,324 @@
+//! The sidecar: what an archive knows of one segment, in one small object.
+//!
+//! Pure: bytes in, values out. Most of it can be derived from the segment's log; the aborted transactions cannot (the
+//! broker tells of an abort whose marker may lie beyond what is archived), nor can the reason of a gap. That is why
+//! the sidecar is durable before the log that it describes.
+//!
+//! Layout: big-endian integers; an 8-byte magic, the body, and a CRC-32C of all bytes before it. The order of
+//! [`Sidecar`]'s fields is the order of the bytes; lists are a 32-bit count and their items.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use crate::error::{Error, Result};
+use crate::record::{Offset, OffsetRange, Timestamp, TopicId};
+
+/// The first bytes of every sidecar; the digit is the version of the layout.
+pub const MAGIC: &[u8; 8] = b"KBINDEX1";
+
+/// In place of a time that is not proven.
+const UNPROVEN: i64 = i64::MIN;
+
+/// What an archive knows of one segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sidecar {
+    /// The topic's id: a sidecar that was moved to another partition's folder gives itself away.
+    pub topic_id: TopicId,
+    /// The partition's number.
+    pub partition: i32,
+    /// The offsets that the segment covers, `[first, next)`; `first` is its name, `next` the name of the following.
+    pub range: OffsetRange,
+    /// Bytes of the log.
+    pub length_bytes: u64,
+    /// XXH3-128 of the log.
+    pub digest: u128,
+    /// When the segment was sealed, by the agent's clock.
+    pub sealed_at: Timestamp,
+    /// What kind of segment this is.
+    pub kind: Kind,
+    /// Batches in the log.
+    pub batches: u64,
+    /// Records that a read-committed reader gets: no control records, no aborted ones, none before `range.first`.
+    pub records: u64,
+    /// The offset of the first of these records.
+    pub first_record: Option<Offset>,
+    /// The offset of the last of these records.
+    pub last_record: Option<Offset>,
+    /// The greatest effective time in the data batches.
+    pub max_time: Option<Timestamp>,
+    /// The least effective time in the data batches, where it is proven for each of them.
+    pub min_time: Option<Timestamp>,
+    /// Sparse entries, about one each 64 KiB, in order.
+    pub entries: Vec<Entry>,
+    /// Where each leader epoch begins, in order.
+    pub epochs: Vec<Epoch>,
+    /// The aborted transactions that touch the segment.
+    pub aborted: Vec<Aborted>,
+    /// For people: why there is a gap, or where a chain begins.
+    pub note: String,
+}
+
+/// What a segment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Record batches that follow on the segment before.
+    Data = 0,
+    /// Record batches with which a chain begins: the log start, or the start policy, when first seen.
+    First = 1,
+    /// Empty batches for offsets that the source had lost.
+    Gap = 2,
+}
+
+/// A place to start reading in the middle of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// The base offset of the batch at `position`.
+    pub offset: Offset,
+    /// Where that batch begins in the log.
+    pub position: u64,
+    /// The effective time of that batch's first record.
+    pub first_time: Timestamp,
+    /// The greatest effective time from here to the next entry.
+    pub max_time: Timestamp,
+    /// The least effective time from here to the next entry, where it is proven.
+    pub min_time: Option<Timestamp>,
+}
+
+/// Where a leader epoch begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Epoch {
+    /// The leader epoch.
+    pub epoch: i32,
+    /// The base offset of its first batch in the segment.
+    pub first: Offset,
+}
+
+/// An aborted transaction: a transactional batch of `producer_id` at offset `o` is aborted iff `first ≤ o ≤ last`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Aborted {
+    /// The producer.
+    pub producer_id: i64,
+    /// The offset of the transaction's first record in the partition; it may lie before the segment.
+    pub first: Offset,
+    /// The offset of its marker, if that is in the segment; else it goes on to the segment's end (−1 in the bytes).
+    pub last: Option<Offset>,
+}
+
+impl Aborted {
+    /// Returns whether a transactional data batch of `producer_id` at `offset` belongs to this transaction.
+    pub fn covers(&self, producer_id: i64, offset: Offset) -> bool {
+        self.producer_id == producer_id && self.first <= offset && self.last.is_none_or(|last| offset <= last)
+    }
+}
+
+impl Sidecar {
+    /// Writes the sidecar's bytes.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(256 + 40 * self.entries.len() + self.note.len());
+        out.put_slice(MAGIC);
+        out.put_slice(self.topic_id.0.as_bytes());
+        out.put_i32(self.partition);
+        out.put_i64(self.range.first);
+        out.put_i64(self.range.next);
+        out.put_u64(self.length_bytes);
+        out.put_u128(self.digest);
+        out.put_i64(self.sealed_at.0);
+        out.put_u8(self.kind as u8);
+        out.put_u64(self.batches);
+        out.put_u64(self.records);
+        out.put_i64(self.first_record.unwrap_or(-1));
+        out.put_i64(self.last_record.unwrap_or(-1));
+        put_time(&mut out, self.max_time);
+        put_time(&mut out, self.min_time);
+        out.put_u32(self.entries.len() as u32);
+        for entry in &self.entries {
+            out.put_i64(entry.offset);
+            out.put_u64(entry.position);
+            out.put_i64(entry.first_time.0);
+            out.put_i64(entry.max_time.0);
+            put_time(&mut out, entry.min_time);
+        }
+        out.put_u32(self.epochs.len() as u32);
+        for epoch in &self.epochs {
+            out.put_i32(epoch.epoch);
+            out.put_i64(epoch.first);
+        }
+        out.put_u32(self.aborted.len() as u32);
+        for aborted in &self.aborted {
+            out.put_i64(aborted.producer_id);
+            out.put_i64(aborted.first);
+            out.put_i64(aborted.last.unwrap_or(-1));
+        }
+        out.put_u32(self.note.len() as u32);
+        out.put_slice(self.note.as_bytes());
+        let crc = crc32c::crc32c(&out);
+        out.put_u32(crc);
+        out.freeze()
+    }
+
+    /// Reads a sidecar from its bytes.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`](crate::error::Kind::Damaged) for anything that [`encode`](Self::encode) has not written.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let body = bytes.len().checked_sub(4).map(|end| bytes.split_at(end));
+        let Some((body, mut crc)) = body else { return Err(Error::damaged("sidecar is truncated")) };
+        if crc.get_u32() != crc32c::crc32c(body) {
+            return Err(Error::damaged("sidecar does not match its checksum"));
+        }
+        let Some(mut body) = body.strip_prefix(MAGIC) else {
+            return Err(Error::damaged("sidecar has an unknown format").hint("it may be newer than this program"));
+        };
+        Self::decode_body(&mut body)
+            .filter(|_| body.is_empty())
+            .ok_or_else(|| Error::damaged("sidecar contradicts itself"))
+    }
+
+    /// Reads what stands between magic and checksum; `None` where it does not fit.
+    fn decode_body(body: &mut &[u8]) -> Option<Self> {
+        let mut topic_id = [0; 16];
+        body.try_copy_to_slice(&mut topic_id).ok()?;
+        Some(Self {
+            topic_id: TopicId(uuid::Uuid::from_bytes(topic_id)),
+            partition: body.try_get_i32().ok()?,
+            range: OffsetRange { first: body.try_get_i64().ok()?, next: body.try_get_i64().ok()? },
+            length_bytes: body.try_get_u64().ok()?,
+            digest: body.try_get_u128().ok()?,
+            sealed_at: Timestamp(body.try_get_i64().ok()?),
+            kind: match body.try_get_u8().ok()? {
+                0 => Kind::Data,
+                1 => Kind::First,
+                2 => Kind::Gap,
+                _ => return None,
+            },
+            batches: body.try_get_u64().ok()?,
+            records: body.try_get_u64().ok()?,
+            first_record: get_offset(body)?,
+            last_record: get_offset(body)?,
+            max_time: get_time(body)?,
+            min_time: get_time(body)?,
+            entries: get_list(body, 40, |body| {
+                Some(Entry {
+                    offset: body.try_get_i64().ok()?,
+                    position: body.try_get_u64().ok()?,
+                    first_time: Timestamp(body.try_get_i64().ok()?),
+                    max_time: Timestamp(body.try_get_i64().ok()?),
+                    min_time: get_time(body)?,
+                })
+            })?,
+            epochs: get_list(body, 12, |body| {
+                Some(Epoch { epoch: body.try_get_i32().ok()?, first: body.try_get_i64().ok()? })
+            })?,
+            aborted: get_list(body, 24, |body| {
+                Some(Aborted {
+                    producer_id: body.try_get_i64().ok()?,
+                    first: body.try_get_i64().ok()?,
+                    last: get_offset(body)?,
+                })
+            })?,
+            note: {
+                let length = body.try_get_u32().ok()? as usize;
+                let (note, rest) = body.split_at_checked(length)?;
+                *body = rest;
+                String::from_utf8(note.to_vec()).ok()?
+            },
+        })
+    }
+
+    /// Returns whether `other` describes the same log of the same partition and knows the same aborts; the time of
+    /// sealing and the note may differ.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let sorted = |sidecar: &Self| {
+            let mut aborted: Vec<_> =
+                sidecar.aborted.iter().map(|entry| (entry.producer_id, entry.first, entry.last)).collect();
+            aborted.sort_unstable();
+            aborted
+        };
+        (self.topic_id, self.partition, self.range) == (other.topic_id, other.partition, other.range)
+            && (self.length_bytes, self.digest, self.kind) == (other.length_bytes, other.digest, other.kind)
+            && sorted(self) == sorted(other)
+    }
+
+    /// Returns whether a transactional data batch of `producer_id` at `offset` was aborted.
+    pub fn is_aborted(&self, producer_id: i64, offset: Offset) -> bool {
+        self.aborted.iter().any(|aborted| aborted.covers(producer_id, offset))
+    }
+}
+
+fn put_time(out: &mut BytesMut, time: Option<Timestamp>) {
+    out.put_i64(time.map_or(UNPROVEN, |time| time.0));
+}
+
+fn get_time(body: &mut &[u8]) -> Option<Option<Timestamp>> {
+    let time = body.try_get_i64().ok()?;
+    Some((time != UNPROVEN).then_some(Timestamp(time)))
+}
+
+fn get_offset(body: &mut &[u8]) -> Option<Option<Offset>> {
+    let offset = body.try_get_i64().ok()?;
+    Some((offset >= 0).then_some(offset))
+}
+
+/// Reads a counted list; the count is believed only as far as there are bytes for it.
+fn get_list<T>(body: &mut &[u8], item_bytes: usize, mut item: impl FnMut(&mut &[u8]) -> Option<T>) -> Option<Vec<T>> {
+    let count = body.try_get_u32().ok()? as usize;
+    if count.checked_mul(item_bytes)? > body.len() {
+        return None;
+    }
+    (0..count).map(|_| item(body)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Sidecar {
+        Sidecar {
+            topic_id: "4u0fkXLXQ-Or5QvZq9JvUA".parse().expect("a valid id"),
+            partition: 3,
+            range: OffsetRange { first: 5, next: 90 },
+            length_bytes: 812,
+            digest: 0x1234_5678,
+            sealed_at: Timestamp(1_700_000_000_000),
+            kind: Kind::First,
+            batches: 2,
+            records: 80,
+            first_record: Some(6),
+            last_record: None,
+            max_time: Some(Timestamp(7)),
+            min_time: None,
+            entries: vec![Entry {
+                offset: 4,
+                position: 0,
+                first_time: Timestamp(6),
+                max_time: Timestamp(7),
+                min_time: Some(Timestamp(6)),
+            }],
+            epochs: vec![Epoch { epoch: 2, first: 4 }],
+            aborted: vec![Aborted { producer_id: 9, first: 4, last: None }],
+            note: "begins at the log start".into(),
+        }
+    }
+
+    #[test]
+    fn a_sidecar_reads_back() {
+        assert_eq!(Sidecar::decode(&sample().encode()).expect("sound"), sample());
+    }
+
+    #[test]
+    fn every_flipped_byte_and_every_truncation_is_found() {
+        let bytes = sample().encode();
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.to_vec();
+            flipped[at] ^= 0x40;
+            assert!(Sidecar::decode(&flipped).is_err(), "byte {at}");
+            assert!(Sidecar::decode(&bytes[..at]).is_err(), "length {at}");
+        }
+    }
+
+    #[test]
+    fn an_aborted_transaction_covers_its_producer_up_to_its_marker() {
+        let aborted = Aborted { producer_id: 9, first: 4, last: Some(8) };
+        assert!(aborted.covers(9, 4) && aborted.covers(9, 8));
+        assert!(!aborted.covers(9, 9) && !aborted.covers(9, 3) && !aborted.covers(8, 5));
+    }
+}

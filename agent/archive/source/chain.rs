@@ -1,0 +1,354 @@
+//! The way along a partition's segments, and what is found wrong on it.
+//!
+//! Order: segments come by offset, each with the sidecar that fits it; findings stand between them at their place.
+//! Memory: the names of one folder and one sidecar. A listing is no snapshot: while an agent writes, it may show a
+//! segment and not the one before. So before anything is called missing, the folder is listed again. Cancel: a dropped
+//! walk is void.
+
+use std::fmt;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::Place;
+use super::chunks::{Chunks, Segment};
+use crate::archive::sidecar::{self, Sidecar};
+use crate::archive::{Archive, Segments, layout};
+use crate::batch;
+use crate::error::{Error, Kind, Result};
+use crate::record::{Offset, OffsetRange};
+use crate::store::Store;
+
+/// A step along a chain.
+pub enum Link {
+    /// The next segment.
+    Segment(Box<Segment>),
+    /// Something that is not as it should be, at this place.
+    Finding(Finding),
+}
+
+/// What was found, where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What it is.
+    pub what: What,
+    /// The object that it is about, for people.
+    pub object: String,
+    /// The offsets that it is about, as far as they are known.
+    pub range: Option<OffsetRange>,
+    /// More, for people.
+    pub detail: String,
+}
+
+/// What a [`Finding`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum What {
+    /// No segment covers these offsets, and none says why.
+    Hole,
+    /// A segment without the sidecar that describes it: its aborted transactions are unknown.
+    NoSidecar,
+    /// A sidecar that cannot be read, or describes something else.
+    DamagedSidecar,
+    /// A log whose bytes are not what they were.
+    DamagedLog,
+    /// Another object that cannot be read.
+    DamagedObject,
+    /// It could not be looked at.
+    Unchecked,
+    /// A sidecar at the chain's end whose log is not there (yet): a writer stopped between the two, or still writes.
+    Unfinished,
+    /// A log inside another's range: a loser's. No reader reads it.
+    Debris,
+}
+
+impl What {
+    /// Returns the exit code that it stands for; 0 for what harms nothing.
+    pub fn exit_kind(self) -> Option<Kind> {
+        match self {
+            Self::Hole => Some(Kind::Hole),
+            Self::NoSidecar | Self::DamagedSidecar | Self::DamagedLog | Self::DamagedObject => Some(Kind::Damaged),
+            Self::Unchecked => Some(Kind::Failed),
+            Self::Unfinished | Self::Debris => None,
+        }
+    }
+
+    /// Returns its name in tables and data.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hole => "hole",
+            Self::NoSidecar => "no sidecar",
+            Self::DamagedSidecar => "damaged sidecar",
+            Self::DamagedLog => "damaged log",
+            Self::DamagedObject => "damaged object",
+            Self::Unchecked => "unchecked",
+            Self::Unfinished => "unfinished",
+            Self::Debris => "debris",
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what.name())?;
+        if let Some(range) = self.range {
+            write!(f, ": offsets {range}")?;
+        }
+        write!(f, ": {} ({})", self.detail, self.object)
+    }
+}
+
+/// Returns the error that `findings` amount to, if to any; `backup_id` is named in it.
+///
+/// # Errors
+/// The worst kind: damage before a hole, since it may be one too, and both before what could not be looked at.
+pub fn verdict<'a>(backup_id: &str, findings: impl IntoIterator<Item = &'a Finding>) -> Result<()> {
+    let kinds: Vec<Kind> = findings.into_iter().filter_map(|finding| finding.what.exit_kind()).collect();
+    let (kind, what) = match kinds.iter() {
+        kinds if kinds.clone().any(|kind| *kind == Kind::Damaged) => (Kind::Damaged, "the archive is damaged"),
+        kinds if kinds.clone().any(|kind| *kind == Kind::Hole) => (Kind::Hole, "the archive has an undeclared hole"),
+        kinds if kinds.len() > 0 => (Kind::Failed, "the archive could not be checked"),
+        _ => return Ok(()),
+    };
+    Err(Error::new(kind, what).with("backup", backup_id).with("findings", kinds.len()))
+}
+
+/// A walk along the chain of one place.
+pub struct Chain {
+    store: Store,
+    place: Place,
+    listing: Segments,
+    /// Index of the next log in the listing.
+    at: usize,
+    /// Where the next segment must begin; `None` at the head, and behind a segment that does not tell its end.
+    next: Option<Offset>,
+    passed_head: bool,
+    /// Index of the next sidecar to look at once the logs are through.
+    sidecar_at: usize,
+    /// Where on the chain the folder was listed again.
+    relisted: Option<Relisted>,
+}
+
+/// A place at which the folder was listed again; there it is believed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Relisted {
+    Before(Option<Offset>),
+    AtEnd,
+}
+
+impl Chain {
+    /// Lists the segments at `place`; a folder that is not there is an empty chain.
+    pub async fn open(archive: &Archive, place: &Place) -> Result<Self> {
+        let store = archive.store().clone();
+        let listing = Segments::new(store.list(&place.folder).await?);
+        Ok(Self {
+            store,
+            place: place.clone(),
+            listing,
+            at: 0,
+            next: None,
+            passed_head: false,
+            sidecar_at: 0,
+            relisted: None,
+        })
+    }
+
+    /// Returns where the chain lies.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Returns how many logs there are, and their bytes.
+    pub fn size(&self) -> (usize, u64) {
+        (self.listing.logs.len(), self.listing.logs.iter().map(|&(_, length_bytes)| length_bytes).sum())
+    }
+
+    /// Takes the next step; `None` behind the last.
+    ///
+    /// # Errors
+    /// Those of the store. What is damaged is a finding, not an error.
+    pub async fn next(&mut self) -> Result<Option<Link>> {
+        loop {
+            let Some(&(first, length_bytes)) = self.listing.logs.get(self.at) else {
+                if self.has_open_end() && self.relist(Relisted::AtEnd).await? {
+                    continue;
+                }
+                return Ok(self.ending());
+            };
+            if let Some(next) = self.next
+                && first < next
+            {
+                self.at += 1;
+                let detail = format!("it lies inside the segment that ends before offset {next}");
+                return Ok(Some(self.found(What::Debris, self.log(first), None, detail)));
+            }
+            let missing = self.next.is_some_and(|next| first > next);
+            let bare = self.listing.sidecars(first, length_bytes).next().is_none();
+            if (missing || bare) && self.relist(Relisted::Before(self.next)).await? {
+                continue;
+            }
+            if let Some(next) = self.next.filter(|_| missing) {
+                self.next = Some(first);
+                return Ok(Some(self.hole(next, first)));
+            }
+            return self.segment(first, length_bytes).await.map(Some);
+        }
+    }
+
+    /// Steps to the segment at `first`, or says why it cannot be read.
+    async fn segment(&mut self, first: Offset, length_bytes: u64) -> Result<Link> {
+        match self.sidecar_of(first, length_bytes).await {
+            Ok((key, sidecar)) => {
+                let headless = !self.passed_head && sidecar.kind == sidecar::Kind::Data && first > 0;
+                self.passed_head = true;
+                if headless {
+                    // The same log comes again, and is then where it belongs.
+                    self.next = Some(first);
+                    let below = self.listing.sidecars.first().map_or(0, |&(below, ..)| below);
+                    return Ok(self.hole(if below < first { below } else { 0 }, first));
+                }
+                self.at += 1;
+                self.next = Some(sidecar.range.next);
+                Ok(Link::Segment(Box::new(Segment::new(self.store.clone(), self.log(first), key, sidecar))))
+            }
+            Err(error) if error.kind() == Kind::Damaged => {
+                let bare = self.listing.sidecars(first, length_bytes).next().is_none();
+                let what = if bare { What::NoSidecar } else { What::DamagedSidecar };
+                self.passed_head = true;
+                self.at += 1;
+                // Where the next segment begins is a function of the log alone.
+                let end = self.end_of_log(first, length_bytes).await?;
+                self.next = end;
+                let range = end.map(|next| OffsetRange { first, next });
+                Ok(self.found(what, self.log(first), range, error.to_string()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Finds the sidecar of the log at `first`: the one of its length and, if two fit, of its digest.
+    async fn sidecar_of(&self, first: Offset, length_bytes: u64) -> Result<(String, Sidecar)> {
+        let mut fitting: Vec<u128> = self.listing.sidecars(first, length_bytes).collect();
+        if fitting.len() > 1 {
+            let digest = self.digest_of_log(first, length_bytes).await?;
+            fitting.retain(|&fits| fits == digest);
+        }
+        let Some(&digest) = fitting.first() else {
+            let others = self.listing.sidecars.iter().filter(|sidecar| sidecar.0 == first).count();
+            let why = if others == 0 { "segment has no sidecar" } else { "no sidecar of the segment fits its log" };
+            return Err(Error::damaged(why));
+        };
+        let key = format!("{}{}", self.place.folder, layout::sidecar(first, length_bytes, digest));
+        let Some(bytes) = self.store.read(&key).await? else {
+            return Err(Error::transient("sidecar went while we read it").with("object", self.store.describe(&key)));
+        };
+        let sidecar = Sidecar::decode(&bytes).map_err(|error| error.with("sidecar", &key))?;
+        let partition = &self.place.partition;
+        let fits = sidecar.range.first == first
+            && sidecar.range.next > first
+            && sidecar.length_bytes == length_bytes
+            && sidecar.digest == digest
+            && sidecar.topic_id == partition.topic_id
+            && sidecar.partition == partition.index;
+        if fits {
+            Ok((key, sidecar))
+        } else {
+            Err(Error::damaged("sidecar describes another segment").with("sidecar", key))
+        }
+    }
+
+    async fn digest_of_log(&self, first: Offset, length_bytes: u64) -> Result<u128> {
+        const PIECE_BYTES: u64 = 4 << 20;
+        let key = format!("{}{}", self.place.folder, layout::log(first));
+        let mut digest = Xxh3::new();
+        let mut at = 0;
+        while at < length_bytes {
+            let bytes = self.store.read_range(&key, at..length_bytes.min(at + PIECE_BYTES)).await?;
+            if bytes.is_empty() {
+                return Err(Error::damaged("log is shorter than it was listed"));
+            }
+            digest.update(&bytes);
+            at += bytes.len() as u64;
+        }
+        Ok(digest.digest128())
+    }
+
+    /// Reads the log's batches for the offset behind the last one; `None` where the log does not tell it.
+    async fn end_of_log(&self, first: Offset, length_bytes: u64) -> Result<Option<Offset>> {
+        let key = format!("{}{}", self.place.folder, layout::log(first));
+        let mut chunks = Chunks::new(&self.store, &key, length_bytes);
+        let mut end = None;
+        loop {
+            let chunk = match chunks.next().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Ok(end),
+                Err(error) if error.kind() == Kind::Damaged => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            for item in batch::walk(&chunk.bytes) {
+                let Ok((at, header)) = item else { return Ok(None) };
+                if !batch::crc_matches(&chunk.bytes[at..at + header.total_bytes]) {
+                    return Ok(None);
+                }
+                end = Some(header.next_offset());
+            }
+        }
+    }
+
+    /// Looks at the sidecars whose log is not there. One at the chain's tip is unfinished work; one beyond it was
+    /// written by somebody who had seen the segments between.
+    fn ending(&mut self) -> Option<Link> {
+        let tip = match (self.next, self.listing.logs.is_empty()) {
+            (Some(next), _) => next,
+            (None, true) => self.listing.sidecars.first()?.0,
+            // The last segment does not tell its end; it has been reported.
+            (None, false) => return None,
+        };
+        while let Some(&(first, length_bytes, digest)) = self.listing.sidecars.get(self.sidecar_at) {
+            self.sidecar_at += 1;
+            if first < tip {
+                continue;
+            }
+            let key = format!("{}{}", self.place.folder, layout::sidecar(first, length_bytes, digest));
+            if first == tip {
+                let detail = "its log is not there: a writer stopped before the commit, or is still writing".to_owned();
+                return Some(self.found(What::Unfinished, key, None, detail));
+            }
+            self.next = Some(first);
+            return Some(self.hole(tip, first));
+        }
+        None
+    }
+
+    /// Returns whether there is a sidecar at or beyond the end of the last segment.
+    fn has_open_end(&self) -> bool {
+        self.listing.sidecars.last().is_some_and(|&(first, ..)| self.next.is_none_or(|next| first >= next))
+    }
+
+    /// Lists the folder again, unless that was done here; at the end only once, or a busy writer would keep us for ever.
+    async fn relist(&mut self, here: Relisted) -> Result<bool> {
+        if self.relisted == Some(here) || self.relisted == Some(Relisted::AtEnd) {
+            return Ok(false);
+        }
+        self.relisted = Some(here);
+        self.listing = Segments::new(self.store.list(&self.place.folder).await?);
+        let next = self.next;
+        self.at = self.listing.logs.partition_point(|&(first, _)| next.is_some_and(|next| first < next));
+        Ok(true)
+    }
+
+    fn hole(&self, first: Offset, next: Offset) -> Link {
+        let named = |(sidecar, ..): &&(Offset, u64, u128)| first <= *sidecar && *sidecar < next;
+        let detail = match self.listing.sidecars.iter().find(named) {
+            Some(&(lost, ..)) => format!("the segment at offset {lost} is lost: its sidecar is there, its log is not"),
+            None => "no segment covers them".to_owned(),
+        };
+        self.found(What::Hole, self.log(first), Some(OffsetRange { first, next }), detail)
+    }
+
+    fn found(&self, what: What, key: String, range: Option<OffsetRange>, detail: String) -> Link {
+        Link::Finding(Finding { what, object: self.store.describe(&key), range, detail })
+    }
+
+    fn log(&self, first: Offset) -> String {
+        format!("{}{}", self.place.folder, layout::log(first))
+    }
+}

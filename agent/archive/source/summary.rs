@@ -1,0 +1,103 @@
+//! A chain added up from its sidecars: what tables show of a partition.
+//!
+//! No log is read, unless a segment has two fitting sidecars or none (see [`chain`](super::chain)).
+
+use super::chain::{Chain, Finding, Link};
+use super::{Place, Timeline};
+use crate::archive::Archive;
+use crate::archive::sidecar::{Kind, Sidecar};
+use crate::error::Result;
+use crate::record::{Offset, OffsetRange, Timestamp};
+
+/// What a partition's chain holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// The offsets that the chain covers, `[first, next)`.
+    pub range: Option<OffsetRange>,
+    /// The offset of the first record that a read-committed reader gets.
+    pub first_record: Option<Offset>,
+    /// The offset of the last such record.
+    pub last_record: Option<Offset>,
+    /// How many such records there are.
+    pub records: u64,
+    /// Segments of the chain; gaps are among them.
+    pub segments: u64,
+    /// Bytes of their logs.
+    pub bytes: u64,
+    /// The effective time of the first batch's first record.
+    pub first_time: Option<Timestamp>,
+    /// The greatest effective time.
+    pub max_time: Option<Timestamp>,
+    /// When the last segment was sealed.
+    pub sealed_at: Option<Timestamp>,
+    /// The declared gaps.
+    pub gaps: Vec<Gap>,
+    /// What is not as it should be.
+    pub findings: Vec<Finding>,
+}
+
+/// Offsets that the source had lost before they could be archived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// The offsets.
+    pub range: OffsetRange,
+    /// Why, for people.
+    pub reason: String,
+    /// When it was found.
+    pub at: Timestamp,
+}
+
+/// A timeline, its places moved out beside their summaries.
+pub type Summarised = (Timeline, Vec<(Place, Summary)>);
+
+/// Adds up every chain of a backup, timelines in the order of [`timelines`](super::timelines).
+///
+/// # Errors
+/// Those of the store; what is damaged is among the findings.
+pub async fn summarise(archive: &Archive) -> Result<Vec<Summarised>> {
+    let mut summarised = Vec::new();
+    for mut timeline in super::timelines(archive).await? {
+        let mut summaries = Vec::new();
+        for place in std::mem::take(&mut timeline.places) {
+            let summary = Summary::read(archive, &place).await?;
+            summaries.push((place, summary));
+        }
+        summarised.push((timeline, summaries));
+    }
+    Ok(summarised)
+}
+
+impl Summary {
+    /// Adds up the chain at `place`.
+    ///
+    /// # Errors
+    /// Those of the store; what is damaged is among the findings.
+    pub async fn read(archive: &Archive, place: &Place) -> Result<Self> {
+        let mut chain = Chain::open(archive, place).await?;
+        let mut summary = Self::default();
+        while let Some(link) = chain.next().await? {
+            match link {
+                Link::Segment(segment) => summary.add(&segment.sidecar),
+                Link::Finding(finding) => summary.findings.push(finding),
+            }
+        }
+        Ok(summary)
+    }
+
+    fn add(&mut self, sidecar: &Sidecar) {
+        let first = self.range.map_or(sidecar.range.first, |range| range.first);
+        self.range = Some(OffsetRange { first, next: sidecar.range.next });
+        self.first_record = self.first_record.or(sidecar.first_record);
+        self.last_record = sidecar.last_record.or(self.last_record);
+        self.records += sidecar.records;
+        self.segments += 1;
+        self.bytes += sidecar.length_bytes;
+        self.max_time = self.max_time.max(sidecar.max_time);
+        self.sealed_at = Some(sidecar.sealed_at);
+        if sidecar.kind == Kind::Gap {
+            self.gaps.push(Gap { range: sidecar.range, reason: sidecar.note.clone(), at: sidecar.sealed_at });
+        } else if sidecar.max_time.is_some() {
+            self.first_time = self.first_time.or(sidecar.entries.first().map(|entry| entry.first_time));
+        }
+    }
+}

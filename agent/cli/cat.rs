@@ -1,0 +1,302 @@
+//! `cat`: the records of a backup as JSON lines, as a read-committed consumer would get them.
+//!
+//! Order: topic by topic, partition by partition, by offset. Each batch's checksum is checked before it is opened.
+//! At damage or a hole the partition's output ends, the others' go on, and the verb fails with what it met; offsets
+//! outside the ones asked for are not looked at. Memory: one chunk and one decompressed batch.
+
+use std::fmt;
+
+use base64::display::Base64Display;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
+
+use super::table::Output;
+use crate::archive::Archive;
+use crate::archive::source::chain::{Chain, Link};
+use crate::archive::source::chunks::Segment;
+use crate::archive::source::{self, Place, Timeline};
+use crate::batch::records::{Record, Records};
+use crate::batch::{self, Header};
+use crate::error::{Error, Result};
+use crate::record::{Offset, Timestamp, TopicId};
+use crate::store::Store;
+
+/// What the user typed after `cat`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Where the archive is: a folder or a URL
+    #[arg(long, value_name = "PATH|URL")]
+    path: String,
+    /// The name of the backup
+    #[arg(long, value_name = "NAME", value_parser = super::backup_id)]
+    backup_id: String,
+    /// Only this topic, `topic@<topic-id>` for an older timeline of it; may be repeated
+    #[arg(long, value_name = "TOPIC")]
+    topic: Vec<String>,
+    #[command(flatten)]
+    choice: Choice,
+    /// How to print: JSON, one record a line
+    #[arg(long, short = 'o', value_enum, default_value_t)]
+    format: Lines,
+}
+
+/// The one format of `cat`.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Lines {
+    #[default]
+    Json,
+}
+
+/// Which records of a topic.
+#[derive(Debug, Default, clap::Args)]
+struct Choice {
+    /// Only this partition; may be repeated
+    #[arg(long, value_name = "N")]
+    partition: Vec<i32>,
+    /// The first offset to print
+    #[arg(long, value_name = "OFFSET")]
+    from_offset: Option<Offset>,
+    /// The offset before which to stop (exclusive)
+    #[arg(long, value_name = "OFFSET")]
+    to_offset: Option<Offset>,
+    /// Only records of this time or later: RFC 3339, or milliseconds since 1970
+    #[arg(long, value_name = "TIME")]
+    from_time: Option<Timestamp>,
+    /// Only records before this time (exclusive)
+    #[arg(long, value_name = "TIME")]
+    to_time: Option<Timestamp>,
+    /// Print at most so many records, all partitions together
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<u64>,
+}
+
+/// Prints the records.
+///
+/// # Errors
+/// [`Kind::NoBackup`](crate::error::Kind::NoBackup); [`Kind::Usage`](crate::error::Kind::Usage) for a topic or
+/// partition that is not there; the first damage or hole that was met, after everything else is printed.
+pub async fn run(args: Args) -> Result<()> {
+    let Lines::Json = args.format;
+    let root = Store::open(&args.path)?;
+    let archive = source::open(&root, &args.backup_id).await?;
+    let places = choose(source::timelines(&archive).await?, &args.topic, &args.choice.partition)?;
+    let mut printer = Printer::new(args.choice, Output::stdout()?);
+    let mut failed = None;
+    for place in &places {
+        match printer.place(&archive, place).await {
+            Ok(()) if printer.is_done() => break,
+            Ok(()) => {}
+            Err(error) => {
+                let error = error.with("topic", &place.partition.topic).with("partition", place.partition.index);
+                match &failed {
+                    None => failed = Some(error),
+                    Some(_) => tracing::error!("{error}"),
+                }
+            }
+        }
+    }
+    printer.output.finish()?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// Returns the places that were asked for: of the newest timelines where none is named.
+fn choose(timelines: Vec<Timeline>, topics: &[String], partitions: &[i32]) -> Result<Vec<Place>> {
+    let mut wanted = Vec::new();
+    for topic in topics {
+        let (name, topic_id) = match topic.split_once('@') {
+            Some((name, topic_id)) => (name, Some(topic_id.parse::<TopicId>()?)),
+            None => (topic.as_str(), None),
+        };
+        wanted.push((name, topic_id));
+        if !timelines.iter().any(|timeline| is_wanted(timeline, name, topic_id)) {
+            let held: Vec<_> =
+                timelines.iter().map(|timeline| format!("{}@{}", timeline.topic, timeline.topic_id)).collect();
+            return Err(Error::usage(format!("the backup holds no topic `{topic}`"))
+                .hint(format!("it holds: {}", if held.is_empty() { "none".to_owned() } else { held.join(", ") })));
+        }
+    }
+    let chosen = timelines.into_iter().filter(|timeline| {
+        if wanted.is_empty() {
+            timeline.is_newest
+        } else {
+            wanted.iter().any(|&(name, topic_id)| is_wanted(timeline, name, topic_id))
+        }
+    });
+    let places: Vec<_> = chosen.flat_map(|timeline| timeline.places).filter(|place| place.fork.is_none()).collect();
+    if let Some(missing) = partitions.iter().find(|&&index| !places.iter().any(|place| place.partition.index == index))
+    {
+        return Err(Error::usage(format!("none of the topics has a partition {missing}")));
+    }
+    let is_chosen = |place: &Place| partitions.is_empty() || partitions.contains(&place.partition.index);
+    Ok(places.into_iter().filter(is_chosen).collect())
+}
+
+fn is_wanted(timeline: &Timeline, name: &str, topic_id: Option<TopicId>) -> bool {
+    &*timeline.topic == name && topic_id.map_or(timeline.is_newest, |topic_id| topic_id == timeline.topic_id)
+}
+
+struct Printer {
+    choice: Choice,
+    left: u64,
+    output: Output,
+    /// The line in work; kept for its memory.
+    line: Vec<u8>,
+}
+
+impl Printer {
+    fn new(choice: Choice, output: Output) -> Self {
+        Self { left: choice.limit.unwrap_or(u64::MAX), choice, output, line: Vec::new() }
+    }
+
+    fn is_done(&self) -> bool {
+        self.left == 0 || self.output.is_closed()
+    }
+
+    async fn place(&mut self, archive: &Archive, place: &Place) -> Result<()> {
+        let from = self.choice.from_offset.unwrap_or(0);
+        let to = self.choice.to_offset.unwrap_or(Offset::MAX);
+        let mut chain = Chain::open(archive, place).await?;
+        while let Some(link) = chain.next().await? {
+            match link {
+                _ if self.is_done() => return Ok(()),
+                Link::Finding(finding) => {
+                    let concerns = finding.range.is_none_or(|range| range.next > from && range.first < to);
+                    let Some(kind) = finding.what.exit_kind().filter(|_| concerns) else { continue };
+                    let error = Error::new(kind, finding.to_string());
+                    return Err(match finding.range {
+                        Some(range) => error.hint(format!("--from-offset {} reads on behind it", range.next)),
+                        None => error,
+                    });
+                }
+                Link::Segment(segment) if segment.sidecar.range.first >= to => return Ok(()),
+                Link::Segment(segment) if segment.sidecar.range.next <= from || self.is_outside(&segment) => {}
+                Link::Segment(segment) => self.segment(&segment, place, from, to).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether the sidecar proves that no record's time is asked for.
+    fn is_outside(&self, segment: &Segment) -> bool {
+        let (sidecar, choice) = (&segment.sidecar, &self.choice);
+        sidecar.records == 0
+            || sidecar.max_time.zip(choice.from_time).is_some_and(|(max, from)| max < from)
+            || sidecar.min_time.zip(choice.to_time).is_some_and(|(min, to)| min >= to)
+    }
+
+    async fn segment(&mut self, segment: &Segment, place: &Place, from: Offset, to: Offset) -> Result<()> {
+        let from = from.max(segment.sidecar.range.first);
+        let mut chunks = segment.chunks(segment.position_of(from));
+        while let Some(chunk) = chunks.next().await? {
+            for item in batch::walk(&chunk.bytes) {
+                let (at, header) = item.map_err(|error| error.with("object", segment.describe()))?;
+                if header.base_offset >= to || self.is_done() {
+                    return Ok(());
+                }
+                let stale = self.choice.from_time.is_some_and(|from| header.max_timestamp < from);
+                if header.next_offset() <= from || stale || !segment.is_visible(&header) {
+                    continue;
+                }
+                let bytes = chunk.bytes.slice(at..at + header.total_bytes);
+                self.batch(&header, &bytes, place, from, to).map_err(|error| {
+                    error.with("object", segment.describe()).with("position", chunk.position + at as u64)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, header: &Header, bytes: &Bytes, place: &Place, from: Offset, to: Offset) -> Result<()> {
+        if !batch::crc_matches(bytes) {
+            return Err(Error::damaged("record batch does not match its checksum")
+                .with("offset", header.base_offset)
+                .hint(format!("--from-offset {} reads on behind it", header.next_offset())));
+        }
+        for record in Records::of(header, bytes)? {
+            let record = record?;
+            let in_time = self.choice.from_time.is_none_or(|from| record.timestamp >= from)
+                && self.choice.to_time.is_none_or(|to| record.timestamp < to);
+            if self.left > 0 && record.offset >= from && record.offset < to && in_time {
+                self.left -= 1;
+                self.line.clear();
+                serde_json::to_writer(&mut self.line, &Line { place, record: &record }).expect("a vector takes it");
+                self.line.push(b'\n');
+                self.output.write(&self.line)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A record as a line of JSON.
+struct Line<'a> {
+    place: &'a Place,
+    record: &'a Record,
+}
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let Self { place, record } = self;
+        let mut map = serializer.serialize_map(Some(7))?;
+        map.serialize_entry("topic", &*place.partition.topic)?;
+        map.serialize_entry("partition", &place.partition.index)?;
+        map.serialize_entry("offset", &record.offset)?;
+        map.serialize_entry("timestamp", &record.timestamp.0)?;
+        map.serialize_entry("key", &record.key.as_deref().map(Text))?;
+        map.serialize_entry("value", &record.value.as_deref().map(Text))?;
+        map.serialize_entry("headers", &Headers(&record.headers))?;
+        map.end()
+    }
+}
+
+/// Headers as an array of objects, so that order and duplicates survive.
+struct Headers<'a>(&'a [(Bytes, Option<Bytes>)]);
+
+impl Serialize for Headers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|(name, value)| HeaderLine { name, value: value.as_deref() }))
+    }
+}
+
+struct HeaderLine<'a> {
+    name: &'a [u8],
+    value: Option<&'a [u8]>,
+}
+
+impl Serialize for HeaderLine<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("key", &Text(self.name))?;
+        map.serialize_entry("value", &self.value.map(Text))?;
+        map.end()
+    }
+}
+
+/// Bytes as a string where they are UTF-8, else as `{"base64": "…"}`.
+struct Text<'a>(&'a [u8]);
+
+impl Serialize for Text<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match std::str::from_utf8(self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => {
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry("base64", &Shown(Base64Display::new(self.0, &STANDARD)))?;
+                map.end()
+            }
+        }
+    }
+}
+
+/// Something that displays, written without a string of its own.
+struct Shown<T>(T);
+
+impl<T: fmt::Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! What `cat` prints, and where it stops.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use super::*;
+use crate::archive::sidecar::Kind as SegmentKind;
+use crate::archive::source::tests::{Fixture, three};
+use crate::batch::{Compression, records};
+use crate::error::Kind;
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("nobody panics").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Prints the first place of the archive; returns the lines and how it ended.
+async fn printed(fixture: &Fixture, choice: Choice) -> (Vec<serde_json::Value>, Result<()>) {
+    let written = Shared::default();
+    let mut printer = Printer::new(choice, Output::to(Box::new(written.clone())));
+    let places = choose(source::timelines(&fixture.archive).await.expect("listed"), &[], &[]).expect("some");
+    let result = printer.place(&fixture.archive, &places[0]).await;
+    printer.output.finish().expect("written");
+    let text = String::from_utf8(written.0.lock().expect("nobody panics").clone()).expect("JSON is UTF-8");
+    (text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect(), result)
+}
+
+async fn offsets(fixture: &Fixture, choice: Choice) -> Vec<i64> {
+    let (lines, result) = printed(fixture, choice).await;
+    result.expect("sound");
+    lines.iter().map(|line| line["offset"].as_i64().expect("a number")).collect()
+}
+
+#[tokio::test]
+async fn offsets_times_and_the_limit_choose_records() {
+    let fixture = three().await;
+    let all = Choice::default;
+    assert_eq!(offsets(&fixture, all()).await, (0..20).collect::<Vec<_>>());
+    let from_to = Choice { from_offset: Some(8), to_offset: Some(12), ..all() };
+    assert_eq!(offsets(&fixture, from_to).await, [8, 9, 10, 11]);
+    let times = Choice { from_time: Some(Timestamp(1013)), to_time: Some(Timestamp(1016)), ..all() };
+    assert_eq!(offsets(&fixture, times).await, [13, 14, 15]);
+    assert_eq!(offsets(&fixture, Choice { limit: Some(3), from_offset: Some(9), ..all() }).await, [9, 10, 11]);
+    assert_eq!(offsets(&fixture, Choice { limit: Some(0), ..all() }).await, [0_i64; 0]);
+}
+
+#[tokio::test]
+async fn records_of_a_batch_before_the_segments_name_are_left_out() {
+    let fixture = Fixture::new("b").await;
+    fixture.segment("t", 0, 3, SegmentKind::First, &[fixture.batch(0, 6)]).await;
+    assert_eq!(offsets(&fixture, Choice::default()).await, [3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_line_keeps_null_empty_bytes_and_duplicate_headers() {
+    let fixture = Fixture::new("b").await;
+    let text = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
+    let record = Record {
+        offset: 0,
+        timestamp: Timestamp(7),
+        key: None,
+        value: Some(Bytes::from_static(&[0xff, 0])),
+        headers: vec![
+            (Bytes::from_static(b"h"), text("1")),
+            (Bytes::from_static(b"h"), None),
+            (Bytes::from_static(&[0xfe]), text("")),
+        ],
+    };
+    let batch = records::encode(&records::template(0), &[record], Compression::Gzip).expect("it fits");
+    fixture.segment("t", 0, 0, SegmentKind::First, &[batch]).await;
+    let (lines, _) = printed(&fixture, Choice::default()).await;
+    let expected = serde_json::json!({
+        "topic": "t", "partition": 0, "offset": 0, "timestamp": 7, "key": null, "value": {"base64": "/wA="},
+        "headers": [
+            {"key": "h", "value": "1"},
+            {"key": "h", "value": null},
+            {"key": {"base64": "/g=="}, "value": ""},
+        ],
+    });
+    assert_eq!(lines, [expected]);
+}
+
+#[tokio::test]
+async fn it_prints_up_to_damage_says_where_and_reads_on_behind_it_when_told() {
+    let flip = |key: &str, bytes: Bytes| {
+        let mut bytes = bytes.to_vec();
+        if key.ends_with("0010.log") {
+            bytes[70] ^= 1;
+        }
+        Some(Bytes::from(bytes))
+    };
+    let fixture = three().await.but(flip).await;
+    let (lines, result) = printed(&fixture, Choice::default()).await;
+    let error = result.expect_err("damage");
+    assert_eq!((lines.len(), error.kind()), (10, Kind::Damaged));
+    assert!(error.to_string().ends_with("--from-offset 15 reads on behind it"), "{error}");
+    assert_eq!(offsets(&fixture, Choice { from_offset: Some(15), ..Choice::default() }).await.len(), 5);
+    assert_eq!(offsets(&fixture, Choice { to_offset: Some(10), ..Choice::default() }).await.len(), 10);
+}
+
+#[tokio::test]
+async fn it_prints_up_to_a_hole() {
+    let fixture = three().await.but(|key, bytes| (!key.contains("0010.")).then_some(bytes)).await;
+    let (lines, result) = printed(&fixture, Choice::default()).await;
+    assert_eq!((lines.len(), result.expect_err("a hole").kind()), (10, Kind::Hole));
+    assert_eq!(offsets(&fixture, Choice { from_offset: Some(15), ..Choice::default() }).await.len(), 5);
+}
+
+#[tokio::test]
+async fn an_older_timeline_is_picked_by_its_id_and_an_unknown_topic_is_told_what_there_is() {
+    let fixture = Fixture::new("b").await;
+    let (old, new) = ("BBBBBBBBBBBBBBBBBBBBBQ", "4u0fkXLXQ-Or5QvZq9JvUA");
+    fixture.segment_of("t", old, 0, 0, SegmentKind::First, &[fixture.batch(0, 5)]).await;
+    fixture.segment_of("t", new, 0, 0, SegmentKind::First, &[fixture.batch(0, 5)]).await;
+    let timelines = async || source::timelines(&fixture.archive).await.expect("listed");
+    let ids = |places: Vec<Place>| places.iter().map(|place| place.partition.topic_id.to_string()).collect::<Vec<_>>();
+    assert_eq!(ids(choose(timelines().await, &["t".into()], &[]).expect("held")), [new]);
+    assert_eq!(ids(choose(timelines().await, &[format!("t@{old}")], &[]).expect("held")), [old]);
+    let error = choose(timelines().await, &["x".into()], &[]).expect_err("unknown");
+    assert_eq!((error.kind(), error.to_string().contains(&format!("t@{new}"))), (Kind::Usage, true));
+    assert!(choose(timelines().await, &[], &[4]).is_err());
+}

@@ -1,0 +1,251 @@
+//! `describe`: one backup in full: where it is from, what it holds of each partition, its gaps, the topics' settings.
+
+use serde::Serialize;
+
+use super::offset_mapping::{GapData, gaps, notes};
+use super::table::{self, Output, Page};
+use super::{ArchiveArgs, Format};
+use crate::archive::Backup;
+use crate::archive::source::summary::{Summarised, Summary, summarise};
+use crate::archive::source::{self, Place, chain};
+use crate::error::Result;
+use crate::pipeline::{Topic, TopicConfig};
+use crate::record::{Offset, OffsetRange, Timestamp};
+use crate::store::Store;
+
+/// What the user typed after `describe`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    archive: ArchiveArgs,
+}
+
+/// Describes the backup.
+///
+/// # Errors
+/// [`Kind::NoBackup`](crate::error::Kind::NoBackup); after printing, the kind of the worst finding.
+pub async fn run(args: Args) -> Result<()> {
+    let root = Store::open(&args.archive.path)?;
+    let archive = source::open(&root, &args.archive.backup_id).await?;
+    let summarised = summarise(&archive).await?;
+    let description = Description::new(archive.backup(), &summarised);
+    let mut output = Output::stdout()?;
+    match args.archive.format {
+        Format::Json => output.json(&description)?,
+        Format::Csv => output.write(description.csv().as_bytes())?,
+        Format::Table => output.write(page(&description, &summarised).text().as_bytes())?,
+    }
+    output.finish()?;
+    let findings = summarised.iter().flat_map(|(_, places)| places).flat_map(|(_, summary)| &summary.findings);
+    chain::verdict(&archive.backup().backup_id, findings)
+}
+
+/// A backup as data; its JSON is stable.
+#[derive(Debug, Serialize)]
+struct Description {
+    #[serde(flatten)]
+    backup: Backup,
+    segments: u64,
+    records: u64,
+    bytes: u64,
+    topics: Vec<TopicData>,
+}
+
+#[derive(Debug, Serialize)]
+struct TopicData {
+    topic: String,
+    topic_id: String,
+    newest: bool,
+    /// What `topic-<n>.json` says; `None` where there is none, or it cannot be read.
+    settings: Option<Topic>,
+    partitions: Vec<PartitionData>,
+}
+
+#[derive(Debug, Serialize)]
+struct PartitionData {
+    partition: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fork: Option<String>,
+    covers_from: Option<Offset>,
+    covers_to: Option<Offset>,
+    first_offset: Option<Offset>,
+    last_offset: Option<Offset>,
+    record_count: u64,
+    segments: u64,
+    bytes: u64,
+    first_time: Option<String>,
+    max_time: Option<String>,
+    sealed_at: Option<String>,
+    gaps: Vec<GapData>,
+    findings: Vec<String>,
+}
+
+impl Description {
+    fn new(backup: &Backup, summarised: &[Summarised]) -> Self {
+        let topics: Vec<_> = summarised.iter().map(TopicData::new).collect();
+        let sum = |of: fn(&PartitionData) -> u64| topics.iter().flat_map(|topic| &topic.partitions).map(of).sum();
+        Self {
+            backup: backup.clone(),
+            segments: sum(|partition| partition.segments),
+            records: sum(|partition| partition.record_count),
+            bytes: sum(|partition| partition.bytes),
+            topics,
+        }
+    }
+
+    fn csv(&self) -> String {
+        let heads = [
+            "topic,topic_id,newest,partition,fork,covers_from,covers_to,first_offset,last_offset",
+            "record_count,segments,bytes,first_time,max_time,sealed_at,gaps,findings\n",
+        ];
+        let mut lines = heads.join(",");
+        for topic in &self.topics {
+            for partition in &topic.partitions {
+                let mut cells = vec![topic.topic.clone(), topic.topic_id.clone(), topic.newest.to_string()];
+                cells.extend(partition.cells());
+                lines.push_str(&table::csv(&cells));
+            }
+        }
+        lines
+    }
+}
+
+impl TopicData {
+    fn new((timeline, places): &Summarised) -> Self {
+        if let Err(error) = &timeline.object {
+            tracing::error!("{error}");
+        }
+        Self {
+            topic: timeline.topic.to_string(),
+            topic_id: timeline.topic_id.to_string(),
+            newest: timeline.is_newest,
+            settings: timeline.object.as_ref().ok().cloned().flatten(),
+            partitions: places.iter().map(PartitionData::new).collect(),
+        }
+    }
+}
+
+impl PartitionData {
+    fn new((place, summary): &(Place, Summary)) -> Self {
+        let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
+        Self {
+            partition: place.partition.index,
+            fork: place.fork.map(|fork| format!("{}-{}", fork.epoch, fork.end)),
+            covers_from: summary.range.map(|range| range.first),
+            covers_to: summary.range.map(|range| range.next),
+            first_offset: summary.first_record,
+            last_offset: summary.last_record,
+            record_count: summary.records,
+            segments: summary.segments,
+            bytes: summary.bytes,
+            first_time: time(summary.first_time),
+            max_time: time(summary.max_time),
+            sealed_at: time(summary.sealed_at),
+            gaps: gaps(summary),
+            findings: summary.findings.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let offset = |offset: Option<Offset>| offset.map(|offset| offset.to_string()).unwrap_or_default();
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        vec![
+            self.partition.to_string(),
+            text(&self.fork),
+            offset(self.covers_from),
+            offset(self.covers_to),
+            offset(self.first_offset),
+            offset(self.last_offset),
+            self.record_count.to_string(),
+            self.segments.to_string(),
+            self.bytes.to_string(),
+            text(&self.first_time),
+            text(&self.max_time),
+            text(&self.sealed_at),
+            self.gaps.len().to_string(),
+            self.findings.len().to_string(),
+        ]
+    }
+}
+
+fn page(description: &Description, summarised: &[Summarised]) -> Page {
+    let backup = &description.backup;
+    let mut page = Page::new(format_args!("Backup: {}", backup.backup_id));
+    page.line(format_args!("Created:   {} by {}", backup.created, backup.created_by));
+    page.line(format_args!("Cluster:   {}", table::or_dash(backup.cluster_id.as_ref())));
+    page.line(format_args!("Format:    {}, envelope {}", backup.format, backup.envelope));
+    let (records, segments) = (table::counted(description.records, "record"), description.segments);
+    let (segments, bytes) = (table::counted(segments, "segment"), table::size(description.bytes));
+    page.line(format_args!("Holds:     {records} in {segments}, {bytes}"));
+    for ((_, places), topic) in summarised.iter().zip(&description.topics) {
+        let older = if topic.newest { "" } else { ", an older timeline" };
+        page.line(format_args!("\nTopic: {} ({}{older})", topic.topic, topic.topic_id));
+        let heads = ["Partition", "Covers", "First Offset", "Last Offset", "Record Count", "Segments", "Bytes"];
+        let times = ["First Time", "Last Time"];
+        let rows: Vec<_> = places.iter().map(|(place, summary)| row(place, summary)).collect();
+        page.table(&[&heads[..], &times[..]].concat(), &rows);
+        notes(&mut page, places);
+        settings(&mut page, topic.settings.as_ref());
+    }
+    page
+}
+
+fn row(place: &Place, summary: &Summary) -> Vec<String> {
+    let fork = place.fork.map(|fork| format!("@{}-{}", fork.epoch, fork.end)).unwrap_or_default();
+    vec![
+        format!("{}{fork}", place.partition.index),
+        table::or_dash(summary.range.as_ref().map(OffsetRange::to_string)),
+        table::or_dash(summary.first_record),
+        table::or_dash(summary.last_record),
+        summary.records.to_string(),
+        summary.segments.to_string(),
+        table::size(summary.bytes),
+        table::or_dash(summary.first_time),
+        table::or_dash(summary.max_time),
+    ]
+}
+
+/// Adds the settings that somebody had chosen; the brokers' defaults are in the JSON.
+fn settings(page: &mut Page, topic: Option<&Topic>) {
+    let Some(topic) = topic else {
+        page.line("Settings: unknown");
+        return;
+    };
+    let text = |config: &TopicConfig| format!("{}={}", config.name, config.value.as_deref().unwrap_or("(secret)"));
+    let set: Vec<_> = topic.configs.iter().filter(|config| config.set).map(text).collect();
+    let set = if set.is_empty() { "all defaults".to_owned() } else { set.join(", ") };
+    let replicas = topic.replication_factor;
+    page.line(format_args!("Settings: {} partitions, replication factor {replicas}; {set}", topic.partitions));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::sidecar::Kind;
+    use crate::archive::source::tests::Fixture;
+
+    #[tokio::test]
+    async fn a_description_names_ranges_gaps_and_chosen_settings() {
+        let fixture = Fixture::new("b").await;
+        fixture.topic("orders", "_", 2).await;
+        fixture.segment("orders", 0, 5, Kind::First, &[fixture.batch(5, 5)]).await;
+        fixture.gap_of("orders", "_", 0, 10..20).await;
+        let summarised = summarise(&fixture.archive).await.expect("sound");
+        let description = Description::new(fixture.archive.backup(), &summarised);
+        let page = page(&description, &summarised);
+        for part in [
+            "Backup: b",
+            "Topic: orders (_)",
+            "0          [5, 20)  5             9            5             2 ",
+            "1          -        -             -            0             0 ",
+            "Gap: partition 0, offsets [10, 20): retention",
+            "retention.ms=1000",
+        ] {
+            assert!(page.text().contains(part), "{part} in\n{}", page.text());
+        }
+        assert!(!page.text().contains("segment.bytes"), "a default was not chosen");
+        let json = serde_json::to_value(&description).expect("data");
+        assert_eq!(json["topics"][0]["partitions"][0]["gaps"][0]["next_offset"], 20);
+        assert_eq!(description.csv().lines().count(), 3);
+    }
+}

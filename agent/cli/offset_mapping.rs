@@ -1,0 +1,224 @@
+//! `show-offset-mapping`: for each partition the first and last record held, and how many a read-committed reader
+//! gets. The table and the CSV are the user's page (`docs/offset-management.md`), to the letter.
+
+use serde::Serialize;
+
+use super::table::{self, Output, Page};
+use super::{ArchiveArgs, Format};
+use crate::archive::source::summary::{Gap, Summarised, Summary, summarise};
+use crate::archive::source::{self, Place, Timeline, chain};
+use crate::error::Result;
+use crate::record::Offset;
+use crate::store::Store;
+
+/// What the user typed after `show-offset-mapping`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    archive: ArchiveArgs,
+}
+
+/// Prints the mapping.
+///
+/// # Errors
+/// [`Kind::NoBackup`](crate::error::Kind::NoBackup); after printing, the kind of the worst finding, since a row that
+/// rests on damage may be wrong.
+pub async fn run(args: Args) -> Result<()> {
+    let root = Store::open(&args.archive.path)?;
+    let archive = source::open(&root, &args.archive.backup_id).await?;
+    let summarised = summarise(&archive).await?;
+    let mut output = Output::stdout()?;
+    match args.archive.format {
+        Format::Table => output.write(page(&archive.backup().backup_id, &summarised).text().as_bytes())?,
+        Format::Csv => output.write(lines(&summarised).as_bytes())?,
+        Format::Json => output.json(&mapping(&archive.backup().backup_id, &summarised))?,
+    }
+    output.finish()?;
+    let findings = summarised.iter().flat_map(|(_, places)| places).flat_map(|(_, summary)| &summary.findings);
+    chain::verdict(&archive.backup().backup_id, findings)
+}
+
+fn page(backup_id: &str, summarised: &[Summarised]) -> Page {
+    let mut page = Page::new(format_args!("Offset Mapping: {backup_id}"));
+    for (timeline, places) in summarised {
+        if !timeline.is_newest {
+            older_timeline(&mut page, timeline, places);
+            continue;
+        }
+        page.line(format_args!("\nTopic: {}", timeline.topic));
+        let rows: Vec<_> = places.iter().filter(|(place, _)| place.fork.is_none()).map(row).collect();
+        page.table(&["Partition", "First Offset", "Last Offset", "Record Count"], &rows);
+        notes(&mut page, places);
+    }
+    page
+}
+
+fn row((place, summary): &(Place, Summary)) -> Vec<String> {
+    vec![
+        place.partition.index.to_string(),
+        table::or_dash(summary.first_record),
+        table::or_dash(summary.last_record),
+        summary.records.to_string(),
+    ]
+}
+
+/// Adds gaps, forks and findings as lines.
+pub(super) fn notes(page: &mut Page, places: &[(Place, Summary)]) {
+    for (place, summary) in places {
+        let index = place.partition.index;
+        if let Some(fork) = place.fork {
+            let held = held(summary);
+            page.line(format_args!("Fork: partition {index}, epoch {} from offset {}: {held}", fork.epoch, fork.end));
+        }
+        for gap in &summary.gaps {
+            let (range, reason) = (gap.range, &gap.reason);
+            page.line(format_args!("Gap: partition {index}, offsets {range}: {reason} ({})", gap.at));
+        }
+        for finding in &summary.findings {
+            page.line(format_args!("Finding: partition {index}, {finding}"));
+        }
+    }
+}
+
+fn older_timeline(page: &mut Page, timeline: &Timeline, places: &[(Place, Summary)]) {
+    for (place, summary) in places.iter().filter(|(place, _)| place.fork.is_none()) {
+        let held = held(summary);
+        page.line(format_args!("Older timeline: {}, partition {}: {held}", timeline.topic_id, place.partition.index));
+    }
+    notes(page, places);
+}
+
+fn held(summary: &Summary) -> String {
+    match summary.first_record.zip(summary.last_record) {
+        Some((first, last)) => format!("offsets {first} to {last}, {}", table::counted(summary.records, "record")),
+        None => "no records".to_owned(),
+    }
+}
+
+fn lines(summarised: &[Summarised]) -> String {
+    let mut lines = "topic,partition,first_offset,last_offset,record_count,topic_id\n".to_owned();
+    for (timeline, places) in summarised {
+        for place in places.iter().filter(|(place, _)| place.fork.is_none()) {
+            let mut cells = row(place);
+            cells.insert(0, timeline.topic.to_string());
+            cells.push(timeline.topic_id.to_string());
+            lines.push_str(&table::csv(&cells));
+        }
+    }
+    lines
+}
+
+/// The mapping as data; its JSON is stable.
+#[derive(Debug, Serialize)]
+struct Mapping {
+    backup_id: String,
+    topics: Vec<TopicMapping>,
+}
+
+#[derive(Debug, Serialize)]
+struct TopicMapping {
+    topic: String,
+    topic_id: String,
+    newest: bool,
+    partitions: Vec<PartitionMapping>,
+}
+
+#[derive(Debug, Serialize)]
+struct PartitionMapping {
+    partition: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fork: Option<String>,
+    first_offset: Option<Offset>,
+    last_offset: Option<Offset>,
+    record_count: u64,
+    gaps: Vec<GapData>,
+    findings: Vec<String>,
+}
+
+/// A gap as data.
+#[derive(Debug, Serialize)]
+pub(super) struct GapData {
+    first_offset: Offset,
+    next_offset: Offset,
+    reason: String,
+    at: String,
+}
+
+/// Returns a summary's gaps as data.
+pub(super) fn gaps(summary: &Summary) -> Vec<GapData> {
+    let data = |gap: &Gap| GapData {
+        first_offset: gap.range.first,
+        next_offset: gap.range.next,
+        reason: gap.reason.clone(),
+        at: gap.at.to_string(),
+    };
+    summary.gaps.iter().map(data).collect()
+}
+
+fn mapping(backup_id: &str, summarised: &[Summarised]) -> Mapping {
+    let partition = |(place, summary): &(Place, Summary)| PartitionMapping {
+        partition: place.partition.index,
+        fork: place.fork.map(|fork| format!("{}-{}", fork.epoch, fork.end)),
+        first_offset: summary.first_record,
+        last_offset: summary.last_record,
+        record_count: summary.records,
+        gaps: gaps(summary),
+        findings: summary.findings.iter().map(ToString::to_string).collect(),
+    };
+    let topic = |(timeline, places): &Summarised| TopicMapping {
+        topic: timeline.topic.to_string(),
+        topic_id: timeline.topic_id.to_string(),
+        newest: timeline.is_newest,
+        partitions: places.iter().map(partition).collect(),
+    };
+    Mapping { backup_id: backup_id.to_owned(), topics: summarised.iter().map(topic).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::sidecar::Kind;
+    use crate::archive::source::tests::Fixture;
+
+    #[tokio::test]
+    async fn the_table_is_the_users_page_to_the_letter() {
+        let fixture = Fixture::new("production-backup-001").await;
+        fixture.topic("orders", "_", 2).await;
+        fixture.segment("orders", 0, 0, Kind::First, &[fixture.batch(0, 150_234)]).await;
+        let summarised = summarise(&fixture.archive).await.expect("sound");
+        let expected = "\
+Offset Mapping: production-backup-001
+══════════════════════════════════════════════════════════════
+
+Topic: orders
+─────────────────────────────────────────────────────────────
+Partition  First Offset  Last Offset  Record Count
+─────────────────────────────────────────────────────────────
+0          0             150233       150234
+1          -             -            0
+";
+        assert_eq!(page("production-backup-001", &summarised).text(), expected);
+    }
+
+    #[tokio::test]
+    async fn gaps_and_older_timelines_are_lines_below_the_topic() {
+        let fixture = Fixture::new("b").await;
+        let (old, new) = ("BBBBBBBBBBBBBBBBBBBBBQ", "4u0fkXLXQ-Or5QvZq9JvUA");
+        fixture.topic("t", old, 1).await;
+        fixture.segment_of("t", old, 0, 0, Kind::First, &[fixture.batch(0, 5)]).await;
+        fixture.topic("t", new, 1).await;
+        fixture.gap_of("t", new, 0, 0..7).await;
+        fixture.segment_of("t", new, 0, 7, Kind::Data, &[fixture.batch(7, 3)]).await;
+        let summarised = summarise(&fixture.archive).await.expect("sound");
+        let page = page("b", &summarised);
+        let lines: Vec<_> = page.text().lines().skip(3).collect();
+        assert_eq!(lines[0], "Topic: t");
+        assert_eq!(lines[4], "0          7             9            3");
+        assert!(lines[5].starts_with("Gap: partition 0, offsets [0, 7): retention ("), "{}", lines[5]);
+        assert_eq!(lines[6], format!("Older timeline: {old}, partition 0: offsets 0 to 4, 5 records"));
+        let csv = format!(
+            "topic,partition,first_offset,last_offset,record_count,topic_id\nt,0,7,9,3,{new}\nt,0,0,4,5,{old}\n"
+        );
+        assert_eq!(super::lines(&summarised), csv);
+    }
+}

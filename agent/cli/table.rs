@@ -1,0 +1,215 @@
+//! What the read-side verbs print: tables as on the user's page, CSV, JSON, and the one buffered way to stdout.
+//!
+//! A reader that goes away (`| head`) ends the output quietly and leaves the verb its own verdict: `verify | head -1`
+//! must not turn damage into success.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{BufWriter, ErrorKind, Write};
+use std::os::fd::AsFd as _;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// Bytes gathered before a write: a quarter costs `cat` a system call for each few records, more gains nothing.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// Stdout for data.
+pub struct Output {
+    writer: BufWriter<Box<dyn Write + Send>>,
+    closed: bool,
+}
+
+impl Output {
+    /// Opens stdout, past the line buffer that the standard library puts before it.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`](crate::error::Kind::Failed) when the process has none.
+    pub fn stdout() -> Result<Self> {
+        let owned = std::io::stdout().as_fd().try_clone_to_owned();
+        let file = File::from(owned.map_err(|error| Error::failed("there is no stdout").source(error))?);
+        Ok(Self::to(Box::new(file)))
+    }
+
+    /// Writes to `writer` instead.
+    pub fn to(writer: Box<dyn Write + Send>) -> Self {
+        Self { writer: BufWriter::with_capacity(BUFFER_BYTES, writer), closed: false }
+    }
+
+    /// Writes `bytes` as they are.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`](crate::error::Kind::Failed), as when the disk behind it is full; not when nobody reads.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = if self.closed { Ok(()) } else { self.writer.write_all(bytes) };
+        self.check(written)
+    }
+
+    /// Writes `value` as indented JSON with a line end.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn json(&mut self, value: &impl Serialize) -> Result<()> {
+        let mut text = serde_json::to_vec_pretty(value).expect("plain values have a JSON form");
+        text.push(b'\n');
+        self.write(&text)
+    }
+
+    /// Returns whether nobody reads any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Brings everything written to its reader.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn finish(mut self) -> Result<()> {
+        let flushed = if self.closed { Ok(()) } else { self.writer.flush() };
+        self.check(flushed)
+    }
+
+    fn check(&mut self, written: std::io::Result<()>) -> Result<()> {
+        match written {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                self.closed = true;
+                Ok(())
+            }
+            Err(error) => Err(Error::failed("cannot write to stdout").source(error)),
+            Ok(()) => Ok(()),
+        }
+    }
+}
+
+/// A page for people: titles, rules, tables.
+#[derive(Debug, Default)]
+pub struct Page {
+    text: String,
+}
+
+impl Page {
+    /// Begins a page with a title and the double rule below it.
+    pub fn new(title: impl Display) -> Self {
+        Self { text: format!("{title}\n{}\n", "═".repeat(62)) }
+    }
+
+    /// Adds a line.
+    pub fn line(&mut self, line: impl Display) {
+        self.text.push_str(&line.to_string());
+        self.text.push('\n');
+    }
+
+    /// Adds a single rule.
+    pub fn rule(&mut self) {
+        self.line("─".repeat(61));
+    }
+
+    /// Adds a table: rule, column heads, rule, rows. Columns are as wide as their widest cell, two spaces apart.
+    pub fn table(&mut self, heads: &[&str], rows: &[Vec<String>]) {
+        let mut widths: Vec<usize> = heads.iter().map(|head| head.chars().count()).collect();
+        for row in rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        self.rule();
+        self.cells(heads, &widths);
+        self.rule();
+        for row in rows {
+            self.cells(row, &widths);
+        }
+    }
+
+    /// Returns the page.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    fn cells(&mut self, cells: &[impl AsRef<str>], widths: &[usize]) {
+        let mut line = String::new();
+        for (cell, width) in cells.iter().zip(widths) {
+            line.push_str(&format!("{:<width$}  ", cell.as_ref()));
+        }
+        self.line(line.trim_end());
+    }
+}
+
+/// Returns a line of CSV ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180)) with its line end.
+pub fn csv(cells: &[String]) -> String {
+    let quoted = |cell: &String| {
+        if cell.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.clone() }
+    };
+    let mut line = cells.iter().map(quoted).collect::<Vec<_>>().join(",");
+    line.push('\n');
+    line
+}
+
+/// Returns a value for people, `-` where there is none.
+pub fn or_dash(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// Returns a size for people: `812 B`, `1.5 MiB`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// Returns a count with its noun: `1 segment`, `2 segments`.
+pub fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_as_wide_as_its_widest_cell() {
+        let mut page = Page::new("T");
+        page.table(&["Partition", "Last"], &[vec!["0".into(), "12345678".into()], vec!["11".into(), "-".into()]]);
+        let lines: Vec<_> = page.text().lines().collect();
+        assert_eq!(lines[3], "Partition  Last");
+        assert_eq!(lines[5], "0          12345678");
+        assert_eq!(lines[6], "11         -");
+        assert_eq!((lines[1].chars().count(), lines[2].chars().count()), (62, 61));
+    }
+
+    #[test]
+    fn a_cell_with_a_comma_or_a_quote_is_quoted() {
+        assert_eq!(csv(&["a".into(), "b,c".into(), "d\"e".into()]), "a,\"b,c\",\"d\"\"e\"\n");
+    }
+
+    #[test]
+    fn a_reader_that_goes_away_is_no_error() {
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut output = Output::to(Box::new(Gone));
+        output.write(&[b'x'; BUFFER_BYTES + 1]).expect("quiet");
+        assert!(output.is_closed());
+        output.finish().expect("quiet");
+    }
+
+    #[test]
+    fn sizes_and_counts_read_well() {
+        assert_eq!([size(812), size(1536 << 10), size(0)], ["812 B", "1.5 MiB", "0 B"]);
+        assert_eq!([counted(1, "batch"), counted(2, "hole")], ["1 batch", "2 holes"]);
+    }
+}

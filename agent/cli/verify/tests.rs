@@ -1,0 +1,71 @@
+//! What `verify` says of sound and of damaged archives.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::archive::source::tests::{Fixture, three};
+
+async fn verified(fixture: &Fixture) -> (Report, Result<()>) {
+    let report = check(&fixture.archive).await.expect("looked at");
+    let findings = report.topics.iter().flat_map(|topic| &topic.findings).map(|(_, finding)| finding);
+    let verdict = chain::verdict(&report.backup_id, findings);
+    (report, verdict)
+}
+
+async fn exit_code(fixture: &Fixture) -> u8 {
+    verified(fixture).await.1.map_or_else(|error| error.exit_code(), |()| 0)
+}
+
+#[tokio::test]
+async fn a_sound_archive_is_success_with_a_line_for_each_topic() {
+    let (report, verdict) = verified(&three().await).await;
+    verdict.expect("sound");
+    let page = page(&report);
+    let row = page.text().lines().last().expect("a row");
+    assert!(row.starts_with("t      1           3         4        20       "), "{row}");
+    assert!(row.ends_with("sound"), "{row}");
+}
+
+#[tokio::test]
+async fn damage_exits_with_4_and_names_object_partition_and_offsets() {
+    let flip = |key: &str, bytes: Bytes| {
+        let mut bytes = bytes.to_vec();
+        if key.ends_with("0010.log") {
+            bytes[70] ^= 1;
+        }
+        Some(Bytes::from(bytes))
+    };
+    let fixture = three().await.but(flip).await;
+    let (report, verdict) = verified(&fixture).await;
+    assert_eq!(verdict.expect_err("damage").exit_code(), 4);
+    let page = page(&report);
+    let line = page.text().lines().last().expect("a finding");
+    assert!(line.starts_with("t: partition 0: damaged log: offsets [10, 15): "), "{line}");
+    assert!(line.ends_with("00000000000000000010.log)"), "{line}");
+    assert_eq!(lines(&report).lines().count(), 2);
+    assert_eq!(serde_json::to_value(data(&report)).expect("data")["findings"][0]["first_offset"], 10);
+}
+
+#[tokio::test]
+async fn a_hole_exits_with_5_and_damage_beside_it_with_4() {
+    let holed = three().await.but(|key, bytes| (!key.ends_with("0010.log")).then_some(bytes)).await;
+    assert_eq!(exit_code(&holed).await, 5);
+    let both = holed.but(|key, bytes| (!key.contains("0000.") || key.ends_with(".log")).then_some(bytes)).await;
+    assert_eq!(exit_code(&both).await, 4);
+}
+
+#[tokio::test]
+async fn unfinished_work_at_the_tip_is_success_and_is_said() {
+    let fixture = three().await.but(|key, bytes| (!key.ends_with("0015.log")).then_some(bytes)).await;
+    let (report, verdict) = verified(&fixture).await;
+    verdict.expect("no harm");
+    assert!(page(&report).text().contains("sound, unfinished"));
+}
+
+#[tokio::test]
+async fn a_damaged_topic_object_is_damage() {
+    let fixture = Fixture::new("b").await;
+    fixture.topic("t", "_", 1).await;
+    let broken = fixture.but(|_, bytes| Some(bytes.slice(..bytes.len() / 2))).await;
+    assert_eq!(exit_code(&broken).await, 4);
+}

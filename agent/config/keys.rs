@@ -1,0 +1,173 @@
+//! Every key of the native configuration, with its type, default, unit and reason: the one place that knows.
+//!
+//! The reader takes types and defaults from here, `config show` the order, the unknown-key error the names; a test
+//! holds `config/agent.toml` against it.
+
+/// What a key holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    /// A table of further keys.
+    Section,
+    /// An array of tables.
+    Sections,
+    /// Text.
+    Text,
+    /// A list of texts.
+    List,
+    /// A whole number with a unit of time.
+    Duration,
+    /// A whole number with a unit of size.
+    Size,
+    /// A table of librdkafka's properties.
+    Properties,
+}
+
+/// A key of the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Where it stands, without the numbers of array entries: `pipeline.sink.roll_bytes`.
+    pub path: &'static str,
+    /// What it holds.
+    pub holds: Type,
+    /// What holds when it is left out; `None` where it must be given, or where leaving it out means "none".
+    pub default: Option<&'static str>,
+    /// Whether it must be given.
+    pub required: bool,
+    /// What it is for, and where the default comes from.
+    pub reason: &'static str,
+}
+
+impl Key {
+    /// Returns the section that the key stands in, empty at the top.
+    pub fn section(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// Returns the key's name in its section.
+    pub fn name(&self) -> &'static str {
+        self.path.rsplit_once('.').map_or(self.path, |(_, name)| name)
+    }
+}
+
+const fn section(path: &'static str, holds: Type, required: bool, reason: &'static str) -> Key {
+    Key { path, holds, default: None, required, reason }
+}
+
+const fn required(path: &'static str, holds: Type, reason: &'static str) -> Key {
+    Key { path, holds, default: None, required: true, reason }
+}
+
+const fn with_default(path: &'static str, holds: Type, default: &'static str, reason: &'static str) -> Key {
+    Key { path, holds, default: Some(default), required: false, reason }
+}
+
+/// All keys, in the order in which a file is best read.
+pub const KEYS: &[Key] = &[
+    section("agent", Type::Section, false, "the process itself"),
+    with_default(
+        "agent.listen",
+        Type::Text,
+        "127.0.0.1:8083",
+        "address of /metrics, /livez and /readyz; port 0 takes a free one; the port is Kafka Connect's, whose REST \
+         tools are to find the agent there; only this machine reaches the default",
+    ),
+    with_default(
+        "agent.restart_backoff_max",
+        Type::Duration,
+        "60s",
+        "longest pause before a failed pipeline is started again; the first is 1s and each doubles, with jitter; \
+         longer delays recovery after an outage, shorter hammers what is already down",
+    ),
+    section("pipeline", Type::Sections, true, "what is captured into where; as many as needed"),
+    required("pipeline.name", Type::Text, "names the pipeline in logs, metrics and /readyz"),
+    Key {
+        path: "pipeline.max_bytes_per_second",
+        holds: Type::Size,
+        default: None,
+        required: false,
+        reason: "limit on what the pipeline fetches, so that catching up leaves the brokers and the network to others; \
+                 none by default, since lag is data at risk",
+    },
+    section("pipeline.source", Type::Section, true, "where the data comes from"),
+    required("pipeline.source.type", Type::Text, "`kafka`"),
+    required("pipeline.source.topics", Type::List, "topics to capture, by exact name"),
+    with_default(
+        "pipeline.source.start",
+        Type::Text,
+        "earliest",
+        "where a partition begins that the archive holds nothing of: `earliest`, `latest` or a time; a backup should \
+         hold what is there",
+    ),
+    with_default(
+        "pipeline.source.metadata_interval",
+        Type::Duration,
+        "30s",
+        "how soon new partitions, deleted and re-created topics are noticed; one small request per interval",
+    ),
+    required(
+        "pipeline.source.kafka",
+        Type::Properties,
+        "the client's properties by librdkafka's names; `bootstrap.servers` must be among them",
+    ),
+    section("pipeline.sink", Type::Section, true, "where the data goes"),
+    required("pipeline.sink.type", Type::Text, "`archive`"),
+    required("pipeline.sink.backup_id", Type::Text, "names the backup: everything is under `<path>/<backup_id>/`"),
+    required("pipeline.sink.path", Type::Text, "a folder, or the URL of a store"),
+    with_default(
+        "pipeline.sink.roll_bytes",
+        Type::Size,
+        "64MiB",
+        "a segment closes at this size; half of it doubles the objects of a backup, double delays what is durable \
+         under load; at most 1GiB, since Kafka's tools read files below 2 GiB",
+    ),
+    with_default(
+        "pipeline.sink.roll_interval",
+        Type::Duration,
+        "60s",
+        "a segment closes at this age, by the clock: the most that the loss of the source can cost on a quiet topic",
+    ),
+    with_default(
+        "pipeline.sink.memory_bytes",
+        Type::Size,
+        "256MiB",
+        "bound on fetched data that is not yet written; when it is short the largest segment closes early and the \
+         broker waits; at least one largest batch of each broker should fit",
+    ),
+    with_default(
+        "pipeline.sink.shutdown_timeout",
+        Type::Duration,
+        "30s",
+        "time for closing, uploading and committing what is in memory when told to stop; what is late is read again \
+         at the next start; the default is the patience of Kubernetes",
+    ),
+];
+
+/// Keys of the design that this version does not know yet, so that the error can say so.
+pub const LATER: &[&str] = &[
+    "pipeline.source.group_id",
+    "pipeline.source.topics_regex",
+    "pipeline.source.until",
+    "pipeline.source.from",
+    "pipeline.source.savepoint",
+    "pipeline.source.backup_id",
+    "pipeline.source.path",
+    "pipeline.source.savepoint_interval",
+    "pipeline.sink.savepoint_interval",
+    "pipeline.sink.batches",
+    "pipeline.sink.fencing",
+    "pipeline.sink.kafka",
+    "pipeline.sink.topics",
+    "pipeline.stage",
+    "pipeline.groups",
+    "restore",
+];
+
+/// Returns the key at `path`.
+pub fn key(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// Returns the keys that stand directly in `section`.
+pub fn keys_in(section: &str) -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(move |key| key.section() == section)
+}

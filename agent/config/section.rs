@@ -1,0 +1,234 @@
+//! One table of the file while it is read: checks its keys, gives typed values or their defaults, and remembers what
+//! holds, for `config show`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::keys::{self, Key, Type};
+use super::value;
+use crate::error::{Error, Result};
+
+/// A table of the configuration.
+pub(super) struct Section {
+    file: String,
+    /// Where it stands in the file, as `pipeline[0].sink`; empty at the top.
+    path: String,
+    /// Where it stands in [`keys::KEYS`], as `pipeline.sink`.
+    schema: &'static str,
+    given: Map<String, Value>,
+    holds: Map<String, Value>,
+}
+
+impl Section {
+    /// Makes the section of `given` after checking that all its keys are known.
+    pub(super) fn open(file: &str, path: &str, schema: &'static str, given: Map<String, Value>) -> Result<Self> {
+        let section = Self { file: file.to_owned(), path: path.to_owned(), schema, given, holds: Map::new() };
+        for name in section.given.keys() {
+            if !keys::keys_in(schema).any(|key| key.name() == name) {
+                return Err(section.unknown(name));
+            }
+        }
+        Ok(section)
+    }
+
+    /// Returns everything that holds, in the order of [`keys::KEYS`].
+    pub(super) fn close(mut self) -> Value {
+        let ordered = keys::keys_in(self.schema).filter_map(|key| self.holds.remove_entry(key.name()));
+        Value::Object(ordered.collect())
+    }
+
+    /// Keeps what a section below holds.
+    pub(super) fn keep(&mut self, name: &str, holds: Value) {
+        self.holds.insert(name.to_owned(), holds);
+    }
+
+    /// Returns an error about the key `name`.
+    pub(super) fn error(&self, name: &str, reason: impl std::fmt::Display) -> Error {
+        Error::usage(format!("{}: {}: {reason}", self.file, self.at(name)))
+    }
+
+    /// Takes the section `name`; where it is optional and left out, an empty one.
+    pub(super) fn section(&mut self, name: &str) -> Result<Self> {
+        let key = self.key(name);
+        let given = match self.given.remove(name) {
+            Some(Value::Object(given)) => given,
+            Some(_) => return Err(self.error(name, format!("must be a table: [{}]", key.path))),
+            None if key.required => return Err(self.error(name, format!("is missing: {}", key.reason))),
+            None => Map::new(),
+        };
+        Self::open(&self.file, &self.at(name), key.path, given)
+    }
+
+    /// Takes the sections `name`, of which there must be one.
+    pub(super) fn sections(&mut self, name: &str) -> Result<Vec<Self>> {
+        let key = self.key(name);
+        let given = match self.given.remove(name) {
+            Some(Value::Array(given)) if !given.is_empty() => given,
+            Some(Value::Object(_)) => return Err(self.error(name, format!("must be written [[{}]]", key.path))),
+            _ => return Err(self.error(name, format!("is missing: at least one [[{}]] is needed", key.path))),
+        };
+        let mut sections = Vec::with_capacity(given.len());
+        for (i, given) in given.into_iter().enumerate() {
+            let name = format!("{name}[{i}]");
+            let Value::Object(given) = given else {
+                return Err(self.error(&name, format!("must be a table: [[{}]]", key.path)));
+            };
+            sections.push(Self::open(&self.file, &self.at(&name), key.path, given)?);
+        }
+        Ok(sections)
+    }
+
+    /// Takes the text `name`, or its default.
+    pub(super) fn text(&mut self, name: &str) -> Result<String> {
+        let text = self.optional_text(name)?;
+        text.ok_or_else(|| self.error(name, format!("is missing: {}", self.key(name).reason)))
+    }
+
+    /// Takes the value of `name` that `read` makes of its text; its error is the reason.
+    pub(super) fn read<T>(&mut self, name: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<T> {
+        let text = self.text(name)?;
+        read(&text).map_err(|reason| self.error(name, reason))
+    }
+
+    /// Takes the duration `name`, which is more than nothing.
+    pub(super) fn duration(&mut self, name: &str) -> Result<Duration> {
+        let duration = self.read(name, value::duration)?;
+        if duration.is_zero() { Err(self.error(name, "must be more than 0")) } else { Ok(duration) }
+    }
+
+    /// Takes the size `name` in bytes, from 1 to `most`.
+    pub(super) fn size(&mut self, name: &str, most: u64) -> Result<u64> {
+        let size = self.optional_size(name, most)?;
+        size.ok_or_else(|| self.error(name, format!("is missing: {}", self.key(name).reason)))
+    }
+
+    /// Takes the size `name` in bytes, from 1 to `most`, if it is given or has a default.
+    pub(super) fn optional_size(&mut self, name: &str, most: u64) -> Result<Option<u64>> {
+        let Some(text) = self.optional_text(name)? else { return Ok(None) };
+        match value::size(&text).map_err(|reason| self.error(name, reason))? {
+            0 => Err(self.error(name, "must be more than 0")),
+            size if size > most => Err(self.error(name, format!("`{text}` is too large: at most {most} bytes"))),
+            size => Ok(Some(size)),
+        }
+    }
+
+    /// Takes the list of texts `name`.
+    pub(super) fn list(&mut self, name: &str) -> Result<Vec<String>> {
+        let given = match self.given.remove(name) {
+            Some(Value::Array(given)) => given,
+            Some(other) => return Err(self.error(name, format!("must be a list of texts, not {}", kind_of(&other)))),
+            None => return Err(self.error(name, format!("is missing: {}", self.key(name).reason))),
+        };
+        let mut list = Vec::with_capacity(given.len());
+        for (i, value) in given.into_iter().enumerate() {
+            match value {
+                Value::String(text) => list.push(text),
+                other => return Err(self.error(&format!("{name}[{i}]"), must_be_text(&other))),
+            }
+        }
+        self.keep(name, list.clone().into());
+        Ok(list)
+    }
+
+    /// Takes the table of properties `name`. Numbers and booleans are taken as their text, and tables inside (from
+    /// keys with unquoted dots) as dotted names, since librdkafka's names have dots.
+    pub(super) fn properties(&mut self, name: &str) -> Result<BTreeMap<String, String>> {
+        let mut properties = BTreeMap::new();
+        match self.given.remove(name) {
+            Some(Value::Object(given)) => self.flatten(name, "", given, &mut properties)?,
+            Some(other) => return Err(self.error(name, format!("must be a table, not {}", kind_of(&other)))),
+            None => return Err(self.error(name, format!("is missing: {}", self.key(name).reason))),
+        }
+        let shown = properties.iter().map(|(key, value)| {
+            let value = if value::is_secret(key) { value::MASK } else { value.as_str() };
+            (key.clone(), Value::from(value))
+        });
+        let shown = shown.collect();
+        self.keep(name, Value::Object(shown));
+        Ok(properties)
+    }
+
+    fn flatten(
+        &self,
+        name: &str,
+        prefix: &str,
+        given: Map<String, Value>,
+        properties: &mut BTreeMap<String, String>,
+    ) -> Result<()> {
+        for (key, value) in given {
+            let key = format!("{prefix}{key}");
+            let text = match value {
+                Value::String(text) => text,
+                Value::Number(number) => number.to_string(),
+                Value::Bool(flag) => flag.to_string(),
+                Value::Object(inner) => {
+                    self.flatten(name, &format!("{key}."), inner, properties)?;
+                    continue;
+                }
+                other => return Err(self.error(&format!("{name}.\"{key}\""), must_be_text(&other))),
+            };
+            if properties.insert(key.clone(), text).is_some() {
+                return Err(self.error(&format!("{name}.\"{key}\""), "is given twice"));
+            }
+        }
+        Ok(())
+    }
+
+    fn optional_text(&mut self, name: &str) -> Result<Option<String>> {
+        let key = self.key(name);
+        let text = match self.given.remove(name) {
+            Some(Value::String(text)) => Some(text),
+            Some(Value::Number(number)) if matches!(key.holds, Type::Duration | Type::Size) => Some(number.to_string()),
+            Some(other) => return Err(self.error(name, must_be_text(&other))),
+            None => key.default.map(str::to_owned),
+        };
+        if let Some(text) = &text {
+            self.keep(name, value::shown_path(text).into());
+        }
+        Ok(text)
+    }
+
+    fn key(&self, name: &str) -> &'static Key {
+        keys::keys_in(self.schema).find(|key| key.name() == name).expect("the reader asks only for keys of the table")
+    }
+
+    fn at(&self, name: &str) -> String {
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+    }
+
+    /// Says that `name` is unknown, and what was probably meant.
+    fn unknown(&self, name: &str) -> Error {
+        let full = if self.schema.is_empty() { name.to_owned() } else { format!("{}.{name}", self.schema) };
+        if keys::LATER.contains(&full.as_str()) {
+            return self.error(name, "unknown key: it belongs to a later version");
+        }
+        let siblings: Vec<&str> = keys::keys_in(self.schema).map(Key::name).collect();
+        // The same name in another section is more likely than a typing error of more than a third.
+        let near = |known: &&str| strsim::damerau_levenshtein(name, known);
+        let sibling =
+            siblings.iter().min_by_key(|known| near(known)).filter(|known| near(known) <= name.len().max(6) / 3);
+        let elsewhere = || keys::KEYS.iter().find(|key| key.name() == name);
+        match (sibling, elsewhere()) {
+            (Some(known), _) => self.error(name, format!("unknown key, did you mean {known}?")),
+            (None, Some(key)) => self.error(name, format!("unknown key here, did you mean {}?", key.path)),
+            (None, None) => self.error(name, format!("unknown key; known here: {}", siblings.join(", "))),
+        }
+    }
+}
+
+fn must_be_text(value: &Value) -> String {
+    format!("must be a text in quotes, not {}", kind_of(value))
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a table",
+    }
+}

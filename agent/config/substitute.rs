@@ -1,0 +1,97 @@
+//! References in values: `${env:NAME}`, `${NAME}`, `${NAME:-default}` and `${file:/path}`; `$${` is a plain `${`.
+//!
+//! They are replaced after parsing, in values only, so that what a variable holds can never become syntax. A file's
+//! last line break does not belong to its value. As in a shell, a default also stands in for an empty variable.
+
+use std::borrow::Cow;
+
+/// Replaces the references in `text`; the error is the reason without the key.
+///
+/// `variable` looks up the environment.
+pub(super) fn substitute<'a>(text: &'a str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Cow<'a, str>, String> {
+    if !text.contains("${") {
+        return Ok(Cow::Borrowed(text));
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("${") {
+        let (before, from) = rest.split_at(at);
+        if let Some(plain) = before.strip_suffix('$') {
+            out.push_str(plain);
+            out.push_str("${");
+            rest = &from[2..];
+            continue;
+        }
+        out.push_str(before);
+        let end = from.find('}').ok_or("`${` without `}` (a plain `${` is written `$${`)")?;
+        out.push_str(&resolve(&from[2..end], variable)?);
+        rest = &from[end + 1..];
+    }
+    out.push_str(rest);
+    Ok(Cow::Owned(out))
+}
+
+fn resolve(reference: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    if let Some(path) = reference.strip_prefix("file:") {
+        let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read file `{path}`: {error}"))?;
+        return Ok(text.trim_end_matches(['\n', '\r']).to_owned());
+    }
+    let reference = reference.strip_prefix("env:").unwrap_or(reference);
+    let (name, default) = match reference.split_once(":-") {
+        Some((name, default)) => (name, Some(default)),
+        None => (reference, None),
+    };
+    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        return Err(format!(
+            "`${{{reference}}}` is no reference: write ${{NAME}}, ${{NAME:-default}} or ${{file:/path}}"
+        ));
+    }
+    match (variable(name), default) {
+        (Some(value), None) => Ok(value),
+        (Some(value), Some(_)) if !value.is_empty() => Ok(value),
+        (_, Some(default)) => Ok(default.to_owned()),
+        (None, None) => Err(format!("environment variable {name} is not set")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replaced(text: &str) -> Result<String, String> {
+        let variable = |name: &str| match name {
+            "HOST" => Some("broker".to_owned()),
+            "EMPTY" => Some(String::new()),
+            "TRICK" => Some("${HOST}\"".to_owned()),
+            _ => None,
+        };
+        substitute(text, &variable).map(Cow::into_owned)
+    }
+
+    #[test]
+    fn references_are_replaced_wherever_they_stand_in_a_value() {
+        assert_eq!(replaced("${HOST}:9092,${env:HOST}-2:9092"), Ok("broker:9092,broker-2:9092".into()));
+        assert_eq!(replaced("${NONE:-b}${EMPTY:-c}${HOST:-d}[${EMPTY}]"), Ok("bcbroker[]".into()));
+        assert_eq!(replaced("$${HOST} costs $5"), Ok("${HOST} costs $5".into()));
+    }
+
+    #[test]
+    fn what_a_variable_holds_is_not_looked_at_again() {
+        assert_eq!(replaced("${TRICK}"), Ok("${HOST}\"".into()));
+    }
+
+    #[test]
+    fn what_is_unset_is_named() {
+        assert_eq!(replaced("a${NONE}b"), Err("environment variable NONE is not set".into()));
+        assert!(replaced("${file:/none/there}").expect_err("no file").starts_with("cannot read file `/none/there`"));
+        assert!(replaced("${HOST").expect_err("open").contains("without `}`"));
+        assert!(replaced("${a b}").expect_err("no name").contains("is no reference"));
+    }
+
+    #[test]
+    fn a_file_is_read_without_its_last_line_break() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "s3cret\n").expect("written");
+        assert_eq!(replaced(&format!("${{file:{}}}", file.path().display())), Ok("s3cret".into()));
+    }
+}

@@ -1,0 +1,175 @@
+//! The laws of the configuration, tried through its public face; and the shipped files, held against the keys.
+
+use super::keys::{KEYS, Type};
+use super::*;
+
+/// The smallest configuration that is complete.
+const SMALL: &str = r#"
+[[pipeline]]
+name = "orders"
+[pipeline.source]
+type = "kafka"
+topics = ["orders"]
+kafka = { "bootstrap.servers" = "127.0.0.1:9092", "sasl.password" = "${PASSWORD}" }
+[pipeline.sink]
+type = "archive"
+backup_id = "b-1"
+path = "/data"
+"#;
+
+fn parse(text: &str) -> Result<Config> {
+    Config::parse("a.toml", text, &|name| (name == "PASSWORD").then(|| "hunter2".to_owned()))
+}
+
+fn refused(text: &str) -> String {
+    let error = parse(text).expect_err("it is wrong");
+    assert_eq!(error.exit_code(), 2);
+    let line = error.to_string();
+    assert!(!line.contains('\n'), "{line}");
+    line
+}
+
+/// Returns the complaint about [`SMALL`] after `from` was replaced by `to`.
+fn refused_with(from: &str, to: &str) -> String {
+    assert!(SMALL.contains(from), "{from}");
+    refused(&SMALL.replacen(from, to, 1))
+}
+
+#[test]
+fn what_is_left_out_has_its_default() {
+    let config = parse(SMALL).expect("valid");
+    let pipeline = &config.pipelines[0];
+    assert_eq!(config.agent.listen, "127.0.0.1:8083");
+    assert_eq!(pipeline.sink.roll_bytes, 64 << 20);
+    assert_eq!(pipeline.sink.roll_interval, Duration::from_secs(60));
+    assert_eq!(pipeline.source.start, Start::Earliest);
+    assert_eq!(pipeline.source.metadata_interval, crate::kafka::source::METADATA_INTERVAL);
+    assert_eq!(pipeline.max_bytes_per_second, None);
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest_known_one_on_one_line() {
+    assert_eq!(
+        refused_with("path =", "rol_bytes = \"1MiB\"\npath ="),
+        "a.toml: pipeline[0].sink.rol_bytes: unknown key, did you mean roll_bytes?"
+    );
+    assert_eq!(
+        refused_with("name =", "roll_bytes = \"1MiB\"\nname ="),
+        "a.toml: pipeline[0].roll_bytes: unknown key here, did you mean pipeline.sink.roll_bytes?"
+    );
+    assert_eq!(refused("[agnet]\n"), "a.toml: agnet: unknown key, did you mean agent?");
+    assert!(refused_with("type = \"kafka\"", "zzzzzzzzzzzz = 1").contains("known here: type, topics, start"));
+    assert!(refused_with("type = \"kafka\"", "group_id = \"g\"").ends_with("it belongs to a later version"));
+}
+
+#[test]
+fn a_syntax_error_is_one_line_with_its_place() {
+    assert!(refused("[agent]\nlisten = \n").starts_with("a.toml:2:"), "{}", refused("[agent]\nlisten = \n"));
+    assert!(refused_with("name =", "name = \"x\"\nname =").starts_with("a.toml:4:"));
+}
+
+#[test]
+fn a_number_without_a_unit_is_an_error() {
+    for bare in ["60", "\"60\""] {
+        let line = refused_with("path =", &format!("roll_interval = {bare}\npath ="));
+        assert!(line.starts_with("a.toml: pipeline[0].sink.roll_interval: `60` has no unit"), "{line}");
+    }
+}
+
+#[test]
+fn values_that_cannot_work_are_refused() {
+    for (from, to, says) in [
+        ("[\"orders\"]", "[]", "pipeline[0].source.topics: must name at least one topic"),
+        ("[\"orders\"]", "\"orders\"", "topics: must be a list of texts, not a text"),
+        ("[\"orders\"]", "[\"a\", \"a\"]", "topics[1]: `a` is named twice"),
+        ("[\"orders\"]", "[\"or ders\"]", "topics[0]: `or ders` is no topic name"),
+        ("type = \"kafka\"", "type = \"kafak\"", "there is no source of type `kafak`"),
+        ("type = \"archive\"", "type = \"kafka\"", "belongs to a later version"),
+        ("\"b-1\"", "\"../b\"", "sink.backup_id: `../b` is no backup id"),
+        ("path =", "roll_bytes = \"0B\"\npath =", "roll_bytes: must be more than 0"),
+        ("path =", "roll_bytes = \"2GiB\"\npath =", "roll_bytes: `2GiB` is too large"),
+        ("path =", "roll_interval = \"0s\"\npath =", "roll_interval: must be more than 0"),
+        ("\"/data\"", "\" \"", "sink.path: must not be empty"),
+        ("name = \"orders\"", "", "pipeline[0].name: is missing"),
+        ("\"bootstrap.servers\"", "\"bootstrap\"", "needs \"bootstrap.servers\""),
+        ("topics =", "start = \"soon\"\ntopics =", "`soon` is neither earliest, latest nor a time"),
+        ("${PASSWORD}", "${PASSWROD}", "kafka.\"sasl.password\": environment variable PASSWROD is not set"),
+        ("[[pipeline]]", "[agent]\nlisten = \"8083\"\n[[pipeline]]", "agent.listen: `8083` is no address"),
+    ] {
+        let line = refused_with(from, to);
+        assert!(line.starts_with("a.toml: ") && line.contains(says), "{to}: {line}");
+    }
+    assert!(refused("").contains("at least one [[pipeline]] is needed"));
+}
+
+#[test]
+fn two_pipelines_do_not_share_a_name_or_a_topic_of_a_backup() {
+    assert!(refused(&format!("{SMALL}{SMALL}")).contains("pipeline[1].name: another pipeline is named `orders` too"));
+    let second = SMALL.replace("name = \"orders\"", "name = \"other\"").replace("\"/data\"", "\"/data/\"");
+    assert!(refused(&format!("{SMALL}{second}")).contains("writes topic `orders` to backup `b-1` too"));
+    let other_topic = second.replace("[\"orders\"]", "[\"payments\"]");
+    assert!(parse(&format!("{SMALL}{other_topic}")).is_ok());
+}
+
+#[test]
+fn kafka_properties_may_be_written_with_unquoted_dots() {
+    let text = SMALL.replacen("kafka = {", "kafka.fetch.wait.max.ms = 100\nkafka.enable = { x = true }\n#", 1);
+    assert!(refused(&text).contains("needs \"bootstrap.servers\""));
+    let text = text.replacen("kafka.enable", "kafka.bootstrap.servers = \"a:1\"\nkafka.enable", 1);
+    let kafka = parse(&text).expect("valid").pipelines[0].source.kafka.clone();
+    assert_eq!(kafka["fetch.wait.max.ms"], "100");
+    assert_eq!(kafka["bootstrap.servers"], "a:1");
+    assert_eq!(kafka["enable.x"], "true");
+}
+
+#[test]
+fn what_is_shown_has_all_defaults_and_no_secret() {
+    let config = parse(SMALL).expect("valid");
+    let shown = config.effective().to_string();
+    assert!(!shown.contains("hunter2") && !format!("{config:?}").contains("hunter2"), "{shown}");
+    assert!(shown.contains("\"roll_interval\":\"60s\"") && shown.contains(value::MASK), "{shown}");
+    let toml = config.to_toml().expect("printable");
+    let again = parse(&toml).expect("what is shown reads back");
+    assert_eq!(again.effective(), config.effective());
+}
+
+/// Returns (section, key, rest of the line) of each key that `text` mentions, commented out or not.
+fn mentioned(text: &str) -> Vec<(String, String, String)> {
+    let mut section = String::new();
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let line = line.trim().trim_start_matches('#').trim();
+        if let Some(header) = line.strip_prefix('[') {
+            section = header.trim_start_matches('[').split(']').next().unwrap_or("").to_owned();
+        } else if let Some((key, rest)) = line.split_once(" = ")
+            && key.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        {
+            found.push((section.clone(), key.to_owned(), rest.to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn agent_toml_mentions_every_key_with_its_default() {
+    let text = include_str!("../../config/agent.toml");
+    parse(text).expect("config/agent.toml is valid");
+    let mentioned = mentioned(text);
+    for key in KEYS.iter().filter(|key| !matches!(key.holds, Type::Section | Type::Sections)) {
+        let found = mentioned.iter().find(|(section, name, _)| section == key.section() && name == key.name());
+        let (_, _, rest) = found.unwrap_or_else(|| panic!("config/agent.toml does not mention {}", key.path));
+        if let Some(default) = key.default {
+            assert!(rest.starts_with(&format!("\"{default}\"")), "{}: {rest}", key.path);
+        }
+    }
+    for (section, name, _) in &mentioned {
+        let known = KEYS.iter().any(|key| key.section() == section && key.name() == name);
+        assert!(known, "config/agent.toml mentions {section}.{name}, which nobody knows");
+    }
+}
+
+#[test]
+fn backup_toml_is_valid() {
+    let config = parse(include_str!("../../config/backup.toml")).expect("config/backup.toml is valid");
+    assert_eq!(config.pipelines.len(), 1);
+}

@@ -1,0 +1,386 @@
+//! The control plane of a cluster: who is there, who leads what, which offsets there are, how topics are set.
+//!
+//! Order: requests to one broker go one after the other over one connection of its own, apart from the connections
+//! that fetch: a broker answers a connection in order, and a question would wait behind a long poll for its whole
+//! wait. Retry: a question to *any* broker tries them all, known ones first, then `bootstrap.servers`; a connection that
+//! was kept and turns out dead is opened once more; nothing else is tried again here. Cancel: safe at any point; a
+//! connection in mid-answer is closed.
+
+mod metadata;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::protocol::{Request, StrBytes};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::error::{Error, Result};
+use crate::kafka::backoff::Backoff;
+use crate::kafka::wire::{Connection, Throttled};
+use crate::kafka::{Properties, code_name};
+use crate::pipeline::TopicConfig;
+use crate::record::{Offset, Timestamp};
+pub use metadata::{Metadata, PartitionMetadata, TopicMetadata};
+
+/// How long a one-shot command waits for a cluster before it gives up: long enough for a broker to start beside us,
+/// short enough to be watched.
+pub const OPEN_WITHIN: Duration = Duration::from_secs(30);
+
+/// DescribeConfigs: the resource type of a topic.
+const RESOURCE_TOPIC: i8 = 2;
+
+/// DescribeConfigs: the source of a setting that was made on the topic itself.
+const SOURCE_TOPIC: i8 = 1;
+
+/// A client of a cluster's control plane. Clones share connections and what is known of the brokers.
+#[derive(Debug, Clone)]
+pub struct Client(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    properties: Properties,
+    known: Mutex<Known>,
+    /// One connection per address, taken out while it is in use.
+    connections: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<Connection>>>>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    cluster_id: Option<String>,
+    brokers: BTreeMap<i32, String>,
+}
+
+/// Which offset of a partition is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// The log start: the first offset that can be read.
+    Earliest,
+    /// The end: the last stable offset under [`Isolation::Committed`], else the high watermark.
+    Latest,
+    /// The first offset whose record has this time or a later one; −1 where there is none.
+    Time(Timestamp),
+}
+
+/// What a reader may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Everything up to the high watermark.
+    Uncommitted = 0,
+    /// Everything up to the last stable offset.
+    Committed = 1,
+}
+
+/// A question for one offset of a partition, for the partition's leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OffsetQuery {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition's index.
+    pub index: i32,
+    /// The leader epoch that we know, −1 for none: a leader of another epoch refuses, so that no stale one answers.
+    pub leader_epoch: i32,
+    /// Which offset.
+    pub at: At,
+}
+
+/// The answer to an [`OffsetQuery`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OffsetAnswer {
+    /// Kafka's error code, 0 for none.
+    pub code: i16,
+    /// The offset; −1 where there is none.
+    pub offset: Offset,
+    /// The leader epoch of the record at the offset, −1 where unknown.
+    pub leader_epoch: i32,
+}
+
+impl Client {
+    /// Makes a client; connections are opened when they are needed.
+    pub fn new(properties: Properties) -> Self {
+        Self(Arc::new(Shared { properties, known: Mutex::default(), connections: Mutex::default() }))
+    }
+
+    /// Makes a client and waits up to `within` ([`OPEN_WITHIN`]) until a broker of the cluster has answered.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`](crate::error::Kind::Failed), naming the brokers that were tried.
+    pub async fn open(properties: Properties, within: Duration) -> Result<Self> {
+        let client = Self::new(properties);
+        let deadline = Instant::now() + within;
+        let mut backoff = client.backoff();
+        let mut last = None;
+        while let Ok(answer) = timeout_at(deadline, client.metadata(Some(&[]))).await {
+            match answer {
+                Ok(_) => return Ok(client),
+                Err(error) if error.retryable() => last = Some(error),
+                Err(error) => return Err(error),
+            }
+            sleep(backoff.wait().min(deadline.saturating_duration_since(Instant::now()))).await;
+        }
+        let servers = client.properties().bootstrap_servers.join(", ");
+        let error = Error::failed(format!("cannot reach the cluster at {servers} within {} s", within.as_secs_f32()))
+            .hint("check `bootstrap.servers` and that a broker is running");
+        Err(match last {
+            Some(last) => error.source(last),
+            None => error,
+        })
+    }
+
+    /// Returns the properties of the client.
+    pub fn properties(&self) -> &Properties {
+        &self.0.properties
+    }
+
+    /// Returns the cluster's id, once a broker has told it.
+    pub fn cluster_id(&self) -> Option<String> {
+        self.known().cluster_id.clone()
+    }
+
+    /// Returns the `host:port` of a broker, as the newest metadata has it.
+    pub fn address(&self, broker: i32) -> Option<String> {
+        self.known().brokers.get(&broker).cloned()
+    }
+
+    /// Returns waits between attempts, as configured.
+    pub fn backoff(&self) -> Backoff {
+        Backoff::new(self.properties().backoff, self.properties().backoff_max)
+    }
+
+    /// Asks any broker for the cluster's brokers and the given topics; all topics for `None`. Creates none.
+    ///
+    /// # Errors
+    /// [`Kind::Transient`](crate::error::Kind::Transient), naming the brokers tried, when none answers.
+    pub async fn metadata(&self, topics: Option<&[String]>) -> Result<Metadata> {
+        let topic = |name: &String| MetadataRequestTopic::default().with_name(Some(topic_name(name)));
+        let request = m::MetadataRequest::default()
+            .with_topics(topics.map(|topics| topics.iter().map(topic).collect()))
+            .with_allow_auto_topic_creation(false);
+        // Version 4 is the first that can ask without creating.
+        let Some(answer) = self.ask_any(4..=12, &request).await? else {
+            return Err(
+                Error::failed("the cluster is too old: no common version of Metadata").hint("Kafka 0.11 at least")
+            );
+        };
+        let metadata = Metadata::from_answer(answer);
+        let mut known = self.known();
+        known.cluster_id.clone_from(&metadata.cluster_id);
+        known.brokers.clone_from(&metadata.brokers);
+        drop(known);
+        Ok(metadata)
+    }
+
+    /// Asks `broker`, which must lead all the partitions, for offsets; answers are in the order of the queries.
+    ///
+    /// # Errors
+    /// [`Kind::Transient`](crate::error::Kind::Transient) when the broker is unknown or does not answer; errors of
+    /// single partitions are in their answers.
+    pub async fn list_offsets(
+        &self,
+        broker: i32,
+        queries: &[OffsetQuery],
+        isolation: Isolation,
+    ) -> Result<Vec<OffsetAnswer>> {
+        let address = self
+            .address(broker)
+            .ok_or_else(|| Error::transient(format!("broker {broker} is not in the cluster's metadata")))?;
+        // A partition may stand only once in a request: several questions of one go in several requests.
+        let mut answers = vec![OffsetAnswer { code: -1, offset: -1, leader_epoch: -1 }; queries.len()];
+        let mut left: Vec<usize> = (0..queries.len()).collect();
+        while !left.is_empty() {
+            let mut now: BTreeMap<(&str, i32), usize> = BTreeMap::new();
+            left.retain(|at| {
+                let key = (&*queries[*at].topic, queries[*at].index);
+                now.contains_key(&key) || now.insert(key, *at).is_some()
+            });
+            let request = list_offsets_request(&now, queries, isolation);
+            let Some(answer) = self.ask(&address, 2..=9, &request).await? else {
+                return Err(Error::failed(format!("broker {address} has no version of ListOffsets that we know")));
+            };
+            for topic in &answer.topics {
+                for partition in &topic.partitions {
+                    let Some(at) = now.get(&(&**topic.name, partition.partition_index)) else { continue };
+                    answers[*at] = OffsetAnswer {
+                        code: partition.error_code,
+                        offset: partition.offset,
+                        leader_epoch: partition.leader_epoch,
+                    };
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Asks any broker for the settings of topics. Where the brokers lack the call, every list is empty.
+    ///
+    /// # Errors
+    /// [`Kind::Transient`](crate::error::Kind::Transient) when no broker answers. What is wrong with a single topic
+    /// stands in its place.
+    pub async fn topic_configs(&self, topics: &[String]) -> Result<BTreeMap<String, Result<Vec<TopicConfig>>>> {
+        let resource = |name: &String| {
+            DescribeConfigsResource::default()
+                .with_resource_type(RESOURCE_TOPIC)
+                .with_resource_name(StrBytes::from_string(name.clone()))
+                .with_configuration_keys(None)
+        };
+        let request = m::DescribeConfigsRequest::default().with_resources(topics.iter().map(resource).collect());
+        let Some(answer) = self.ask_any(1..=4, &request).await? else {
+            return Ok(topics.iter().map(|topic| (topic.clone(), Ok(Vec::new()))).collect());
+        };
+        let settings = answer.results.into_iter().map(|result| {
+            let name = result.resource_name.to_string();
+            if result.error_code != 0 {
+                let code = code_name(result.error_code);
+                let error = Error::failed(format!("the settings of topic \"{name}\" cannot be read: {code}"));
+                return (name, Err(error));
+            }
+            let config = |config: m::describe_configs_response::DescribeConfigsResourceResult| TopicConfig {
+                name: config.name.to_string(),
+                value: if config.is_sensitive { None } else { config.value.map(|value| value.to_string()) },
+                set: config.config_source == SOURCE_TOPIC,
+            };
+            (name, Ok(result.configs.into_iter().map(config).collect()))
+        });
+        Ok(settings.collect())
+    }
+
+    /// Asks one broker after the other until one answers; `None` when the one that was reached lacks the call.
+    async fn ask_any<R>(&self, ours: RangeInclusive<i16>, request: &R) -> Result<Option<R::Response>>
+    where
+        R: Request,
+        R::Response: Throttled,
+    {
+        let addresses = self.addresses();
+        let mut last = None;
+        for address in &addresses {
+            match self.ask(address, ours.clone(), request).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => last = Some(error),
+            }
+        }
+        let error = Error::transient(format!("no broker answers; tried {}", addresses.join(", ")));
+        Err(match last {
+            Some(last) => error.source(last),
+            None => error,
+        })
+    }
+
+    /// Asks the broker at `address`; `None` when it has no version of the call that we know.
+    async fn ask<R>(&self, address: &str, ours: RangeInclusive<i16>, request: &R) -> Result<Option<R::Response>>
+    where
+        R: Request,
+        R::Response: Throttled,
+    {
+        let slot = self.connections().entry(address.to_owned()).or_default().clone();
+        let mut slot = slot.lock().await;
+        // Brokers close what has been idle for ten minutes: a kept connection that fails may just have been old.
+        if let Some(mut connection) = slot.take() {
+            let Some(version) = connection.version::<R>(ours.clone()) else {
+                *slot = Some(connection);
+                return Ok(None);
+            };
+            if let Ok(answer) = connection.call(request, version).await {
+                *slot = Some(connection);
+                return Ok(Some(answer));
+            }
+        }
+        let mut connection = Connection::open(address, self.properties()).await?;
+        let answer = match connection.version::<R>(ours) {
+            Some(version) => Some(connection.call(request, version).await?),
+            None => None,
+        };
+        *slot = Some(connection);
+        Ok(answer)
+    }
+
+    /// Returns the addresses to try: known brokers, from a random one on so that clients spread, then the bootstrap
+    /// servers, which may be all that is left when every broker has moved.
+    fn addresses(&self) -> Vec<String> {
+        let mut addresses: Vec<String> = self.known().brokers.values().cloned().collect();
+        if !addresses.is_empty() {
+            let first = fastrand::usize(..addresses.len());
+            addresses.rotate_left(first);
+        }
+        for server in &self.properties().bootstrap_servers {
+            if !addresses.contains(server) {
+                addresses.push(server.clone());
+            }
+        }
+        addresses
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<Option<Connection>>>>> {
+        self.0.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn topic_name(name: &str) -> m::TopicName {
+    StrBytes::from_string(name.to_owned()).into()
+}
+
+fn list_offsets_request(
+    now: &BTreeMap<(&str, i32), usize>,
+    queries: &[OffsetQuery],
+    isolation: Isolation,
+) -> m::ListOffsetsRequest {
+    let mut topics: Vec<ListOffsetsTopic> = Vec::new();
+    for ((topic, index), at) in now {
+        let query = &queries[*at];
+        let timestamp = match query.at {
+            At::Latest => -1,
+            At::Earliest => -2,
+            At::Time(time) => time.0,
+        };
+        let partition = ListOffsetsPartition::default()
+            .with_partition_index(*index)
+            .with_current_leader_epoch(query.leader_epoch)
+            .with_timestamp(timestamp);
+        match topics.last_mut() {
+            Some(last) if &**last.name == *topic => last.partitions.push(partition),
+            _ => topics.push(ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![partition])),
+        }
+    }
+    m::ListOffsetsRequest::default()
+        .with_replica_id(m::BrokerId(-1))
+        .with_isolation_level(isolation as i8)
+        .with_topics(topics)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_unreachable_cluster_fails_within_its_bound_and_names_the_brokers_tried() {
+        // Port 1 is nobody's: connections to it are refused at once.
+        let map = [("bootstrap.servers".to_owned(), "127.0.0.1:1,localhost:1".to_owned())];
+        let properties = Properties::new(map.into()).expect("good properties");
+        let began = Instant::now();
+        let error = Client::open(properties, Duration::from_millis(300)).await.expect_err("nobody is there");
+        assert!(began.elapsed() < Duration::from_secs(3));
+        assert_eq!(error.kind(), crate::error::Kind::Failed);
+        let text = error.to_string();
+        assert!(text.contains("127.0.0.1:1, localhost:1") && !text.contains('\n'), "{text}");
+    }
+
+    #[test]
+    fn questions_are_grouped_by_topic() {
+        let query = |topic: &str, index, at| OffsetQuery { topic: topic.into(), index, leader_epoch: 3, at };
+        let queries = [query("b", 0, At::Latest), query("a", 1, At::Earliest), query("a", 0, At::Time(Timestamp(9)))];
+        let now = queries.iter().enumerate().map(|(at, query)| ((&*query.topic, query.index), at)).collect();
+        let request = list_offsets_request(&now, &queries, Isolation::Committed);
+        let asked: Vec<_> = request.topics.iter().map(|topic| topic.partitions.len()).collect();
+        assert_eq!((asked, request.isolation_level), (vec![2, 1], 1));
+        let times: Vec<_> = request.topics[0].partitions.iter().map(|partition| partition.timestamp).collect();
+        assert_eq!(times, [9, -2]);
+    }
+}

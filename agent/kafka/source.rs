@@ -1,0 +1,257 @@
+//! Capture: the batches of topics, from their leaders, as a [`pipeline::Source`].
+//!
+//! Tasks: one *watch* that knows the cluster (topics, leaders, offsets) and says who reads what, and one *fetcher* per
+//! broker that leads something we read, with a connection of its own and one Fetch outstanding. A partition is with
+//! exactly one of them at any time; a fetcher that cannot go on gives it back to the watch with the position it had
+//! reached, so nothing is lost or read twice when leaders move.
+//!
+//! Order: within a partition, events come in offset order. Retry: everything that passes is tried again with back-off,
+//! and told as [`Event::Trouble`]; a one-pass source gives up after [`GIVE_UP_AFTER`]. Cancel: [`Source::next`] only
+//! waits on a channel; all tasks end when the source is dropped. Crash: nothing here is durable.
+
+mod fetcher;
+mod flow;
+mod reading;
+mod watch;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use crate::budget::{Budget, RateLimit};
+use crate::error::{Error, Result};
+use crate::kafka::client::{self, OffsetAnswer};
+use crate::kafka::wire::Toll;
+use crate::kafka::{Client, Properties};
+use crate::pipeline::{self, Event, Tip, TopicConfig};
+use crate::record::{Offset, Partition, Timestamp};
+use watch::Watch;
+
+/// How often topics, partitions and settings are looked at, unless told otherwise. With half, a cluster of a thousand
+/// agents answers twice the metadata; with twice as much, a new topic waits a minute for its first backup.
+pub const METADATA_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long a one-pass source keeps trying to read a partition before it fails: longer than a leader election and a
+/// broker's restart take.
+pub const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
+
+/// Events that may wait for the pipeline. Their bytes are bounded by the budget; this bounds their number, so that a
+/// slow pipeline stops the fetchers rather than being told of a hundred thousand ends.
+const EVENTS: usize = 256;
+
+/// Where a partition begins of which the archive holds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// At the log start.
+    Earliest,
+    /// At the end, as a read-committed reader sees it. A partition that appears while we run is read from its
+    /// beginning all the same: none of it was there when we began.
+    Latest,
+    /// At the first record with this time or a later one; at the end where there is none.
+    Time(Timestamp),
+}
+
+/// What to read and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The connection to the cluster.
+    pub properties: Properties,
+    /// The topics, by name.
+    pub topics: Vec<String>,
+    /// Where a partition begins of which the archive holds nothing.
+    pub start: Start,
+    /// How often topics, partitions and settings are looked at ([`METADATA_INTERVAL`]).
+    pub metadata_interval: Duration,
+    /// Whether to stop at the last stable offsets seen at the start.
+    pub one_pass: bool,
+    /// The memory that fetched bytes are paid from.
+    pub budget: Budget,
+    /// The bytes per second that may be fetched.
+    pub rate: RateLimit,
+}
+
+/// The batches of topics of a Kafka cluster.
+#[derive(Debug)]
+pub struct Source {
+    client: Client,
+    items: mpsc::Receiver<Item>,
+    commands: Commands,
+    watch: AbortHandle,
+    one_pass: bool,
+    /// Whether every partition of a pass was told.
+    complete: bool,
+    /// The partitions that a pass has not finished, with their newest generation.
+    unfinished: HashMap<Partition, u32>,
+}
+
+/// What the tasks tell the source.
+#[derive(Debug)]
+enum Item {
+    Event(Event),
+    /// A pass is over for the partition; counts only for its newest generation.
+    Finished {
+        partition: Partition,
+        generation: u32,
+        next: Offset,
+    },
+    /// Every partition of a pass was assigned.
+    Complete,
+    /// The source cannot go on.
+    Fatal(Error),
+}
+
+/// What the watch is told. Bounded by nature: at most one per partition, broker and question on its way.
+type Commands = mpsc::UnboundedSender<Command>;
+
+#[derive(Debug)]
+enum Command {
+    Start(Partition, Tip),
+    Stop(Partition),
+    /// The cluster's metadata, and the settings of topics where they were asked for.
+    Found(Result<Found>),
+    /// The answers to questions for offsets, in their order.
+    Offsets(Purpose, Vec<Asked>, Result<Vec<OffsetAnswer>>),
+    /// A fetcher gives a partition back.
+    Returned(Returned),
+    /// A partition that was in trouble is read again.
+    Recovered(Partition, u32),
+    /// A broker cannot be reached (`Some`) or can again (`None`).
+    Broker(String, Option<String>),
+}
+
+#[derive(Debug)]
+struct Found {
+    metadata: client::Metadata,
+    configs: Option<std::collections::BTreeMap<String, Result<Vec<TopicConfig>>>>,
+    /// Every topic's name, where one of ours was missing in a pass.
+    names: Vec<String>,
+}
+
+/// Why offsets were asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Purpose {
+    /// To know where to begin, and where a pass ends.
+    Begin,
+    /// Because the leader said that our position is out of range.
+    Check,
+}
+
+#[derive(Debug, Clone)]
+struct Asked {
+    partition: Partition,
+    generation: u32,
+    at: client::At,
+}
+
+/// A partition that a fetcher cannot read on.
+#[derive(Debug)]
+struct Returned {
+    partition: Partition,
+    generation: u32,
+    position: Offset,
+    last_epoch: i32,
+    cause: Cause,
+}
+
+#[derive(Debug)]
+enum Cause {
+    /// This broker does not lead it (any more), or not yet: Kafka's error code, and who leads it, where that was said,
+    /// as (broker, epoch).
+    Moved(i16, Option<(i32, i32)>),
+    /// The broker cannot be reached.
+    Unreachable(String),
+    /// The leader has nothing at the position.
+    OutOfRange,
+    /// The leader's log differs from what we hold: the newest epoch they share, and its end.
+    Diverged(i32, Offset),
+    /// Bytes that cannot be taken, and why.
+    Unusable(Error),
+    /// Another error of Kafka.
+    Refused(i16),
+}
+
+impl Source {
+    /// Begins to read. A pass waits here until the cluster answers; else an unreachable cluster is trouble that passes.
+    ///
+    /// # Errors
+    /// Of a pass: [`Kind::Failed`](crate::error::Kind::Failed), naming the brokers tried, after
+    /// [`client::OPEN_WITHIN`].
+    pub async fn open(options: Options) -> Result<Self> {
+        let client = if options.one_pass {
+            Client::open(options.properties.clone(), client::OPEN_WITHIN).await?
+        } else {
+            Client::new(options.properties.clone())
+        };
+        let (told, items) = mpsc::channel(EVENTS);
+        let (commands, heard) = mpsc::unbounded_channel();
+        let one_pass = options.one_pass;
+        let toll = Toll { budget: options.budget.clone(), rate: options.rate.clone() };
+        let watch = Watch::new(client.clone(), options, toll, told, commands.clone(), heard);
+        let watch = tokio::spawn(watch.run()).abort_handle();
+        Ok(Self { client, items, commands, watch, one_pass, complete: false, unfinished: HashMap::new() })
+    }
+
+    /// Returns the client of the cluster's control plane, which shares its connections.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    fn tell(&self, command: Command) {
+        // The watch hears nothing more only when it has ended; `next` then says why.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl pipeline::Source for Source {
+    async fn next(&mut self) -> Result<Option<Event>> {
+        loop {
+            if self.one_pass && self.complete && self.unfinished.is_empty() {
+                return Ok(None);
+            }
+            match self.items.recv().await {
+                Some(Item::Event(event)) => {
+                    if let Event::Assigned(partition) = &event {
+                        self.unfinished.insert(partition.clone(), 0);
+                    }
+                    return Ok(Some(event));
+                }
+                Some(Item::Finished { partition, generation, next }) => {
+                    // One of an older generation was overtaken by a restart.
+                    if self.unfinished.get(&partition) == Some(&generation) {
+                        self.unfinished.remove(&partition);
+                        return Ok(Some(Event::Finished { partition, next }));
+                    }
+                }
+                Some(Item::Complete) => self.complete = true,
+                Some(Item::Fatal(error)) => return Err(error),
+                None => return Err(Error::failed("the Kafka source has ended; its log says why")),
+            }
+        }
+    }
+
+    fn start(&mut self, partition: &Partition, tip: Tip) {
+        self.unfinished.insert(partition.clone(), tip.generation);
+        self.tell(Command::Start(partition.clone(), tip));
+    }
+
+    fn stop(&mut self, partition: &Partition) {
+        self.unfinished.remove(partition);
+        self.tell(Command::Stop(partition.clone()));
+    }
+
+    fn durable(&mut self, _partition: &Partition, _next: Offset) {
+        // Commits to a consumer group come later; the chain in the archive is the truth.
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        // The watch owns all other tasks: they end with it.
+        self.watch.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! The fetcher of one broker: a connection, a fetch session, one Fetch outstanding.
+//!
+//! Order: the next request goes out as soon as an answer has been looked through, before its batches are delivered, so
+//! that the broker works while the pipeline does; what cannot be read on goes back to the watch after everything before
+//! it was delivered. Retry: whatever is wrong with the connection gives all partitions back, and the next connection is
+//! tried after a wait. Cancel: at any point; nothing is kept here that the watch or the sink relies on.
+
+use std::time::Duration;
+
+use kafka_protocol::messages as m;
+use metrics::Counter;
+use tokio::sync::mpsc;
+
+use super::reading::{Reading, Readings, Yield};
+use super::{Command, Commands, Item};
+use crate::error::{Error, Result};
+use crate::kafka::backoff::Backoff;
+use crate::kafka::fetch::{Limits, Session, Verdict, Want};
+use crate::kafka::wire::{Connection, Toll};
+use crate::kafka::{Client, code_name};
+use crate::record::Partition;
+
+/// The versions of Fetch that we speak.
+const FIRST_VERSION: i16 = 4;
+const LAST_VERSION: i16 = 17;
+/// The last version that names topics by name.
+const LAST_BY_NAME: i16 = 12;
+
+/// New sessions in a row that a broker may refuse before the connection is given up.
+const SESSIONS: u32 = 3;
+
+/// The longest a fetcher waits for room before it looks again by itself.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// What the watch orders.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Read a partition, in place of an older generation of it.
+    Read(Reading),
+    /// Read it no longer.
+    Drop(Partition),
+}
+
+/// The fetcher of one broker.
+pub(super) struct Fetcher {
+    broker: i32,
+    client: Client,
+    toll: Toll,
+    limits: Limits,
+    orders: mpsc::UnboundedReceiver<Order>,
+    items: mpsc::Sender<Item>,
+    commands: Commands,
+    readings: Readings,
+    session: Session,
+    version: i16,
+    fetched_bytes: Counter,
+    fetches: Counter,
+}
+
+impl Fetcher {
+    pub(super) fn new(
+        broker: i32,
+        client: Client,
+        (toll, limits): (Toll, Limits),
+        orders: mpsc::UnboundedReceiver<Order>,
+        (items, commands): (mpsc::Sender<Item>, Commands),
+    ) -> Self {
+        Self {
+            broker,
+            client,
+            toll,
+            limits,
+            orders,
+            items,
+            commands,
+            readings: Readings::default(),
+            session: Session::default(),
+            version: -1,
+            fetched_bytes: metrics::counter!("kafka_backup_fetched_bytes_total"),
+            fetches: metrics::counter!("kafka_backup_fetches_total"),
+        }
+    }
+
+    /// Reads what it is ordered to, until nobody orders any more.
+    pub(super) async fn run(mut self) {
+        let mut backoff = self.client.backoff();
+        loop {
+            if self.readings.is_empty() {
+                let Some(order) = self.orders.recv().await else { return };
+                self.obey(order);
+                self.take_orders();
+                continue;
+            }
+            let Some(address) = self.client.address(self.broker) else {
+                self.give_back(&format!("broker {} is not in the cluster's metadata", self.broker));
+                continue;
+            };
+            if let Err(error) = self.serve(&address, &mut backoff).await {
+                let reason = error.to_string();
+                self.tell(Command::Broker(address, Some(reason.clone())));
+                self.give_back(&reason);
+                tokio::time::sleep(backoff.wait()).await;
+            }
+        }
+    }
+
+    /// Fetches over one connection until nothing is left to read, or something is wrong with it.
+    async fn serve(&mut self, address: &str, backoff: &mut Backoff) -> Result<()> {
+        let mut connection = Connection::open(address, self.client.properties()).await?;
+        self.session = Session::default();
+        let mut asked = None;
+        let (mut first, mut refused) = (true, 0);
+        loop {
+            if asked.is_none() {
+                self.take_orders();
+                if self.readings.is_empty() {
+                    // The broker would close an idle connection after a while, and that would look like trouble.
+                    return Ok(());
+                }
+                asked = self.ask(&mut connection).await?;
+            }
+            let Some(wants) = asked.take() else {
+                self.wait_for_room().await;
+                continue;
+            };
+            let wait = Duration::from_millis(self.limits.wait_ms as u64);
+            let answer = connection.receive::<m::FetchRequest>(self.version, wait, Some(&self.toll)).await?;
+            self.fetches.increment(1);
+            self.fetched_bytes.increment(answer.frame_bytes as u64);
+            match self.session.accept(&answer.message, self.version) {
+                Verdict::Good => refused = 0,
+                Verdict::Again if refused < SESSIONS => {
+                    refused += 1;
+                    continue;
+                }
+                Verdict::Again => return Err(refusal(address, answer.message.error_code)),
+                Verdict::Refused(code) => return Err(refusal(address, code)),
+            }
+            if std::mem::take(&mut first) {
+                backoff.reset();
+                self.tell(Command::Broker(address.to_owned(), None));
+            }
+            let result = self.readings.look_through(answer.message, &wants, answer.frame_bytes, answer.permit);
+            self.session.take_turns(&wants, &result.fed, &self.limits);
+            self.take_orders();
+            let next = self.ask(&mut connection).await;
+            // Also when asking failed: the positions have moved past these batches.
+            self.deliver(result).await;
+            asked = next?;
+        }
+    }
+
+    /// Sends the next request; `None` when there is nothing to ask for now.
+    async fn ask(&mut self, connection: &mut Connection) -> Result<Option<Vec<Want>>> {
+        let mut wants = self.readings.wants();
+        if wants.is_empty() {
+            return Ok(None);
+        }
+        let last = if self.readings.all_have_ids() { LAST_VERSION } else { LAST_BY_NAME };
+        let version = connection.version::<m::FetchRequest>(FIRST_VERSION..=last).ok_or_else(|| {
+            Error::transient(format!("broker {} has no version of Fetch that we know", connection.broker()))
+        })?;
+        if version != self.version {
+            self.session = Session::default();
+            self.version = version;
+        }
+        let request = self.session.request(&mut wants, &self.limits, version);
+        connection.send(&request, version).await?;
+        Ok(Some(wants))
+    }
+
+    /// Waits until something may be asked for: an order, or room.
+    async fn wait_for_room(&mut self) {
+        let wake = self.readings.wake();
+        tokio::select! {
+            order = self.orders.recv() => match order {
+                Some(order) => self.obey(order),
+                // The watch is gone, and this task with it, in a moment.
+                None => tokio::time::sleep(LOOK_AGAIN).await,
+            },
+            () = wake.notified() => {}
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        }
+    }
+
+    async fn deliver(&mut self, result: Yield) {
+        for item in result.items {
+            // Nobody listens only when the source was dropped; this task ends then.
+            let _ = self.items.send(item).await;
+        }
+        for command in result.commands {
+            self.tell(command);
+        }
+    }
+
+    fn take_orders(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            self.obey(order);
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Read(reading) => self.readings.add(reading),
+            Order::Drop(partition) => {
+                self.readings.remove(&partition);
+                self.session.drop_turn(&partition);
+            }
+        }
+    }
+
+    fn give_back(&mut self, reason: &str) {
+        for command in self.readings.give_back(reason) {
+            self.tell(command);
+        }
+    }
+
+    fn tell(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+}
+
+fn refusal(address: &str, code: i16) -> Error {
+    Error::transient(format!("broker {address} refuses to fetch: {}", code_name(code)))
+}

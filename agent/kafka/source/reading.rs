@@ -1,0 +1,302 @@
+//! What one fetcher reads, and what an answer to its Fetch comes to: batches, ends, partitions to give back.
+//!
+//! No I/O: [`Readings::look_through`] turns an answer into what is to be delivered, in order.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
+use tokio::sync::Notify;
+
+use super::flow::Flow;
+use super::{Cause, Command, Item, Returned};
+use crate::budget::Permit;
+use crate::error::Error;
+use crate::kafka::fetch::{self, Problem, Slice, Want};
+use crate::pipeline::{Batch, Event, Payload};
+use crate::record::{AbortedTransaction, Offset, Partition, Timestamp, TopicId};
+
+/// How often bytes that cannot be taken are asked for before it is told: a bit that flipped on its way, under TCP's
+/// weak checksum, is right the next time.
+const TRIES: u32 = 3;
+
+/// A slice smaller than this, of a frame more than [`COPIED_SHARE`] times as large, is copied out, so that one quiet
+/// partition does not keep a whole frame of its busy neighbours in memory.
+const COPIED_BYTES: usize = 32 << 10;
+const COPIED_SHARE: usize = 16;
+
+const OFFSET_OUT_OF_RANGE: i16 = 1;
+
+/// Errors that say "not here", "not yet" or "not any more": the newest metadata tells what to do. In order: unknown
+/// topic or partition, leader not available, not leader or follower, request timed out, replica not available, network
+/// exception, storage error, fenced and unknown leader epoch, offset not available, unknown and inconsistent topic id.
+const MOVED: [i16; 12] = [3, 5, 6, 7, 9, 13, 56, 74, 75, 78, 100, 103];
+
+/// A partition that is being read.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) partition: Partition,
+    pub(super) generation: u32,
+    /// The offset to read next.
+    pub(super) position: Offset,
+    /// The leader's epoch, −1 where unknown.
+    pub(super) leader_epoch: i32,
+    /// The leader epoch of the last batch held, −1 for none.
+    pub(super) last_epoch: i32,
+    /// Where a pass ends, exclusive.
+    pub(super) end: Option<Offset>,
+    /// Whether the watch waits to hear that it can be read again.
+    pub(super) recovering: bool,
+}
+
+/// A reading and what was learnt of it here.
+#[derive(Debug)]
+struct State {
+    reading: Reading,
+    /// High watermark and last stable offset as last told.
+    told: (Offset, Offset),
+    /// Answers in a row whose first batch could not be taken.
+    tries: u32,
+    flow: Arc<Flow>,
+}
+
+/// What one fetcher reads.
+#[derive(Debug, Default)]
+pub(super) struct Readings {
+    states: HashMap<Partition, State>,
+    /// The topics that are read, by id where they have one, by name too.
+    by_id: HashMap<TopicId, Arc<str>>,
+    by_name: HashMap<Arc<str>, TopicId>,
+    /// Raised when a partition that had too much in flight has room again.
+    wake: Arc<Notify>,
+}
+
+/// What an answer comes to.
+#[derive(Debug, Default)]
+pub(super) struct Yield {
+    /// What is to be delivered, in order.
+    pub(super) items: Vec<Item>,
+    /// What the watch is to hear once that is delivered.
+    pub(super) commands: Vec<Command>,
+    /// The partitions that got data.
+    pub(super) fed: HashSet<Partition>,
+}
+
+impl Readings {
+    pub(super) fn is_empty(&self) -> bool {
+        self.states.is_empty()
+    }
+
+    /// Raised when a partition that had too much in flight has room again.
+    pub(super) fn wake(&self) -> Arc<Notify> {
+        self.wake.clone()
+    }
+
+    /// Returns whether every topic has an id.
+    pub(super) fn all_have_ids(&self) -> bool {
+        self.states.keys().all(|partition| !partition.topic_id.is_none())
+    }
+
+    /// Reads a partition, in place of an older generation of it.
+    pub(super) fn add(&mut self, reading: Reading) {
+        let partition = reading.partition.clone();
+        self.by_id.insert(partition.topic_id, partition.topic.clone());
+        self.by_name.insert(partition.topic.clone(), partition.topic_id);
+        let flow = match self.states.remove(&partition) {
+            Some(old) => old.flow,
+            None => Flow::new(self.wake.clone()),
+        };
+        self.states.insert(partition, State { reading, told: (-1, -1), tries: 0, flow });
+    }
+
+    /// Reads a partition no longer.
+    pub(super) fn remove(&mut self, partition: &Partition) {
+        self.states.remove(partition);
+    }
+
+    /// Returns what to fetch: all that has room.
+    pub(super) fn wants(&self) -> Vec<Want> {
+        let open = self.states.values().filter(|state| !state.flow.is_full());
+        let want = |state: &State| Want {
+            partition: state.reading.partition.clone(),
+            position: state.reading.position,
+            leader_epoch: state.reading.leader_epoch,
+            last_epoch: state.reading.last_epoch,
+            behind: state.told.1 > state.reading.position,
+        };
+        open.map(want).collect()
+    }
+
+    /// Gives everything back.
+    pub(super) fn give_back(&mut self, reason: &str) -> Vec<Command> {
+        let states = std::mem::take(&mut self.states);
+        states.into_values().map(|state| state.returned(Cause::Unreachable(reason.to_owned()))).collect()
+    }
+
+    /// Looks through an answer to a request for `wants`, of `frame_bytes` bytes that `permit` was paid for, and moves
+    /// the positions on.
+    pub(super) fn look_through(
+        &mut self,
+        answer: m::FetchResponse,
+        wants: &[Want],
+        frame_bytes: usize,
+        mut permit: Permit,
+    ) -> Yield {
+        let mut result = Yield::default();
+        for topic in answer.responses {
+            let Some((name, id)) = self.topic(&topic) else { continue };
+            for data in topic.partitions {
+                let partition = Partition { topic: name.clone(), topic_id: id, index: data.partition_index };
+                // What was stopped meanwhile is nobody's any more.
+                let Some(state) = self.states.get_mut(&partition) else { continue };
+                if !state.take(data, frame_bytes, &mut permit, &mut result) {
+                    self.states.remove(&partition);
+                }
+            }
+        }
+        // A session's answer leaves out what has nothing new: those are well too.
+        for want in wants {
+            let Some(state) = self.states.get_mut(&want.partition) else { continue };
+            if state.reading.recovering && state.tries == 0 {
+                state.recover(&mut result);
+                state.reading.recovering = false;
+            }
+        }
+        result
+    }
+
+    fn topic(&self, topic: &FetchableTopicResponse) -> Option<(Arc<str>, TopicId)> {
+        if topic.topic_id.is_nil() {
+            return self.by_name.get_key_value(topic.topic.as_str()).map(|(name, id)| (name.clone(), *id));
+        }
+        let id = TopicId(topic.topic_id);
+        self.by_id.get(&id).map(|name| (name.clone(), id))
+    }
+}
+
+impl State {
+    /// Takes what an answer holds of the partition; returns whether it is read on here.
+    fn take(&mut self, mut data: PartitionData, frame_bytes: usize, permit: &mut Permit, result: &mut Yield) -> bool {
+        if let Some(cause) = refusal(&data) {
+            result.commands.push(self.returned(cause));
+            return false;
+        }
+        let records = data.records.take().unwrap_or_default();
+        let Reading { position, end, .. } = self.reading;
+        let fetch::Sliced { data: slice, at_end, problem } = fetch::slice(&records, position, end);
+        if let Some(slice) = slice {
+            self.tries = 0;
+            let aborted = aborted(&data);
+            self.deliver(slice, aborted, frame_bytes, permit, result);
+        }
+        self.observe(data.high_watermark, data.last_stable_offset, result);
+        if at_end || end.is_some_and(|end| self.reading.position >= end) {
+            let Reading { partition, generation, position, .. } = &self.reading;
+            self.recover(result);
+            result.items.push(Item::Finished {
+                partition: partition.clone(),
+                generation: *generation,
+                next: *position,
+            });
+            return false;
+        }
+        match problem {
+            None => true,
+            Some(problem) => self.doubt(problem, result),
+        }
+    }
+
+    fn deliver(
+        &mut self,
+        slice: Slice,
+        aborted: Vec<AbortedTransaction>,
+        frame_bytes: usize,
+        permit: &mut Permit,
+        result: &mut Yield,
+    ) {
+        let Slice { range, bytes, last_epoch } = slice;
+        let few = bytes.len() < COPIED_BYTES && bytes.len() * COPIED_SHARE < frame_bytes;
+        let bytes = if few { Bytes::copy_from_slice(&bytes) } else { bytes };
+        let permit = permit.split(bytes.len());
+        let in_flight = self.flow.count(bytes.len());
+        let payload = Payload::Encoded { bytes, aborted };
+        let reading = &mut self.reading;
+        reading.position = range.next;
+        reading.last_epoch = last_epoch;
+        let batch = Batch::new(reading.partition.clone(), reading.generation, range, payload, permit);
+        let batch = batch.in_flight(in_flight);
+        result.fed.insert(reading.partition.clone());
+        result.items.push(Item::Event(Event::Batch(batch)));
+    }
+
+    /// Tells where the partition ends, when that is news.
+    fn observe(&mut self, high_watermark: Offset, last_stable: Offset, result: &mut Yield) {
+        if self.told == (high_watermark, last_stable) || high_watermark < 0 {
+            return;
+        }
+        self.told = (high_watermark, last_stable);
+        let (partition, at) = (self.reading.partition.clone(), Timestamp::now());
+        result.items.push(Item::Event(Event::Observed { partition, high_watermark, last_stable, at }));
+    }
+
+    /// Has bytes that cannot be taken fetched again, and gives the partition back when that does not help.
+    fn doubt(&mut self, problem: Problem, result: &mut Yield) -> bool {
+        let Partition { topic, index, .. } = &self.reading.partition;
+        let error = match problem {
+            Problem::Damaged { offset, what } => {
+                self.tries += 1;
+                if self.tries < TRIES {
+                    return true;
+                }
+                Error::damaged(format!(
+                    "topic \"{topic}\" partition {index} offset {offset}: the broker sends a damaged batch, {TRIES} times: {what}"
+                ))
+            }
+            Problem::OldFormat { offset, magic } => Error::failed(format!(
+                "topic \"{topic}\" partition {index} offset {offset}: record format v{magic} is not supported yet"
+            )),
+        };
+        result.commands.push(self.returned(Cause::Unusable(error)));
+        false
+    }
+
+    /// Tells the watch, if it waits to hear it, that the partition can be read.
+    fn recover(&self, result: &mut Yield) {
+        if self.reading.recovering {
+            result.commands.push(Command::Recovered(self.reading.partition.clone(), self.reading.generation));
+        }
+    }
+
+    fn returned(&self, cause: Cause) -> Command {
+        let Reading { partition, generation, position, last_epoch, .. } = &self.reading;
+        Command::Returned(Returned {
+            partition: partition.clone(),
+            generation: *generation,
+            position: *position,
+            last_epoch: *last_epoch,
+            cause,
+        })
+    }
+}
+
+/// Returns why the leader sends nothing of a partition; `None` when it does.
+fn refusal(data: &PartitionData) -> Option<Cause> {
+    let leader = &data.current_leader;
+    let hint = (leader.leader_id.0 >= 0).then_some((leader.leader_id.0, leader.leader_epoch));
+    match data.error_code {
+        0 if data.diverging_epoch.epoch >= 0 => {
+            Some(Cause::Diverged(data.diverging_epoch.epoch, data.diverging_epoch.end_offset))
+        }
+        0 => None,
+        OFFSET_OUT_OF_RANGE => Some(Cause::OutOfRange),
+        code if MOVED.contains(&code) => Some(Cause::Moved(code, hint)),
+        code => Some(Cause::Refused(code)),
+    }
+}
+
+fn aborted(data: &PartitionData) -> Vec<AbortedTransaction> {
+    let aborted = data.aborted_transactions.iter().flatten();
+    aborted.map(|entry| AbortedTransaction { producer_id: entry.producer_id.0, first: entry.first_offset }).collect()
+}

@@ -1,0 +1,230 @@
+//! Metrics: what each is called, what it means, and the handles to them, made once per partition.
+//!
+//! Names follow Prometheus: base units, `_total` for counters. Of a partition, series carry `pipeline`, `topic` and
+//! `partition`. Recording costs an atomic operation; without [`install`] it costs nothing and goes nowhere.
+
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use metrics::{Counter, Gauge, Histogram, Label, Unit};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::record::Partition;
+
+/// Records that became durable.
+const RECORDS: &str = "kafka_backup_captured_records_total";
+/// Bytes that became durable.
+const BYTES: &str = "kafka_backup_captured_bytes_total";
+/// Segments that became durable.
+const SEGMENTS: &str = "kafka_backup_captured_segments_total";
+/// What the source has and the archive has not.
+const LAG: &str = "kafka_backup_lag_records";
+/// For how long the source has had something that the archive has not.
+const DURABLE_LAG: &str = "kafka_backup_durable_lag_seconds";
+/// The end of what the source has.
+const HIGH_WATERMARK: &str = "kafka_backup_high_watermark_offset";
+/// The end of what is decided at the source.
+const LAST_STABLE: &str = "kafka_backup_last_stable_offset";
+/// The end of what is durable.
+const DURABLE: &str = "kafka_backup_durable_offset";
+/// How long making a segment durable took.
+const UPLOAD: &str = "kafka_backup_upload_latency_seconds";
+/// Starts after a failure.
+const RESTARTS: &str = "kafka_backup_pipeline_restarts_total";
+/// What is paid from the memory budget.
+const MEMORY_USED: &str = "kafka_backup_memory_used_bytes";
+/// The size of the memory budget.
+const MEMORY_LIMIT: &str = "kafka_backup_memory_limit_bytes";
+/// Bytes of Fetch answers; recorded by `kafka::source`.
+const FETCHED: &str = "kafka_backup_fetched_bytes_total";
+/// Fetch answers; recorded by `kafka::source`.
+const FETCHES: &str = "kafka_backup_fetches_total";
+/// Waits that brokers asked for; recorded by `kafka::wire`.
+const THROTTLE: &str = "kafka_backup_throttle_seconds_total";
+/// Always 1; its labels tell the version.
+const BUILD: &str = "kafka_backup_build_info";
+
+/// Upper bounds of the upload latency: from a local folder (milliseconds) to a store that is barely alive.
+const UPLOAD_SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+
+/// Installs the recorder of this process, once, and returns the handle that renders it.
+pub fn install() -> Result<PrometheusHandle> {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    if let Some(handle) = HANDLE.get() {
+        return Ok(handle.clone());
+    }
+    let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Full(UPLOAD.to_owned()), &UPLOAD_SECONDS);
+    let recorder = builder.expect("the list of buckets is not empty").build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder)
+        .map_err(|error| Error::failed("cannot install the metrics").source(error))?;
+    describe();
+    metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(HANDLE.get_or_init(|| handle).clone())
+}
+
+fn describe() {
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_counter!(RECORDS, Unit::Count, "Records that became durable, as a read-committed reader counts them.");
+    describe_counter!(BYTES, Unit::Bytes, "Bytes of record batches that became durable.");
+    describe_counter!(SEGMENTS, Unit::Count, "Segments that became durable.");
+    describe_gauge!(LAG, Unit::Count, "Offsets between what is durable and the high watermark.");
+    describe_gauge!(
+        DURABLE_LAG,
+        Unit::Seconds,
+        "Time since the high watermark was first seen beyond what is durable; 0 when equal. The recovery point objective."
+    );
+    describe_gauge!(HIGH_WATERMARK, Unit::Count, "End of what the source has replicated, exclusive.");
+    describe_gauge!(LAST_STABLE, Unit::Count, "End of what a read-committed reader of the source may see, exclusive.");
+    describe_gauge!(DURABLE, Unit::Count, "End of what is durable in the archive, exclusive.");
+    describe_histogram!(UPLOAD, Unit::Seconds, "Time from closing a segment to its being durable.");
+    describe_counter!(RESTARTS, Unit::Count, "Starts of a pipeline after a failure.");
+    describe_gauge!(MEMORY_USED, Unit::Bytes, "Fetched bytes that are not yet written.");
+    describe_gauge!(MEMORY_LIMIT, Unit::Bytes, "Bound on fetched bytes that are not yet written (memory_bytes).");
+    describe_counter!(FETCHED, Unit::Bytes, "Bytes of Fetch answers.");
+    describe_counter!(FETCHES, Unit::Count, "Fetch answers.");
+    describe_counter!(THROTTLE, Unit::Seconds, "Time that brokers asked us to wait (quotas), which we did.");
+    describe_gauge!(BUILD, "Always 1; the label tells the version.");
+}
+
+/// The metrics of one partition of one pipeline. Clones write to the same series.
+#[derive(Clone)]
+pub struct PartitionMetrics {
+    records: Counter,
+    bytes: Counter,
+    segments: Counter,
+    lag: Gauge,
+    durable_lag: Gauge,
+    high_watermark: Gauge,
+    last_stable: Gauge,
+    durable: Gauge,
+}
+
+impl PartitionMetrics {
+    /// Makes the handles; done once for each partition.
+    pub fn new(pipeline: &str, partition: &Partition) -> Self {
+        let labels = vec![
+            Label::new("pipeline", pipeline.to_owned()),
+            Label::new("topic", partition.topic.to_string()),
+            Label::new("partition", partition.index.to_string()),
+        ];
+        let counter = |name| metrics::counter!(name, labels.clone());
+        let gauge = |name| metrics::gauge!(name, labels.clone());
+        Self {
+            records: counter(RECORDS),
+            bytes: counter(BYTES),
+            segments: counter(SEGMENTS),
+            lag: gauge(LAG),
+            durable_lag: gauge(DURABLE_LAG),
+            high_watermark: gauge(HIGH_WATERMARK),
+            last_stable: gauge(LAST_STABLE),
+            durable: gauge(DURABLE),
+        }
+    }
+
+    /// Counts a segment of `records` records and `bytes` bytes that became durable.
+    pub fn captured(&self, records: u64, bytes: u64) {
+        self.records.increment(records);
+        self.bytes.increment(bytes);
+        self.segments.increment(1);
+    }
+
+    /// Shows `progress` as it is `now`; called at changes and once a second, since a lag grows by itself.
+    pub fn show(&self, progress: &Progress, now: Instant) {
+        let offsets = [
+            (&self.high_watermark, progress.high_watermark()),
+            (&self.last_stable, progress.last_stable()),
+            (&self.durable, progress.durable_next()),
+        ];
+        for (gauge, offset) in offsets {
+            if let Some(offset) = offset {
+                gauge.set(offset as f64);
+            }
+        }
+        if let Some(lag) = progress.lag() {
+            self.lag.set(lag as f64);
+        }
+        self.durable_lag.set(progress.durable_lag(now).as_secs_f64());
+    }
+
+    /// Ends the lag of a partition that is no longer ours; whoever has it now shows it.
+    pub fn retire(&self) {
+        self.lag.set(0.0);
+        self.durable_lag.set(0.0);
+    }
+}
+
+impl std::fmt::Debug for PartitionMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PartitionMetrics").finish_non_exhaustive()
+    }
+}
+
+/// The metrics of one pipeline. Clones write to the same series.
+#[derive(Clone)]
+pub struct PipelineMetrics {
+    /// Seconds from closing a segment to its being durable.
+    pub upload_seconds: Histogram,
+    /// Starts after a failure.
+    pub restarts: Counter,
+    /// Bytes paid from the memory budget.
+    pub memory_used_bytes: Gauge,
+    /// The size of the memory budget in bytes.
+    pub memory_limit_bytes: Gauge,
+}
+
+impl PipelineMetrics {
+    /// Makes the handles; done once for each pipeline.
+    pub fn new(pipeline: &str) -> Self {
+        let pipeline = || pipeline.to_owned();
+        Self {
+            upload_seconds: metrics::histogram!(UPLOAD, "pipeline" => pipeline()),
+            restarts: metrics::counter!(RESTARTS, "pipeline" => pipeline()),
+            memory_used_bytes: metrics::gauge!(MEMORY_USED, "pipeline" => pipeline()),
+            memory_limit_bytes: metrics::gauge!(MEMORY_LIMIT, "pipeline" => pipeline()),
+        }
+    }
+}
+
+impl std::fmt::Debug for PipelineMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PipelineMetrics").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::record::TopicId;
+
+    #[test]
+    fn a_partition_shows_what_it_captured_and_how_far_it_is() {
+        let handle = install().expect("installed");
+        let partition = Partition { topic: Arc::from("shown"), topic_id: TopicId::NONE, index: 3 };
+        let metrics = PartitionMetrics::new("p", &partition);
+        let (mut progress, now) = (Progress::new(), Instant::now());
+        progress.observe(12, 11, now);
+        progress.durable(10, now);
+        metrics.captured(10, 512);
+        metrics.show(&progress, now + std::time::Duration::from_secs(4));
+        PipelineMetrics::new("p").upload_seconds.record(0.02);
+        let text = handle.render();
+        let labels = "{pipeline=\"p\",topic=\"shown\",partition=\"3\"}";
+        for line in [
+            format!("kafka_backup_captured_records_total{labels} 10"),
+            format!("kafka_backup_captured_bytes_total{labels} 512"),
+            format!("kafka_backup_captured_segments_total{labels} 1"),
+            format!("kafka_backup_lag_records{labels} 2"),
+            format!("kafka_backup_durable_lag_seconds{labels} 4"),
+            format!("kafka_backup_last_stable_offset{labels} 11"),
+            "kafka_backup_upload_latency_seconds_bucket{pipeline=\"p\",le=\"0.025\"} 1".to_owned(),
+            "# TYPE kafka_backup_captured_bytes_total counter".to_owned(),
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! A real Apache Kafka: one KRaft node whose jars come from Maven Central once, with its own ports and data.
+//!
+//! Most tests share one ([`Kafka::shared`]) and keep apart by topic names; a test that kills or starts a broker has its
+//! own ([`Kafka::start`]).
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::reaper::{self, Process};
+use super::{block_on, target, wait_within};
+
+const VERSION: &str = "4.2.1";
+
+/// The name of a broker's configuration in its folder.
+const CONFIG: &str = "server.properties";
+
+const NEEDED: &str = "the tests start a real Apache Kafka: install a JDK (17 or newer) and Maven";
+
+/// A cluster that a test may use.
+pub(crate) struct Kafka {
+    brokers: String,
+    admin: AdminClient<DefaultClientContext>,
+    node: Option<Node>,
+}
+
+/// A broker on this machine. Fields drop in order: the process before its data.
+struct Node {
+    /// `None` while it is stopped.
+    process: Option<Process>,
+    folder: Folder,
+}
+
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Kafka {
+    /// Returns the cluster that most tests share: `KAFKA_BROKERS`, or a broker started with the first test.
+    pub(crate) fn shared() -> &'static Self {
+        static SHARED: OnceLock<Kafka> = OnceLock::new();
+        SHARED.get_or_init(|| match std::env::var("KAFKA_BROKERS") {
+            Ok(brokers) => Self { admin: admin(&brokers), brokers, node: None },
+            Err(_) => Self::start(),
+        })
+    }
+
+    /// Returns the shared cluster for a test that also reads the broker's disk.
+    pub(crate) fn shared_with_disk() -> &'static Self {
+        assert!(
+            std::env::var_os("KAFKA_BROKERS").is_none(),
+            "this test compares with the broker's own files: unset KAFKA_BROKERS, and the tests start a Kafka here"
+        );
+        Self::shared()
+    }
+
+    /// Starts a broker on a free port.
+    pub(crate) fn start() -> Self {
+        // Between finding a port and listening on it another process may take it.
+        for _ in 0..2 {
+            if let Ok(kafka) = Self::try_start(free_port()) {
+                return kafka;
+            }
+        }
+        Self::try_start(free_port()).unwrap_or_else(|log| panic!("Kafka did not start:\n{log}"))
+    }
+
+    /// Stops the broker as `kill -9` does; its data stay.
+    pub(crate) fn stop(&mut self) {
+        self.node.as_mut().expect("a broker of our own").process = None;
+    }
+
+    /// Starts the broker that was stopped.
+    pub(crate) fn start_again(&mut self) {
+        let node = self.node.as_mut().expect("a broker of our own");
+        node.process =
+            Some(launch(&node.folder.0, &self.admin).unwrap_or_else(|log| panic!("Kafka did not return:\n{log}")));
+    }
+
+    fn try_start(port: u16) -> Result<Self, String> {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let folder = target().join(format!("kafka/run-{}-{number}", std::process::id()));
+        fs::create_dir_all(&folder).expect("the target folder is writable");
+        reaper::remove_at_end(&folder);
+        let folder = Folder(folder);
+        let config = folder.0.join(CONFIG);
+        fs::write(&config, properties(port, free_port(), &folder.0.join("data"))).expect("the folder is writable");
+        format(&config);
+        let brokers = format!("127.0.0.1:{port}");
+        let admin = admin(&brokers);
+        let process = launch(&folder.0, &admin)?;
+        Ok(Self { brokers, admin, node: Some(Node { process: Some(process), folder }) })
+    }
+
+    /// Returns `bootstrap.servers`.
+    pub(crate) fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// Returns the properties of a client of this cluster.
+    pub(crate) fn client(&self, properties: &[(&str, &str)]) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers);
+        for (name, value) in properties {
+            config.set(*name, *value);
+        }
+        config
+    }
+
+    /// Makes a topic whose name begins with `theme` and that nobody else has; nothing in it expires.
+    pub(crate) fn topic(&self, theme: &str, partitions: i32, configs: &[(&str, &str)]) -> String {
+        let name = format!("{theme}-{:08x}", fastrand::u32(..));
+        self.create(&name, partitions, configs);
+        name
+    }
+
+    /// Makes the topic `name`.
+    pub(crate) fn create(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("retention.ms", "-1");
+        for (key, value) in configs {
+            topic = topic.set(key, value);
+        }
+        let made = block_on(self.admin.create_topics([&topic], &AdminOptions::new())).expect("the broker answers");
+        assert!(made.iter().all(Result::is_ok), "topic {name}: {made:?}");
+        // The answer comes before the partition has its leader.
+        wait_within(Duration::from_secs(30), "the topic has leaders", || {
+            let answer = self.admin.inner().fetch_metadata(Some(name), Duration::from_secs(5)).ok()?;
+            let partitions_led = answer.topics()[0].partitions().iter().filter(|p| p.leader() >= 0).count();
+            (partitions_led == partitions as usize).then_some(())
+        });
+    }
+
+    /// Deletes the topic `name`.
+    pub(crate) fn delete(&self, name: &str) {
+        let deleted = block_on(self.admin.delete_topics(&[name], &AdminOptions::new())).expect("the broker answers");
+        assert!(deleted.iter().all(Result::is_ok), "topic {name}: {deleted:?}");
+    }
+
+    /// Gives `topic` more partitions, `count` in all.
+    pub(crate) fn add_partitions(&self, topic: &str, count: usize) {
+        let more = [NewPartitions::new(topic, count)];
+        let made = block_on(self.admin.create_partitions(&more, &AdminOptions::new())).expect("the broker answers");
+        assert!(made.iter().all(Result::is_ok), "topic {topic}: {made:?}");
+    }
+
+    /// Deletes the records of a partition before `first`.
+    pub(crate) fn delete_records(&self, topic: &str, partition: i32, first: i64) {
+        let mut before = TopicPartitionList::new();
+        before.add_partition_offset(topic, partition, Offset::Offset(first)).expect("an offset");
+        let deleted = block_on(self.admin.delete_records(&before, &AdminOptions::new())).expect("the broker answers");
+        assert_eq!(deleted.elements()[0].offset(), Offset::Offset(first), "the log starts there now");
+    }
+
+    /// Returns how many partitions `topic` has.
+    pub(crate) fn partitions(&self, topic: &str) -> i32 {
+        let answer = self.admin.inner().fetch_metadata(Some(topic), Duration::from_secs(10)).expect("metadata");
+        answer.topics()[0].partitions().len() as i32
+    }
+
+    /// Returns the broker's own log of a partition: its `.log` files in order of their base offsets.
+    pub(crate) fn log_bytes(&self, topic: &str, partition: i32) -> Vec<u8> {
+        let node = self.node.as_ref().expect("a test that reads the broker's disk uses a broker of its own");
+        let folder = node.folder.0.join(format!("data/{topic}-{partition}"));
+        let files = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        let mut logs: Vec<_> = files.map(|file| file.expect("an entry").path()).filter(|path| is_log(path)).collect();
+        logs.sort();
+        logs.iter().map(|log| fs::read(log).expect("a log is readable")).collect::<Vec<_>>().concat()
+    }
+}
+
+fn is_log(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "log")
+}
+
+/// Runs one of Kafka's own tools and returns what it printed.
+pub(crate) fn tool(class: &str, arguments: &[&str]) -> String {
+    let output = java(&["-Xmx256m"], class, arguments).stdin(Stdio::null()).output().expect(NEEDED);
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{class}: {printed}{}", String::from_utf8_lossy(&output.stderr));
+    printed
+}
+
+/// Returns a port of 127.0.0.1 that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("this machine has a free port");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
+
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("an admin client")
+}
+
+/// Starts the broker of `folder` and waits until it answers; an error is its log.
+fn launch(folder: &Path, admin: &AdminClient<DefaultClientContext>) -> Result<Process, String> {
+    let log = folder.join("kafka.log");
+    let out = File::create(&log).expect("the folder is writable");
+    let mut java = java(&["-Xmx512m"], "kafka.Kafka", &[folder.join(CONFIG).to_str().expect("UTF-8")]);
+    java.stdin(Stdio::null()).stdout(out.try_clone().expect("a file")).stderr(out);
+    let mut process = Process::start(&mut java).expect(NEEDED);
+    let started = wait_within(Duration::from_secs(120), "Kafka answers", || {
+        if let Ok(Some(_)) = process.child().try_wait() {
+            return Some(Err(fs::read_to_string(&log).unwrap_or_default()));
+        }
+        let answer = admin.inner().fetch_metadata(None, Duration::from_secs(1));
+        answer.is_ok_and(|metadata| !metadata.brokers().is_empty()).then_some(Ok(()))
+    });
+    started.map(|()| process)
+}
+
+fn properties(port: u16, controller: u16, data: &Path) -> String {
+    format!(
+        "process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+log.dirs={data}
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+log.initial.task.delay.ms=1000
+log.cleaner.backoff.ms=200
+log.cleaner.dedupe.buffer.size=8000000
+log.segment.delete.delay.ms=1000
+",
+        data = data.display()
+    )
+}
+
+fn format(config: &Path) {
+    use base64::Engine as _;
+    let id = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(uuid::Uuid::new_v4().as_bytes());
+    let config = config.to_str().expect("UTF-8");
+    // The id may begin with a dash, which only the form with `=` survives.
+    tool("kafka.tools.StorageTool", &["format", &format!("--cluster-id={id}"), "-c", config, "--standalone"]);
+}
+
+/// Returns a command that runs `class` from Kafka's jars.
+fn java(options: &[&str], class: &str, arguments: &[&str]) -> Command {
+    let mut java = Command::new("java");
+    // A short life on a shared machine: no profiling compiler, no threads for collecting garbage.
+    java.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]).args(options);
+    java.arg("-cp").arg(jars().join("*")).arg(class).args(arguments);
+    java
+}
+
+/// Returns the folder of Kafka's jars; fetches them when they are not there. Other tests and processes wait meanwhile.
+fn jars() -> &'static Path {
+    static JARS: OnceLock<PathBuf> = OnceLock::new();
+    JARS.get_or_init(|| {
+        let folder = target().join("kafka").join(VERSION);
+        fs::create_dir_all(&folder).expect("the target folder is writable");
+        let lock = File::create(folder.join("lock")).expect("the target folder is writable");
+        lock.lock().expect("a lock on a file");
+        let (libs, complete) = (folder.join("libs"), folder.join("complete"));
+        require("java");
+        if !complete.exists() {
+            require("mvn");
+            fetch_jars(&folder);
+            File::create(complete).expect("the target folder is writable");
+        }
+        libs
+    })
+}
+
+fn require(program: &str) {
+    let answer = Command::new(program).arg("-version").output();
+    assert!(answer.as_ref().is_ok_and(|output| output.status.success()), "`{program}` is missing; {NEEDED}");
+    if program == "java" {
+        let printed = String::from_utf8_lossy(&answer.expect("it answered").stderr).into_owned();
+        let number = printed.split('"').nth(1).and_then(|version| version.split('.').next()?.parse::<u32>().ok());
+        assert!(number >= Some(17), "`java` is too old ({}); {NEEDED}", printed.lines().next().unwrap_or("?"));
+    }
+}
+
+fn fetch_jars(folder: &Path) {
+    let dependency = |group: &str, artifact: &str, version: &str| {
+        format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
+        )
+    };
+    let dependencies = [
+        dependency("org.apache.kafka", "kafka_2.13", VERSION),
+        dependency("org.apache.kafka", "kafka-tools", VERSION),
+        dependency("org.apache.logging.log4j", "log4j-slf4j2-impl", "2.24.3"),
+    ];
+    let pom = format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion><groupId>tests</groupId>\
+         <artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging><dependencies>{}</dependencies></project>",
+        dependencies.concat()
+    );
+    fs::write(folder.join("pom.xml"), pom).expect("the target folder is writable");
+    let mut maven = Command::new("mvn");
+    maven.args(["-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=libs"]).current_dir(folder);
+    let output = maven.stdin(Stdio::null()).output().expect(NEEDED);
+    assert!(
+        output.status.success(),
+        "Maven could not fetch Kafka {VERSION}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
