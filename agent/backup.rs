@@ -16,13 +16,14 @@ use tokio::task::JoinSet;
 
 use self::pass::Pass;
 use self::watch::Watch;
-use crate::archive::Archive;
 use crate::archive::sink::{self, Sink};
+use crate::archive::{Archive, layout};
 use crate::backoff::Backoff;
 use crate::budget::{Budget, RateLimit};
 use crate::config::{self, Config};
 use crate::error::{Error, Kind, Result};
 use crate::kafka::Properties;
+use crate::kafka::client::Metadata;
 use crate::kafka::source::{self, Source};
 use crate::pipeline::{self, Control};
 use crate::store::Store;
@@ -34,8 +35,14 @@ const RESTART_BACKOFF: Duration = Duration::from_secs(1);
 /// How long one pass tries to write to a store that fails before it gives up: as long as to read.
 const GIVE_UP_AFTER: Duration = source::GIVE_UP_AFTER;
 
+/// Kafka's error code for a topic that does not exist.
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+
+/// Signals closer together than this are one: `timeout` and others send theirs to the process and to its group.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
 /// Turns true when everything shall stop.
-type Stop = channel::Receiver<bool>;
+pub(crate) type Stop = channel::Receiver<bool>;
 
 /// Checks what can be known of a configuration beyond its own file, without connecting or writing.
 pub fn validate(config: &Config) -> Result<()> {
@@ -92,8 +99,8 @@ pub async fn once(config: Config) -> Result<()> {
             let pass = Pass::new(&pipeline.name);
             let mut watch = Watch::new(&pipeline.name, budget.clone(), Health::new(), Some(pass));
             let outcome = attempt(&pipeline, Mode::Once, &budget, &mut watch, stopped).await;
-            if let (Some(pass), true) = (watch.pass.take(), outcome.is_ok()) {
-                pass.finish();
+            if let Some(pass) = watch.pass.take() {
+                pass.finish(outcome.is_ok());
             }
             outcome
         });
@@ -106,8 +113,11 @@ pub async fn once(config: Config) -> Result<()> {
         }
     }
     if *stopped.borrow() {
-        return Err(Error::new(Kind::Interrupted, "interrupted")
-            .hint("what was read is archived; the next pass goes on from there"));
+        let interrupted = Error::new(Kind::Interrupted, "interrupted");
+        return Err(match failed.pop() {
+            Some(error) => interrupted.source(error),
+            None => interrupted.hint("what was read is archived; the next pass goes on from there"),
+        });
     }
     match failed.pop() {
         None => Ok(()),
@@ -125,7 +135,7 @@ pub async fn once(config: Config) -> Result<()> {
 
 /// How long a pipeline runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mode {
+pub(crate) enum Mode {
     /// Until it is told to stop.
     Agent,
     /// To the last stable offsets seen at start.
@@ -191,14 +201,15 @@ async fn attempt(
 }
 
 /// Opens both ends of a pipeline. What the user must change is looked at first, before a cluster that may be down.
-async fn start(pipeline: &config::Pipeline, mode: Mode, budget: &Budget) -> Result<(Source, Sink)> {
+pub(crate) async fn start(pipeline: &config::Pipeline, mode: Mode, budget: &Budget) -> Result<(Source, Sink)> {
     let properties = Properties::new(pipeline.source.kafka.clone())?;
     let store = Store::open(&pipeline.sink.path)?;
     store.prepare().await?;
-    match Archive::open(&store, &pipeline.sink.backup_id).await {
-        Err(error) if error.kind() != Kind::NoBackup => return Err(error),
-        _ => {}
-    }
+    let held = match Archive::open(&store, &pipeline.sink.backup_id).await {
+        Ok(archive) => Some(archive),
+        Err(error) if error.kind() == Kind::NoBackup => None,
+        Err(error) => return Err(error),
+    };
     let source = Source::open(source::Options {
         properties,
         topics: pipeline.source.topics.clone(),
@@ -209,9 +220,12 @@ async fn start(pipeline: &config::Pipeline, mode: Mode, budget: &Budget) -> Resu
         rate: RateLimit::new(pipeline.max_bytes_per_second),
     })
     .await?;
-    // Asking for no topic at all tells the cluster's id: it must be known before anything is written.
-    let cluster_id = source.client().metadata(Some(&[])).await?.cluster_id;
-    let archive = Archive::create(&store, &pipeline.sink.backup_id, cluster_id.as_deref()).await?;
+    // The cluster's id must be known before anything is written.
+    let metadata = source.client().metadata(Some(&pipeline.source.topics)).await?;
+    if mode == Mode::Agent {
+        check_topics(&metadata, held.as_ref()).await?;
+    }
+    let archive = Archive::create(&store, &pipeline.sink.backup_id, metadata.cluster_id.as_deref()).await?;
     let options = sink::Options {
         roll_bytes: pipeline.sink.roll_bytes,
         roll_interval: pipeline.sink.roll_interval,
@@ -220,25 +234,46 @@ async fn start(pipeline: &config::Pipeline, mode: Mode, budget: &Budget) -> Resu
     Ok((source, Sink::new(archive, options)))
 }
 
+/// Refuses a topic that neither the cluster nor the archive has ever had: a typing error, which an agent would wait on
+/// for ever. One that the archive knows was deleted and may come back; the others must not wait for it. (A pass refuses
+/// by itself.)
+async fn check_topics(metadata: &Metadata, held: Option<&Archive>) -> Result<()> {
+    for topic in metadata.topics.iter().filter(|topic| topic.code == UNKNOWN_TOPIC_OR_PARTITION) {
+        let folder = format!("{}{}/", layout::TOPICS, topic.name);
+        let known = match held {
+            Some(archive) => !archive.store().list(&folder).await?.is_empty(),
+            None => false,
+        };
+        if !known {
+            return Err(Error::usage(format!("topic \"{}\" does not exist on the cluster", topic.name))
+                .hint("create it, or correct pipeline.source.topics"));
+        }
+    }
+    Ok(())
+}
+
 /// Listens for SIGTERM and SIGINT: the first asks everything to stop, the second ends the process.
-fn stop_on_signals() -> Result<(channel::Sender<bool>, Stop)> {
+pub(crate) fn stop_on_signals() -> Result<(channel::Sender<bool>, Stop)> {
     use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| signal(kind).map_err(|error| Error::failed("cannot listen for signals").source(error));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     let (stop, stopped) = channel::channel(false);
     let sender = stop.clone();
     tokio::spawn(async move {
-        let mut asked = false;
+        let mut asked: Option<Instant> = None;
         loop {
             let name = tokio::select! {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
             };
-            if asked {
+            if asked.is_some_and(|asked| asked.elapsed() < SAME_SIGNAL) {
+                continue;
+            }
+            if asked.is_some() {
                 tracing::warn!("{name} again: ending at once; the next start reads again what was not durable");
                 std::process::exit(i32::from(Error::new(Kind::Interrupted, name).exit_code()));
             }
-            asked = true;
+            asked = Some(Instant::now());
             tracing::info!("{name}: closing what is held");
             sender.send_replace(true);
         }

@@ -25,6 +25,12 @@ impl Permit {
         Self(permit.split(bytes.min(permit.num_permits())))
     }
 
+    /// Gives back all but `bytes`.
+    pub fn keep(&mut self, bytes: usize) {
+        let surplus = self.bytes().saturating_sub(bytes);
+        drop(self.split(surplus));
+    }
+
     /// Adds the bytes of `other` to this permit.
     pub fn merge(&mut self, other: Self) {
         match (&mut self.0, other.0) {

@@ -1,11 +1,12 @@
 //! The command line: the verbs, and what they share.
 //!
-//! Data goes to stdout ([`table::Output`] is the one way there), everything else to stderr. Each verb is a file in `cli/` with its `Args` and a `run`; this
-//! file only parses and dispatches. `--help` of each verb is its reference.
+//! Data goes to stdout ([`table::Output`] is the one way there), everything else to stderr. Each verb is a file in
+//! `cli/` with its `Args` and a `run`; this file only parses and dispatches. `--help` of each verb is its reference.
 
 pub mod backup;
 pub mod cat;
 pub mod config;
+pub mod demo;
 pub mod describe;
 pub mod list;
 pub mod offset_mapping;
@@ -45,6 +46,8 @@ enum Verb {
     Verify(verify::Args),
     /// Print records as JSON lines
     Cat(cat::Args),
+    /// Show everything in one process: an in-process cluster, a producer, the agent, the archive
+    Demo(demo::Args),
     /// Check a configuration, or show it with all defaults filled in
     #[command(subcommand)]
     Config(config::Verb),
@@ -57,7 +60,7 @@ impl Cli {
     pub async fn run(self) -> Result<()> {
         let captures = matches!(self.verb, Verb::Run(_) | Verb::Backup(_));
         logging::start(&self.logging, captures)?;
-        if !captures {
+        if !(captures || matches!(self.verb, Verb::Demo(_))) {
             tokio::spawn(end_on_interrupt());
         }
         match self.verb {
@@ -68,6 +71,7 @@ impl Cli {
             Verb::ShowOffsetMapping(args) => offset_mapping::run(args).await,
             Verb::Verify(args) => verify::run(args).await,
             Verb::Cat(args) => cat::run(args).await,
+            Verb::Demo(args) => demo::run(args).await,
             Verb::Config(verb) => config::run(verb).await,
             Verb::Version => print(&format!("kafka-backup {}\n", env!("CARGO_PKG_VERSION"))),
         }

@@ -11,26 +11,25 @@
 //!
 //! Retries are the caller's: only it knows from where to begin again.
 
+mod folder;
+
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{ErrorKind, Write as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
-use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use opendal::Operator;
 
-use crate::crash;
 use crate::error::{Error, Kind, Result};
+use folder::LocalFile;
 
-/// The folder of temporary files, below a store's root; no reader looks into it.
-const TEMPORARY: &str = ".tmp";
+/// Slices below this are copied together before a remote store gets them: a smaller bound makes a write of each
+/// trickled batch, a larger one copies what could be handed over as it is.
+const COPY_BELOW_BYTES: usize = 64 * 1024;
 
-/// Age after which a temporary file is a dead agent's. A living agent touches its files at least each `roll_interval`.
-const TEMPORARY_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Copied bytes are handed on at this size.
+const HAND_ON_BYTES: usize = 1024 * 1024;
 
 /// Whether an object was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,23 +109,12 @@ impl Store {
     /// [`Kind::Usage`] when the folder cannot be made or written.
     pub async fn prepare(&self) -> Result<()> {
         let Some(folder) = self.folder.clone() else { return Ok(()) };
-        let url = self.url.clone();
-        blocking(move || {
-            let temporary = folder.join(TEMPORARY);
-            std::fs::create_dir_all(&temporary)
-                .and_then(|()| {
-                    let probe = temporary_file(&folder);
-                    File::create_new(&probe).and_then(|_| std::fs::remove_file(&probe))
-                })
-                .map_err(|error| {
-                    Error::usage(format!("cannot write to the folder `{url}`"))
-                        .source(error)
-                        .hint("make it writable for this user, or choose another path")
-                })?;
-            clear_temporary(&temporary);
-            Ok(())
+        let prepared = blocking(move || folder::prepare(&folder)).await;
+        prepared.map_err(|error| {
+            Error::usage(format!("cannot write to the folder `{}`", self.url))
+                .source(error)
+                .hint("make it writable for this user, or choose another path")
         })
-        .await
     }
 
     /// Lists the objects and folders directly below `folder` (empty, or with a slash at its end), sorted by name; a
@@ -136,7 +124,7 @@ impl Store {
         let mut listed = match &self.folder {
             Some(root) => {
                 let path = root.join(&key);
-                blocking(move || list_folder(&path)).await
+                blocking(move || folder::list(&path)).await
             }
             None => self.list_remote(&key).await,
         }
@@ -174,10 +162,11 @@ impl Store {
         let full_key = format!("{}{key}", self.prefix);
         let place = self.describe(key);
         let target = match &self.folder {
-            Some(root) => Target::Local(LocalFile::create(root.clone(), root.join(full_key), &place).await?),
+            Some(root) => Target::Local(LocalFile::new(root.clone(), root.join(full_key))),
             None => {
                 let writer = self.operator.writer_with(&full_key).if_not_exists(true).await;
-                Target::Remote(Box::new(writer.map_err(|error| self.failed("create", key, error))?))
+                let writer = Box::new(writer.map_err(|error| self.failed("create", key, error))?);
+                Target::Remote(Remote { writer, pending: BytesMut::new(), written_bytes: 0 })
             }
         };
         Ok(Upload { target: Some(target), place })
@@ -210,32 +199,43 @@ pub struct Upload {
 
 enum Target {
     Local(LocalFile),
-    Remote(Box<opendal::Writer>),
+    Remote(Remote),
+}
+
+/// An upload through OpenDAL.
+struct Remote {
+    writer: Box<opendal::Writer>,
+    /// Small slices, copied together, so that they do not keep whole frames in memory.
+    pending: BytesMut,
+    written_bytes: usize,
 }
 
 impl Upload {
-    /// Appends `bytes`; the store may hold on to them ([`holds_memory`](Self::holds_memory)).
+    /// Appends `bytes`; some of them may stay in memory ([`held_bytes`](Self::held_bytes)).
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        match self.target.as_mut().expect("an upload is written before it ends") {
-            Target::Local(file) => file.write(bytes, &self.place).await,
-            Target::Remote(writer) => writer
-                .write(bytes)
-                .await
-                .map_err(|error| store_error("cannot upload", error).with("object", &self.place)),
-        }
+        let wrote = match self.target.as_mut().expect("an upload is written before it ends") {
+            Target::Local(file) => file.write(&bytes).await,
+            Target::Remote(remote) => remote.write(bytes).await,
+        };
+        wrote.map_err(|error| error.with("object", &self.place))
     }
 
-    /// Returns whether written bytes stay in this process's memory until the upload ends.
-    pub fn holds_memory(&self) -> bool {
-        matches!(self.target, Some(Target::Remote(_)))
+    /// Returns how many of the written bytes are in this process's memory now.
+    pub fn held_bytes(&self) -> usize {
+        match &self.target {
+            Some(Target::Local(file)) => file.held_bytes(),
+            Some(Target::Remote(remote)) => remote.written_bytes,
+            None => 0,
+        }
     }
 
     /// Makes the bytes written so far durable where that is possible before the object appears (a folder).
     pub async fn sync(&mut self) -> Result<()> {
-        match self.target.as_mut().expect("an upload is synced before it ends") {
-            Target::Local(file) => file.sync(&self.place).await,
-            Target::Remote(_) => Ok(()),
-        }
+        let synced = match self.target.as_mut().expect("an upload is synced before it ends") {
+            Target::Local(file) => file.sync().await,
+            Target::Remote(remote) => remote.flush().await,
+        };
+        synced.map_err(|error| error.with("object", &self.place))
     }
 
     /// Makes the object appear if there is none of its key; it is durable when this returns.
@@ -243,162 +243,53 @@ impl Upload {
     /// # Errors
     /// After an error it is unknown whether the object is there: ask the store.
     pub async fn finish(mut self) -> Result<Creation> {
-        match self.target.take().expect("an upload ends once") {
-            Target::Local(mut file) => {
-                file.sync(&self.place).await?;
-                file.link(&self.place).await
-            }
-            Target::Remote(mut writer) => match writer.close().await {
-                Ok(_) => Ok(Creation::Created),
-                Err(error) if error.kind() == opendal::ErrorKind::ConditionNotMatch => Ok(Creation::Exists),
-                Err(error) => Err(store_error("cannot complete an upload", error).with("object", &self.place)),
-            },
-        }
+        let finished = match self.target.take().expect("an upload ends once") {
+            Target::Local(file) => file.link(self.place.clone()).await,
+            Target::Remote(remote) => remote.close().await,
+        };
+        finished.map_err(|error| error.with("object", &self.place))
     }
 
     /// Ends the upload without an object.
     pub async fn abort(mut self) {
-        if let Some(Target::Remote(mut writer)) = self.target.take() {
+        if let Some(Target::Remote(mut remote)) = self.target.take() {
             // What an unreachable store keeps of it is its own lifecycle rule's to clear.
-            let _ = writer.abort().await;
+            let _ = remote.writer.abort().await;
         }
     }
 }
 
-/// A temporary file on its way to a name.
-struct LocalFile {
-    file: Arc<File>,
-    temporary: PathBuf,
-    target: PathBuf,
-    synced: bool,
-}
-
-impl LocalFile {
-    async fn create(root: Arc<Path>, target: PathBuf, place: &str) -> Result<Self> {
-        let made = blocking(move || {
-            let temporary = temporary_file(&root);
-            let file = match File::create_new(&temporary) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    std::fs::create_dir_all(root.join(TEMPORARY)).and_then(|()| File::create_new(&temporary))
-                }
-                other => other,
-            }
-            .map_err(io_error("cannot create a temporary file"))?;
-            Ok(Self { file: Arc::new(file), temporary, target, synced: false })
-        });
-        made.await.map_err(|error: Error| error.with("for", place))
-    }
-
-    async fn write(&mut self, bytes: Bytes, place: &str) -> Result<()> {
-        let file = self.file.clone();
-        self.synced = false;
-        blocking(move || (&*file).write_all(&bytes).map_err(io_error("cannot write")))
-            .await
-            .map_err(|error| error.with("object", place))
-    }
-
-    async fn sync(&mut self, place: &str) -> Result<()> {
-        if !self.synced {
-            let file = self.file.clone();
-            blocking(move || file.sync_all().map_err(io_error("cannot make durable")))
-                .await
-                .map_err(|error| error.with("object", place))?;
-            self.synced = true;
+impl Remote {
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        self.written_bytes += bytes.len();
+        if bytes.len() < COPY_BELOW_BYTES {
+            self.pending.extend_from_slice(&bytes);
+            return if self.pending.len() < HAND_ON_BYTES { Ok(()) } else { self.flush().await };
         }
-        Ok(())
+        self.flush().await?;
+        self.hand_on(bytes).await
     }
 
-    /// Links the file to its name. Crash: before the link there is only the temporary file; after it the object is
-    /// there whole, and its name is durable with the fsync of the folder.
-    async fn link(self, place: &str) -> Result<Creation> {
-        let subject = place.to_owned();
-        let linked = blocking(move || {
-            let folder = self.target.parent().expect("a key has a folder");
-            create_folder(folder).map_err(io_error("cannot make the folder"))?;
-            match std::fs::hard_link(&self.temporary, &self.target) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(Creation::Exists),
-                Err(error) => return Err(io_error("cannot link")(error)),
-            }
-            crash::point(linked_point(&self.target), &subject);
-            sync_folder(folder).map_err(io_error("cannot make the folder durable"))?;
-            Ok(Creation::Created)
-        });
-        linked.await.map_err(|error| error.with("object", place))
+    async fn flush(&mut self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let pending = self.pending.split().freeze();
+        self.hand_on(pending).await
     }
-}
 
-impl Drop for LocalFile {
-    fn drop(&mut self) {
-        // Left behind, it is cleared a day later; after a link it is only a second name.
-        let _ = std::fs::remove_file(&self.temporary);
+    async fn hand_on(&mut self, bytes: Bytes) -> Result<()> {
+        self.writer.write(bytes).await.map_err(|error| store_error("cannot upload", error))
     }
-}
 
-fn linked_point(target: &Path) -> &'static str {
-    match target.extension().and_then(|extension| extension.to_str()) {
-        Some("log") => "log-linked",
-        Some("index") => "sidecar-linked",
-        _ => "object-linked",
-    }
-}
-
-/// Makes a folder and those above it, each name durable in its parent.
-fn create_folder(folder: &Path) -> std::io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let parent = folder.parent().ok_or(ErrorKind::NotFound)?;
-    create_folder(parent)?;
-    match std::fs::create_dir(folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => sync_folder(parent),
-    }
-}
-
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Returns a temporary name that no other process and no other call uses.
-fn temporary_file(root: &Path) -> PathBuf {
-    static INSTANCE: LazyLock<String> = LazyLock::new(|| uuid::Uuid::new_v4().simple().to_string());
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    root.join(TEMPORARY).join(format!("{}-{number}", *INSTANCE))
-}
-
-/// Removes temporary files that nobody has written for a day; what cannot be removed now is tried at the next start.
-fn clear_temporary(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let modified = entry.metadata().and_then(|metadata| metadata.modified());
-        if modified.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > TEMPORARY_KEPT)) {
-            let _ = std::fs::remove_file(entry.path());
+    async fn close(mut self) -> Result<Creation> {
+        self.flush().await?;
+        match self.writer.close().await {
+            Ok(_) => Ok(Creation::Created),
+            Err(error) if error.kind() == opendal::ErrorKind::ConditionNotMatch => Ok(Creation::Exists),
+            Err(error) => Err(store_error("cannot complete an upload", error)),
         }
     }
-}
-
-fn list_folder(path: &Path) -> Result<Vec<Listed>> {
-    let entries = match std::fs::read_dir(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(io_error("cannot list"))?,
-    };
-    let mut listed = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(io_error("cannot list"))?;
-        let metadata = match entry.metadata() {
-            // It went between the two calls: a temporary file of somebody.
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            other => other.map_err(io_error("cannot list"))?,
-        };
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        if name != TEMPORARY {
-            let size_bytes = if metadata.is_dir() { 0 } else { metadata.len() };
-            listed.push(Listed { name, size_bytes, is_folder: metadata.is_dir() });
-        }
-    }
-    Ok(listed)
 }
 
 fn local(root: &Path) -> opendal::Result<Operator> {
@@ -422,17 +313,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(Error::failed("file work ended early").source(error)),
-    }
-}
-
-fn io_error(what: &'static str) -> impl FnOnce(std::io::Error) -> Error {
-    move |error| {
-        let kind = match error.kind() {
-            // Space is made and rights are given while we run: all of it may pass.
-            ErrorKind::Unsupported | ErrorKind::InvalidInput => Kind::Failed,
-            _ => Kind::Transient,
-        };
-        Error::new(kind, what).source(error)
     }
 }
 
@@ -471,7 +351,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(folder.path().to_str().expect("UTF-8")).expect("opened");
         creates_once_and_whole(store).await;
-        assert_eq!(std::fs::read_dir(folder.path().join(TEMPORARY)).expect("listed").count(), 0);
+        assert_eq!(std::fs::read_dir(folder.path().join(".tmp")).expect("listed").count(), 0);
     }
 
     #[tokio::test]

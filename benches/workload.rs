@@ -96,7 +96,7 @@ impl Contents {
             .expect("memory is writable");
         while value.len() < *value_bytes {
             let (item, price) = (random.u64(..) >> 16, random.u32(100..1_000_000));
-            write!(value, r#"{{"sku":"{item:012x}","cents":{price}}},"#).expect("memory is writable");
+            write!(value, r#"{{"sku":"{item:012x}","cents":{price},"currency":"EUR"}},"#).expect("memory is writable");
         }
         value.truncate(*value_bytes);
         value

@@ -22,7 +22,7 @@ fn refused(verb: &[&str], backup: &Backup, config: &str, words: &[&str]) {
 fn an_unknown_key_is_refused_and_the_nearest_known_one_named() {
     let backup = Backup::of_brokers("127.0.0.1:1", &["orders"]).sink("roll_byte", "1MiB");
     for verb in [&["run"][..], &["backup"], &["config", "validate"], &["config", "show"]] {
-        refused(verb, &backup, &backup.config(), &["roll_byte`", "roll_bytes"]);
+        refused(verb, &backup, &backup.config(), &["sink.roll_byte:", "roll_bytes"]);
     }
     let backup = Backup::of_brokers("127.0.0.1:1", &["orders"]).kafka("fetch.max.byte", "1");
     refused(&["backup"], &backup, &backup.config(), &["fetch.max.byte`", "fetch.max.bytes"]);
@@ -43,8 +43,7 @@ fn a_topic_that_does_not_exist_is_named() {
     let there = kafka.topic("there", 1, &[]);
     let backup = Backup::of(kafka, &[&there, "never-made"]);
     backup.backup().fails_with(2, &["never-made"]);
-    let mut agent = backup.run();
-    assert_eq!(agent.wait().code(), Some(2), "{}", agent.log());
+    refused(&["run"], &backup, &backup.config(), &["never-made"]);
 }
 
 #[test]
@@ -56,8 +55,7 @@ fn a_folder_that_cannot_be_written_is_named() {
     let path = backup.write_config("not a folder").join("archive").display().to_string();
     let backup = Backup::of(kafka, &[&topic]).path(&path);
     backup.backup().fails_with(2, &[&path]);
-    let mut agent = backup.run();
-    assert_eq!(agent.wait().code(), Some(2), "{}", agent.log());
+    refused(&["run"], &backup, &backup.config(), &[&path]);
 }
 
 /// Makes a backup, changes a field of its `backup.json`, and returns how another pass, an agent and a reader take it.

@@ -1,5 +1,7 @@
 //! Two agents that write the same backup: the chain stays whole, whoever wins a segment.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 
 use crate::support::agent::{Agent, Backup};
@@ -35,7 +37,7 @@ fn races_lost(agent: &Agent) -> usize {
 fn an_agent_that_was_stopped_across_rolls_of_another_says_so_and_goes_on() {
     let kafka = Kafka::shared_with_disk();
     let topic = kafka.topic("duel", 2, &[]);
-    let load = Load::start(kafka, &topic, 400_000);
+    let load = Load::start(kafka, &topic, 10, Duration::from_millis(25));
     let first = Backup::of(kafka, &[&topic]).sink("roll_bytes", "24KiB").sink("roll_interval", "500ms");
     let second = Backup::of(kafka, &[&topic]).sink("roll_bytes", "40KiB").sink("roll_interval", "700ms");
     let second = second.path(first.archive());

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -33,13 +33,6 @@ use crate::error::{Error, Result};
 use crate::pipeline::{self, Answer, Batch, Payload, Tip, Topic};
 use crate::record::{AbortedTransaction, Offset, OffsetRange, Partition};
 use crate::store::{Creation, Upload};
-
-/// Slices below this are copied together; a smaller bound makes a write of each trickled batch, a larger one copies
-/// what could be handed over as it is, and pins whole frames for small slices.
-const COPY_BELOW_BYTES: usize = 64 * 1024;
-
-/// Copied bytes are written at this size: the most memory that a trickling partition holds.
-const WRITE_FROM_BYTES: usize = 128 * 1024;
 
 /// Waits between tries begin here and double up to [`BACKOFF_MAX`].
 const BACKOFF_MIN: Duration = Duration::from_millis(200);
@@ -181,8 +174,6 @@ struct Writer {
 struct Growing {
     upload: Upload,
     builder: Builder,
-    /// Small slices, copied together; written at [`WRITE_FROM_BYTES`].
-    pending: BytesMut,
     /// What is paid for bytes that are still in memory.
     permit: Permit,
     roll_at: Instant,
@@ -287,7 +278,6 @@ impl Writer {
         Ok(Growing {
             upload,
             builder: Builder::new(&self.partition, first, kind, self.transactions.clone()),
-            pending: BytesMut::new(),
             permit: Permit::default(),
             roll_at: Instant::now() + self.options.roll_interval,
         })
@@ -297,7 +287,6 @@ impl Writer {
     async fn roll(&mut self) -> Result<()> {
         let Some(mut growing) = self.growing.take() else { return Ok(()) };
         let started = Instant::now();
-        growing.flush().await?;
         growing.upload.sync().await?;
         crash::point("log-synced", &self.partition);
         let (sidecar, transactions) = growing.builder.seal();
@@ -506,35 +495,12 @@ impl Writer {
 }
 
 impl Growing {
-    /// Hands bytes to the upload: large slices as they are, small ones copied together.
+    /// Hands bytes to the upload, and keeps paying for what that holds in memory.
     async fn write(&mut self, bytes: Bytes, permit: Permit) -> Result<()> {
         self.permit.merge(permit);
-        if bytes.len() < COPY_BELOW_BYTES {
-            self.pending.extend_from_slice(&bytes);
-            if self.pending.len() < WRITE_FROM_BYTES {
-                return Ok(());
-            }
-            return self.flush().await;
-        }
-        self.flush().await?;
         self.upload.write(bytes).await?;
-        self.release();
+        self.permit.keep(self.upload.held_bytes());
         Ok(())
-    }
-
-    async fn flush(&mut self) -> Result<()> {
-        if !self.pending.is_empty() {
-            self.upload.write(self.pending.split().freeze()).await?;
-        }
-        self.release();
-        Ok(())
-    }
-
-    /// Gives memory back that the store does not hold.
-    fn release(&mut self) {
-        if !self.upload.holds_memory() && self.pending.is_empty() {
-            self.permit = Permit::default();
-        }
     }
 }
 

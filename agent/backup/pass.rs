@@ -88,10 +88,13 @@ impl Pass {
         }
     }
 
-    /// Ends the pass and says what became of it.
-    pub(super) fn finish(self) {
+    /// Ends the pass and says what became of it; of one that failed, only what it left.
+    pub(super) fn finish(self, done: bool) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+        if !done && self.segments == 0 {
+            return;
         }
         let seconds = self.began.elapsed().as_secs_f64();
         let partitions = self.partitions.len();

@@ -61,8 +61,9 @@ impl Watch {
         self.has_run
     }
 
-    /// Takes note that the pipeline is down; what was wrong with its parts went with it.
+    /// Takes note that the pipeline is down and will start again; what was wrong with its parts went with it.
     pub(super) fn failed(&mut self, error: &Error) {
+        self.metrics.restarts.increment(1);
         self.health.clear();
         self.health.set("", Some(error.to_string()));
     }
@@ -130,7 +131,13 @@ impl Observer for Watch {
     }
 
     fn trouble(&mut self, subject: &str, reason: Option<&str>) {
-        self.health.set(subject, reason.map(str::to_owned));
+        if !self.health.set(subject, reason.map(str::to_owned)) {
+            return;
+        }
+        match reason {
+            Some(reason) => tracing::warn!(pipeline = self.pipeline, "{subject}: {reason}"),
+            None => tracing::info!(pipeline = self.pipeline, "{subject}: well again"),
+        }
     }
 
     fn tick(&mut self) {

@@ -16,8 +16,9 @@ use crate::store::Store;
 /// What the user typed after `describe`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// The backup, and how to print
     #[command(flatten)]
-    archive: ArchiveArgs,
+    pub archive: ArchiveArgs,
 }
 
 /// Describes the backup.

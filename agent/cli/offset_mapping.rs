@@ -15,7 +15,7 @@ use crate::store::Store;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    archive: ArchiveArgs,
+    pub(super) archive: ArchiveArgs,
 }
 
 /// Prints the mapping.

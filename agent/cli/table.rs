@@ -100,12 +100,8 @@ impl Page {
         self.text.push('\n');
     }
 
-    /// Adds a single rule.
-    pub fn rule(&mut self) {
-        self.line("─".repeat(61));
-    }
-
-    /// Adds a table: rule, column heads, rule, rows. Columns are as wide as their widest cell, two spaces apart.
+    /// Adds a table: rule, column heads, rule, rows. Columns are as wide as their widest cell, two spaces apart; the
+    /// rules are the user's page's, or as wide as the table where that is wider.
     pub fn table(&mut self, heads: &[&str], rows: &[Vec<String>]) {
         let mut widths: Vec<usize> = heads.iter().map(|head| head.chars().count()).collect();
         for row in rows {
@@ -113,9 +109,10 @@ impl Page {
                 *width = (*width).max(cell.chars().count());
             }
         }
-        self.rule();
+        let rule = "─".repeat((widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1)).max(61));
+        self.line(&rule);
         self.cells(heads, &widths);
-        self.rule();
+        self.line(&rule);
         for row in rows {
             self.cells(row, &widths);
         }

@@ -18,9 +18,11 @@ use crate::store::Store;
 
 /// What the user typed after `verify`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Exit codes: 0 sound (work that a writer left unfinished at the end of a chain included), \
+    4 damage, 5 a hole that nothing declares, 1 something could not be looked at, 10 no such backup")]
 pub struct Args {
     #[command(flatten)]
-    archive: ArchiveArgs,
+    pub(super) archive: ArchiveArgs,
 }
 
 /// Checks the backup.

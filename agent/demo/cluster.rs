@@ -126,11 +126,11 @@ fn producer(servers: &str, tally: Arc<Tally>) -> Result<BaseProducer<Deliveries>
         .create_with_context(Deliveries(tally))
 }
 
-/// Writes what is due, as long as the agent keeps up.
+/// Writes what is due, as long as the agent keeps up, and for no more than twice the time: the demo ends by itself.
 fn write(producer: &BaseProducer<Deliveries>, records: u64, time: Duration, tally: &Tally) {
     let mut shop = Shop::new();
     let (began, mut sent) = (Instant::now(), 0);
-    while sent < records && !tally.end.load(Ordering::Relaxed) {
+    while sent < records && began.elapsed() < time * 2 && !tally.end.load(Ordering::Relaxed) {
         let due = (records as f64 * began.elapsed().as_secs_f64() / time.as_secs_f64()) as u64;
         let room = tally.read.load(Ordering::Relaxed) + MOST_AHEAD;
         while sent < due.min(records).min(room) && send(producer, &shop.event()) {

@@ -257,19 +257,22 @@ impl Connection {
         self.send(request, version).await?;
         let length = self.length(ApiVersionsRequest::KEY, version, Duration::ZERO).await?;
         let mut frame = self.body(ApiVersionsRequest::KEY, version, length).await?.freeze();
-        let refused = frame.get(4..6) == Some(&UNSUPPORTED_VERSION.to_be_bytes());
-        let answered = if refused { 0 } else { version };
         // The header of this one answer is version 0 always, so that any client can read it.
-        let read = ResponseHeader::decode(&mut frame, 0)
-            .and_then(|header| Ok((header, ApiVersionsResponse::decode(&mut frame, answered)?)));
-        match read {
-            Ok((header, answer)) if header.correlation_id == self.correlation => {
-                self.pending = false;
-                Ok(answer)
-            }
-            _ => Err(Error::transient(format!("answer of broker {} to ApiVersions cannot be read", self.broker))
-                .hint("is that port a plaintext listener of Kafka?")),
+        let correlation = ResponseHeader::decode(&mut frame, 0).ok().map(|header| header.correlation_id);
+        if correlation != Some(self.correlation) {
+            return Err(self.unreadable_versions());
         }
+        self.pending = false;
+        // Of a refusal only the code counts: Kafka writes what follows in version 0, librdkafka's mock in a mixture.
+        if frame.first_chunk() == Some(&UNSUPPORTED_VERSION.to_be_bytes()) {
+            return Ok(ApiVersionsResponse::default().with_error_code(UNSUPPORTED_VERSION));
+        }
+        ApiVersionsResponse::decode(&mut frame, version).map_err(|_| self.unreadable_versions())
+    }
+
+    fn unreadable_versions(&self) -> Error {
+        Error::transient(format!("answer of broker {} to ApiVersions cannot be read", self.broker))
+            .hint("is that port a plaintext listener of Kafka?")
     }
 
     fn lost(&self, error: std::io::Error) -> Error {

@@ -27,14 +27,16 @@ impl Health {
         Self { part: part.into(), reasons: self.reasons.clone() }
     }
 
-    /// Says what is wrong with `subject` (empty: with the part itself), or with `None` that nothing is any more.
-    pub fn set(&self, subject: &str, reason: Option<String>) {
+    /// Says what is wrong with `subject` (empty: with the part itself), or with `None` that nothing is any more;
+    /// returns whether that is news.
+    pub fn set(&self, subject: &str, reason: Option<String>) -> bool {
         let key = (self.part.clone(), subject.to_owned());
         let mut reasons = self.lock();
-        match reason {
+        let before = match reason.clone() {
             Some(reason) => reasons.insert(key, reason),
             None => reasons.remove(&key),
         };
+        before != reason
     }
 
     /// Takes back everything that was said of this part.
@@ -66,7 +68,8 @@ mod tests {
         let health = Health::new();
         let orders = health.of("pipeline orders");
         orders.set("", Some("starting".into()));
-        orders.set("broker 3", Some("connection\nrefused".into()));
+        assert!(orders.set("broker 3", Some("connection\nrefused".into())));
+        assert!(!orders.set("broker 3", Some("connection\nrefused".into())));
         health.of("pipeline payments").set("", Some("starting".into()));
         let lines = [
             "pipeline orders: starting",

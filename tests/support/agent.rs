@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::chain::Chain;
 use super::kafka::Kafka;
 use super::reader::Record;
-use super::reaper::Process;
+use super::reaper::{self, Process};
 use super::{DEADLINE, block_on, wait_for, wait_within};
 
 /// Returns the program under test, with nothing of the caller's surroundings that could change what it does.
@@ -46,6 +46,7 @@ impl Backup {
     /// Configures a backup of a cluster that may not be there.
     pub(crate) fn of_brokers(brokers: &str, topics: &[&str]) -> Self {
         let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("the target folder is writable");
+        reaper::remove_at_end(folder.path());
         let backup = Self {
             path: folder.path().join("archive").display().to_string(),
             folder,

@@ -136,11 +136,15 @@ impl Kafka {
         }
         let made = block_on(self.admin.create_topics([&topic], &AdminOptions::new())).expect("the broker answers");
         assert!(made.iter().all(Result::is_ok), "topic {name}: {made:?}");
-        // The answer comes before the partition has its leader.
+        self.wait_for_leaders(name, partitions as usize);
+    }
+
+    /// Waits until `topic` has leaders: the answer to its making comes before them.
+    fn wait_for_leaders(&self, topic: &str, partitions: usize) {
         wait_within(Duration::from_secs(30), "the topic has leaders", || {
-            let answer = self.admin.inner().fetch_metadata(Some(name), Duration::from_secs(5)).ok()?;
-            let partitions_led = answer.topics()[0].partitions().iter().filter(|p| p.leader() >= 0).count();
-            (partitions_led == partitions as usize).then_some(())
+            let answer = self.admin.inner().fetch_metadata(Some(topic), Duration::from_secs(5)).ok()?;
+            let led = answer.topics()[0].partitions().iter().filter(|partition| partition.leader() >= 0);
+            (led.count() == partitions).then_some(())
         });
     }
 
@@ -155,6 +159,7 @@ impl Kafka {
         let more = [NewPartitions::new(topic, count)];
         let made = block_on(self.admin.create_partitions(&more, &AdminOptions::new())).expect("the broker answers");
         assert!(made.iter().all(Result::is_ok), "topic {topic}: {made:?}");
+        self.wait_for_leaders(topic, count);
     }
 
     /// Deletes the records of a partition before `first`.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -109,10 +109,12 @@ impl Writer {
         Self { producer, deliveries }
     }
 
-    /// Makes a transactional producer; its transactional id begins with `name`.
+    /// Makes a transactional producer of small batches; its transactional id begins with `name`.
     pub(crate) fn transactional(kafka: &Kafka, name: &str) -> Self {
         let id = format!("{name}-{:08x}", fastrand::u32(..));
-        let writer = Self::new(kafka, &[("transactional.id", &id), ("transaction.timeout.ms", "600000")]);
+        let properties =
+            [("transactional.id", &*id), ("transaction.timeout.ms", "600000"), ("batch.num.messages", "50")];
+        let writer = Self::new(kafka, &properties);
         writer.producer.init_transactions(DEADLINE).expect("the coordinator answers");
         writer
     }
@@ -147,7 +149,18 @@ impl Writer {
 
     /// Waits until the broker has everything; returns partitions and offsets of what it got since the last time.
     pub(crate) fn flush(&self) -> Vec<(i32, i64)> {
-        self.producer.flush(DEADLINE).expect("the broker takes what was sent");
+        // rdkafka's own `flush` looks every 100 ms whether it is done.
+        let began = Instant::now();
+        while self.producer.in_flight_count() > 0 {
+            assert!(began.elapsed() < DEADLINE, "{} records are not taken", self.producer.in_flight_count());
+            self.producer.poll(Duration::from_millis(5));
+        }
+        self.delivered()
+    }
+
+    /// Returns partitions and offsets of what the broker got since the last time.
+    fn delivered(&self) -> Vec<(i32, i64)> {
+        self.producer.poll(Duration::ZERO);
         let delivered = std::mem::take(&mut *self.deliveries.0.lock().expect("nobody panics while holding it"));
         delivered.into_iter().map(|place| place.expect("the broker takes what was sent")).collect()
     }
@@ -193,22 +206,20 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Starts to write about `bytes_per_second`, a batch to each partition at a time.
-    pub(crate) fn start(kafka: &Kafka, topic: &str, bytes_per_second: usize) -> Self {
-        const RECORD_BYTES: usize = 500;
-        const ROUND: usize = 10;
+    /// Starts to write a batch of `count` records of about 500 bytes to each partition, `pause` after the one before.
+    pub(crate) fn start(kafka: &Kafka, topic: &str, count: usize, pause: Duration) -> Self {
         let (topic, partitions) = (topic.to_owned(), kafka.partitions(topic));
         let writer = Writer::new(kafka, &[("linger.ms", "1")]);
-        let round_bytes = RECORD_BYTES * ROUND * partitions as usize;
-        let pause = Duration::from_secs_f64(round_bytes as f64 / bytes_per_second as f64);
         let end = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&end);
         let thread = std::thread::spawn(move || {
             let mut contents = Contents::new();
             while !ended.load(Ordering::Relaxed) {
-                let _ = writer.write(&topic, &contents.records(partitions, ROUND, RECORD_BYTES));
+                contents.records(partitions, count, 500).iter().for_each(|record| writer.send(&topic, record));
+                let _ = writer.delivered();
                 std::thread::sleep(pause);
             }
+            let _ = writer.flush();
         });
         Self { end, thread: Some(thread) }
     }

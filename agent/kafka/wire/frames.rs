@@ -21,7 +21,8 @@ pub(super) struct Frames {
 impl Frames {
     /// Takes an empty buffer with room for `bytes`: one in rotation if its slices are gone, else a new one.
     pub(super) fn take(&mut self, bytes: usize) -> BytesMut {
-        for at in 0..self.buffers.len() {
+        // The newest first: what of it is still in the processor's cache need not be fetched again.
+        for at in (0..self.buffers.len()).rev() {
             if self.buffers[at].try_reclaim(bytes) {
                 return self.buffers.remove(at);
             }

@@ -44,6 +44,8 @@ pub(super) struct Run {
     stuck_since: Option<Instant>,
     /// Whether the leader is to be asked what it has.
     check: bool,
+    /// Whether it has said that a position beyond the end of the pass is in its log.
+    beyond: bool,
     range_tries: u32,
     backoff: Backoff,
 }
@@ -104,6 +106,7 @@ impl Watch {
             stale_since: None,
             stuck_since: None,
             check: false,
+            beyond: false,
             range_tries: 0,
             backoff,
         });
@@ -244,11 +247,13 @@ impl Watch {
     }
 
     fn checked(&mut self, partition: &Partition, generation: u32, told: &Told) -> Result<()> {
+        let end = self.partitions.get(partition).and_then(|held| held.end);
         let Some(run) = self.current(partition, generation) else { return Ok(()) };
         let (Some(position), Some(earliest), Some(latest)) = (run.position, told.earliest, told.latest) else {
             run.stage = Stage::Waiting;
             return Ok(());
         };
+        let beyond = end.is_some_and(|end| position > end);
         run.check = false;
         run.stage = Stage::Waiting;
         let reason = match range(position, earliest, latest) {
@@ -261,6 +266,10 @@ impl Watch {
                 let range = OffsetRange { first: position, next };
                 let gap = Batch::new(partition.clone(), generation, range, payload, Permit::default());
                 self.outbox.push(Item::Event(Event::Batch(gap)));
+                return Ok(());
+            }
+            Range::Within if beyond => {
+                run.beyond = true;
                 return Ok(());
             }
             Range::Within if run.range_tries < RANGE_TRIES => {
@@ -374,6 +383,10 @@ impl Run {
             return Next::Ask(Purpose::Check, vec![At::Earliest, At::Latest]);
         }
         match (self.position, end) {
+            // Finished, or a source that has lost what the archive holds: a pass must not end well over that.
+            (Some(position), Some(end)) if position > end && !self.beyond => {
+                Next::Ask(Purpose::Check, vec![At::Earliest, At::Latest])
+            }
             (Some(position), Some(end)) if position >= end => Next::Finish(position),
             (Some(position), end) if !one_pass || end.is_some() => Next::Read(position),
             (Some(_), _) => Next::Ask(Purpose::Begin, vec![At::Latest]),
