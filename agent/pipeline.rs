@@ -255,6 +255,8 @@ pub trait Observer: Send {
     fn opened(&mut self, partition: &Partition, next: Option<Offset>);
     /// Everything of a partition before `next` is durable.
     fn durable(&mut self, partition: &Partition, next: Offset, records: u64, bytes: u64, took: Duration);
+    /// A partition is closed: it is no longer this pipeline's.
+    fn closed(&mut self, partition: &Partition);
     /// Something is wrong (`Some`) or right again (`None`).
     fn trouble(&mut self, subject: &str, reason: Option<&str>);
     /// A second has passed.
@@ -394,6 +396,7 @@ impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
             Answer::Restart { partition, tip } => self.restart(&partition, tip),
             Answer::Suspended { partition } => self.source.stop(&partition),
             Answer::Closed { partition } => {
+                self.observer.closed(&partition);
                 if let Some(flowing) = self.partitions.get_mut(&partition) {
                     flowing.state = State::Closed;
                 }

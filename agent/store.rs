@@ -15,7 +15,7 @@ mod folder;
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use bytes::{Bytes, BytesMut};
@@ -52,12 +52,18 @@ pub struct Listed {
     pub is_folder: bool,
 }
 
+/// What reaches the objects.
+#[derive(Clone)]
+enum Place {
+    /// A folder of this machine; it need not be there yet.
+    Folder(Arc<Path>),
+    Remote(Operator),
+}
+
 /// A place that holds objects by key. Clones share it.
 #[derive(Clone)]
 pub struct Store {
-    operator: Operator,
-    /// The root as a folder of this machine; `None` elsewhere.
-    folder: Option<Arc<Path>>,
+    place: Place,
     /// Put before every key; empty or with a slash at its end.
     prefix: String,
     url: Arc<str>,
@@ -72,25 +78,27 @@ impl Store {
     /// [`Kind::Usage`] for a URL of a service that this build does not reach.
     pub fn open(path: &str) -> Result<Self> {
         let wrong = |error: opendal::Error| Error::usage(format!("cannot open the store `{path}`")).source(error);
-        let (operator, folder) = match path.split_once("://") {
+        let place = match path.split_once("://") {
             None => {
                 let root = std::path::absolute(path)
                     .map_err(|error| Error::usage(format!("`{path}` is no folder")).source(error))?;
-                (local(&root).map_err(wrong)?, Some(root))
+                Place::Folder(root.into())
             }
-            Some(("file", root)) => (local(Path::new(root)).map_err(wrong)?, Some(PathBuf::from(root))),
-            Some(("memory", name)) => (memory(name).map_err(wrong)?, None),
+            Some(("file", root)) if root.starts_with('/') => Place::Folder(Path::new(root).into()),
+            Some(("memory", name)) => Place::Remote(memory(name).map_err(wrong)?),
             Some((scheme, _)) => {
                 return Err(Error::usage(format!("stores of type `{scheme}` are not supported"))
                     .with("path", path)
                     .hint("use a folder, file:///folder or memory://name"));
             }
         };
-        if folder.is_none() && !operator.info().capability().write_with_if_not_exists {
+        if let Place::Remote(operator) = &place
+            && !operator.info().capability().write_with_if_not_exists
+        {
             return Err(Error::usage(format!("the store `{path}` cannot create an object only if it is absent"))
                 .hint("without that two agents would overwrite each other; use another store"));
         }
-        Ok(Self { operator, folder: folder.map(Into::into), prefix: String::new(), url: path.into() })
+        Ok(Self { place, prefix: String::new(), url: path.into() })
     }
 
     /// Returns the part of this store below `folder`.
@@ -108,7 +116,7 @@ impl Store {
     /// # Errors
     /// [`Kind::Usage`] when the folder cannot be made or written.
     pub async fn prepare(&self) -> Result<()> {
-        let Some(folder) = self.folder.clone() else { return Ok(()) };
+        let Place::Folder(folder) = self.place.clone() else { return Ok(()) };
         let prepared = blocking(move || folder::prepare(&folder)).await;
         prepared.map_err(|error| {
             Error::usage(format!("cannot write to the folder `{}`", self.url))
@@ -121,12 +129,12 @@ impl Store {
     /// folder that is not there is empty.
     pub async fn list(&self, folder: &str) -> Result<Vec<Listed>> {
         let key = format!("{}{folder}", self.prefix);
-        let mut listed = match &self.folder {
-            Some(root) => {
+        let mut listed = match &self.place {
+            Place::Folder(root) => {
                 let path = root.join(&key);
                 blocking(move || folder::list(&path)).await
             }
-            None => self.list_remote(&key).await,
+            Place::Remote(operator) => list_remote(operator, &key).await,
         }
         .map_err(|error| error.with("folder", self.describe(folder)))?;
         listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -135,19 +143,35 @@ impl Store {
 
     /// Reads an object; `None` when there is none.
     pub async fn read(&self, key: &str) -> Result<Option<Bytes>> {
-        match self.operator.read(&format!("{}{key}", self.prefix)).await {
-            Ok(buffer) => Ok(Some(buffer.to_bytes())),
-            Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.failed("read", key, error)),
-        }
+        let full_key = format!("{}{key}", self.prefix);
+        let read = match &self.place {
+            Place::Folder(root) => {
+                let path = root.join(full_key);
+                blocking(move || folder::read(&path)).await
+            }
+            Place::Remote(operator) => match operator.read(&full_key).await {
+                Ok(buffer) => Ok(Some(buffer.to_bytes())),
+                Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(store_error("cannot read", error)),
+            },
+        };
+        read.map_err(|error| error.with("object", self.describe(key)))
     }
 
     /// Reads the bytes `range` of an object, fewer where it ends before.
     pub async fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        match self.operator.read_with(&format!("{}{key}", self.prefix)).range(range).await {
-            Ok(buffer) => Ok(buffer.to_bytes()),
-            Err(error) => Err(self.failed("read", key, error)),
-        }
+        let full_key = format!("{}{key}", self.prefix);
+        let read = match &self.place {
+            Place::Folder(root) => {
+                let path = root.join(full_key);
+                blocking(move || folder::read_range(&path, range)).await
+            }
+            Place::Remote(operator) => match operator.read_with(&full_key).range(range).await {
+                Ok(buffer) => Ok(buffer.to_bytes()),
+                Err(error) => Err(store_error("cannot read", error)),
+            },
+        };
+        read.map_err(|error| error.with("object", self.describe(key)))
     }
 
     /// Creates a small object, whole or not at all, if there is none of that key; it is durable when this returns.
@@ -161,32 +185,16 @@ impl Store {
     pub async fn upload(&self, key: &str) -> Result<Upload> {
         let full_key = format!("{}{key}", self.prefix);
         let place = self.describe(key);
-        let target = match &self.folder {
-            Some(root) => Target::Local(LocalFile::new(root.clone(), root.join(full_key))),
-            None => {
-                let writer = self.operator.writer_with(&full_key).if_not_exists(true).await;
-                let writer = Box::new(writer.map_err(|error| self.failed("create", key, error))?);
+        let target = match &self.place {
+            Place::Folder(root) => Target::Local(LocalFile::new(root.clone(), root.join(full_key))),
+            Place::Remote(operator) => {
+                let writer = operator.writer_with(&full_key).if_not_exists(true).await;
+                let failed = |error| store_error("cannot create", error).with("object", &place);
+                let writer = Box::new(writer.map_err(failed)?);
                 Target::Remote(Remote { writer, pending: BytesMut::new(), written_bytes: 0 })
             }
         };
         Ok(Upload { target: Some(target), place })
-    }
-
-    async fn list_remote(&self, key: &str) -> Result<Vec<Listed>> {
-        let entries = self.operator.list(key).await.map_err(|error| store_error("cannot list", error))?;
-        Ok(entries
-            .into_iter()
-            .filter(|entry| entry.path() != key)
-            .map(|entry| Listed {
-                name: entry.name().trim_end_matches('/').to_owned(),
-                size_bytes: entry.metadata().content_length(),
-                is_folder: entry.metadata().is_dir(),
-            })
-            .collect())
-    }
-
-    fn failed(&self, verb: &str, key: &str, error: opendal::Error) -> Error {
-        store_error(&format!("cannot {verb} an object"), error).with("object", self.describe(key))
     }
 }
 
@@ -292,9 +300,17 @@ impl Remote {
     }
 }
 
-fn local(root: &Path) -> opendal::Result<Operator> {
-    let root = root.to_string_lossy();
-    Ok(Operator::new(opendal::services::Fs::default().root(&root))?)
+async fn list_remote(operator: &Operator, folder: &str) -> Result<Vec<Listed>> {
+    let entries = operator.list(folder).await.map_err(|error| store_error("cannot list", error))?;
+    Ok(entries
+        .into_iter()
+        .filter(|entry| entry.path() != folder)
+        .map(|entry| Listed {
+            name: entry.name().trim_end_matches('/').to_owned(),
+            size_bytes: entry.metadata().content_length(),
+            is_folder: entry.metadata().is_dir(),
+        })
+        .collect())
 }
 
 /// Returns this process's memory store of that name: two pipelines, or a test's writer and reader, share it.

@@ -3,10 +3,11 @@
 //! The broker tells of an abort in the Fetch response, while the marker lies behind the last stable offset that
 //! another, open transaction holds back. The archive must keep what it was told.
 
-use crate::support::agent::Backup;
+use crate::support::agent::{Agent, Backup};
+use crate::support::chain::assert_same;
 use crate::support::kafka::Kafka;
 use crate::support::reader::{Record, read_committed};
-use crate::support::workload::{Contents, Writer};
+use crate::support::workload::{Contents, Load, Writer};
 
 /// Asserts that `cat` and the counts show exactly `records` (by their values), all in partition 0.
 #[track_caller]
@@ -115,4 +116,58 @@ fn an_abort_held_across_passes_stays_known_when_the_archive_ends_before_its_mark
     assert_eq!(backup.chain(&topic, 0).next(), 15, "up to C; A's marker is beyond it");
     kafka.delete(&topic);
     assert_holds(&backup, &topic, &of_b);
+}
+
+/// Asserts that the archive is the broker's log and that `cat` shows what a consumer sees.
+#[track_caller]
+fn assert_tells_apart(kafka: &Kafka, backup: &Backup, topic: &str) {
+    for partition in 0..kafka.partitions(topic) {
+        let archived = backup.chain(topic, partition).bytes();
+        assert_same(&format!("{topic}-{partition}"), &archived, &kafka.log_bytes(topic, partition));
+    }
+    let (ours, theirs) = (backup.cat(topic), read_committed(kafka, topic));
+    let differs = ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs);
+    assert!(
+        differs.is_none() && ours.len() == theirs.len(),
+        "`cat` {}, consumer {}: {differs:?}",
+        ours.len(),
+        theirs.len()
+    );
+    let counted: usize = backup.counts(topic).iter().map(|(_, count)| count).sum();
+    assert_eq!(counted, theirs.len(), "record counts of `show-offset-mapping`");
+    let _ = backup.command("verify", &[]).ok();
+}
+
+#[test]
+fn aborts_are_told_apart_after_agents_were_killed_between_them() {
+    let kafka = Kafka::shared_with_disk();
+    let topic = kafka.topic("aborted-kills", 2, &[]);
+    let load = Load::transactions(kafka, &topic);
+    let backup = Backup::of(kafka, &[&topic]).sink("roll_bytes", "2KiB").sink("roll_interval", "200ms");
+    for _ in 0..6 {
+        let before = backup.chain(&topic, 0).next();
+        let mut agent = backup.run();
+        agent.wait_until("the agent goes on", |_| (backup.chain(&topic, 0).next() > before + 20).then_some(()));
+        agent.kill();
+    }
+    load.end();
+    let _ = backup.backup().ok();
+    assert_tells_apart(kafka, &backup, &topic);
+}
+
+#[test]
+fn aborts_are_told_apart_when_two_agents_took_turns() {
+    let kafka = Kafka::shared_with_disk();
+    let topic = kafka.topic("aborted-duel", 2, &[]);
+    let load = Load::transactions(kafka, &topic);
+    let first = Backup::of(kafka, &[&topic]).sink("roll_bytes", "2KiB").sink("roll_interval", "300ms");
+    let second = Backup::of(kafka, &[&topic]).sink("roll_bytes", "3KiB").sink("roll_interval", "400ms");
+    let second = second.path(first.archive());
+    let mut agents = [first.run(), second.run()];
+    let lost = |agent: &Agent| agent.log().contains("another writer").then_some(());
+    agents.iter_mut().for_each(|agent| agent.wait_until("each has lost a race", lost));
+    load.end();
+    agents.into_iter().for_each(Agent::terminate);
+    let _ = first.backup().ok();
+    assert_tells_apart(kafka, &first, &topic);
 }

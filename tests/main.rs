@@ -12,5 +12,6 @@ mod duel;
 mod fidelity;
 mod harness;
 mod history;
+mod readers;
 mod roll;
 mod support;

@@ -146,7 +146,17 @@ impl pipeline::Sink for Sink {
     }
 
     async fn answer(&mut self) -> Answer {
-        self.answers.recv().await.expect("the sink itself holds a sender")
+        loop {
+            tokio::select! {
+                biased;
+                answer = self.answers.recv() => return answer.expect("the sink itself holds a sender"),
+                // Writers end after their last answer; one that ended otherwise must not be waited for.
+                Some(ended) = self.tasks.join_next() => if let Err(error) = ended {
+                    let error = Error::failed("a writer of the archive ended by a defect").source(error);
+                    return Answer::Failed { error };
+                },
+            }
+        }
     }
 }
 
@@ -446,7 +456,6 @@ impl Writer {
             self.answer(Answer::Failed { error });
             return None;
         }
-        tracing::warn!(%error, "the archive cannot be written; trying again");
         self.answer(Answer::Suspended { partition: self.partition.clone() });
         self.answer(Answer::Trouble { subject: self.subject(), reason: Some(error.to_string()) });
         Some(())
@@ -470,7 +479,6 @@ impl Writer {
     fn recovered(&mut self) {
         if self.failing.since.is_some() {
             self.failing = Failing::default();
-            tracing::info!(partition = %self.partition, "the archive can be written again");
             self.answer(Answer::Trouble { subject: self.subject(), reason: None });
         }
     }

@@ -130,6 +130,12 @@ impl Observer for Watch {
         }
     }
 
+    fn closed(&mut self, partition: &Partition) {
+        if let Some(watched) = self.partitions.remove(partition) {
+            watched.metrics.retire();
+        }
+    }
+
     fn trouble(&mut self, subject: &str, reason: Option<&str>) {
         if !self.health.set(subject, reason.map(str::to_owned)) {
             return;

@@ -100,6 +100,8 @@ impl Observer for Progress {
 
     fn opened(&mut self, _: &Partition, _: Option<Offset>) {}
 
+    fn closed(&mut self, _: &Partition) {}
+
     fn durable(&mut self, partition: &Partition, next: Offset, _records: u64, bytes: u64, _took: Duration) {
         self.partitions.entry(partition.clone()).or_default().durable = next;
         self.bytes += bytes;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::protocol::{Request, StrBytes};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -202,15 +203,10 @@ impl Client {
             let Some(answer) = self.ask(&address, 2..=9, &request).await? else {
                 return Err(Error::failed(format!("broker {address} has no version of ListOffsets that we know")));
             };
-            for topic in &answer.topics {
-                for partition in &topic.partitions {
-                    let Some(at) = now.get(&(&**topic.name, partition.partition_index)) else { continue };
-                    answers[*at] = OffsetAnswer {
-                        code: partition.error_code,
-                        offset: partition.offset,
-                        leader_epoch: partition.leader_epoch,
-                    };
-                }
+            for (topic, partition) in answer.topics.iter().flat_map(told) {
+                let Some(at) = now.get(&(topic, partition.partition_index)) else { continue };
+                let (code, offset) = (partition.error_code, partition.offset);
+                answers[*at] = OffsetAnswer { code, offset, leader_epoch: partition.leader_epoch };
             }
         }
         Ok(answers)
@@ -325,6 +321,11 @@ impl Client {
 
 fn topic_name(name: &str) -> m::TopicName {
     StrBytes::from_string(name.to_owned()).into()
+}
+
+/// Pairs each partition of a topic with the topic's name.
+fn told(topic: &ListOffsetsTopicResponse) -> impl Iterator<Item = (&str, &ListOffsetsPartitionResponse)> {
+    topic.partitions.iter().map(|partition| (topic.name.as_str(), partition))
 }
 
 fn list_offsets_request(

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 const DEFAULT_PORT: u16 = 9092;
 
 /// The properties of a connection to a cluster, checked.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Properties {
     map: BTreeMap<String, String>,
     /// The brokers to begin with, as `host:port`; at least one. From `bootstrap.servers`.
@@ -42,6 +42,13 @@ pub struct Properties {
     pub receive_max_bytes: usize,
     /// The size of the socket's receive buffer, bytes; 0 leaves it to the system. From `socket.receive.buffer.bytes`.
     pub socket_receive_bytes: u32,
+}
+
+impl std::fmt::Debug for Properties {
+    /// Writes the names of what is set, never the values: some are secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.map.keys()).finish()
+    }
 }
 
 impl Properties {

@@ -9,13 +9,15 @@
 //! support it, files are written the ordinary way.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Error as IoError, ErrorKind, Result as IoResult};
+use std::io::{Error as IoError, ErrorKind, Read as _, Result as IoResult, Seek as _, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use nix::fcntl::OFlag;
 
 use super::{Creation, Listed, blocking};
@@ -267,6 +269,28 @@ pub(super) fn list(path: &Path) -> Result<Vec<Listed>> {
         }
     }
     Ok(listed)
+}
+
+/// Reads a file; `None` when there is none.
+pub(super) fn read(path: &Path) -> Result<Option<Bytes>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes.into())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("cannot read")(error)),
+    }
+}
+
+/// Reads the bytes `range` of a file, fewer where it ends before.
+pub(super) fn read_range(path: &Path, range: Range<u64>) -> Result<Bytes> {
+    let read = || {
+        let mut file = File::open(path)?;
+        let _: u64 = file.seek(SeekFrom::Start(range.start))?;
+        let length = range.end.saturating_sub(range.start);
+        let mut bytes = Vec::with_capacity(length as usize);
+        let _: usize = file.take(length).read_to_end(&mut bytes)?;
+        Ok(bytes.into())
+    };
+    read().map_err(failed("cannot read"))
 }
 
 /// Opens a new file, past the page cache if `direct` and if the file system can.

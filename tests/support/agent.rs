@@ -176,7 +176,13 @@ path = {:?}
 
     /// Returns the records that `cat` prints, in order of partition and offset.
     pub(crate) fn cat(&self, topic: &str) -> Vec<Record> {
-        let mut records: Vec<_> = self.command("cat", &["--topic", topic]).ok().lines().map(read_line).collect();
+        self.cat_with(topic, &[])
+    }
+
+    /// Returns the records that `cat` prints with `arguments`, in order of partition and offset.
+    pub(crate) fn cat_with(&self, topic: &str, arguments: &[&str]) -> Vec<Record> {
+        let printed = self.command("cat", &[&["--topic", topic], arguments].concat()).ok();
+        let mut records: Vec<_> = printed.lines().map(read_line).collect();
         records.sort_by_key(|record| (record.partition, record.offset));
         records
     }
@@ -284,10 +290,12 @@ impl Agent {
         assert_eq!(status.signal(), Some(9), "the agent ended by itself ({status}):\n{}", self.log());
     }
 
-    /// Asks the agent to end (SIGTERM) and waits for it.
-    pub(crate) fn terminate(mut self) -> ExitStatus {
+    /// Asks the agent to end (SIGTERM), which it must do well.
+    #[track_caller]
+    pub(crate) fn terminate(mut self) {
         self.signal(Signal::SIGTERM);
-        self.wait()
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "{status}");
     }
 
     /// Waits until the agent ends by itself.

@@ -210,18 +210,43 @@ impl Load {
     pub(crate) fn start(kafka: &Kafka, topic: &str, count: usize, pause: Duration) -> Self {
         let (topic, partitions) = (topic.to_owned(), kafka.partitions(topic));
         let writer = Writer::new(kafka, &[("linger.ms", "1")]);
-        let end = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&end);
-        let thread = std::thread::spawn(move || {
-            let mut contents = Contents::new();
+        let mut contents = Contents::new();
+        Self::spawn(move |ended| {
             while !ended.load(Ordering::Relaxed) {
                 contents.records(partitions, count, 500).iter().for_each(|record| writer.send(&topic, record));
                 let _ = writer.delivered();
                 std::thread::sleep(pause);
             }
             let _ = writer.flush();
-        });
-        Self { end, thread: Some(thread) }
+        })
+    }
+
+    /// Starts to write transactions of two producers that interleave and are aborted as often as committed.
+    pub(crate) fn transactions(kafka: &Kafka, topic: &str) -> Self {
+        let (topic, partitions) = (topic.to_owned(), kafka.partitions(topic));
+        let writers = ["a", "b"].map(|name| Writer::transactional(kafka, name));
+        let mut contents = Contents::new();
+        Self::spawn(move |ended| {
+            while !ended.load(Ordering::Relaxed) {
+                writers.iter().for_each(Writer::begin);
+                for _ in 0..contents.0.usize(1..4) {
+                    for writer in &writers {
+                        let _ = writer.write(&topic, &contents.records(partitions, 3, 300));
+                    }
+                }
+                let mut order = [0, 1];
+                contents.0.shuffle(&mut order);
+                for writer in order {
+                    if contents.0.bool() { writers[writer].commit() } else { writers[writer].abort() }
+                }
+            }
+        })
+    }
+
+    fn spawn(write: impl FnOnce(&AtomicBool) + Send + 'static) -> Self {
+        let end = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&end);
+        Self { end, thread: Some(std::thread::spawn(move || write(&ended))) }
     }
 
     /// Ends the writing; everything written is at the broker then.

@@ -210,15 +210,16 @@ impl Chain {
                 Ok(Link::Segment(Box::new(Segment::new(self.store.clone(), self.log(first), key, sidecar))))
             }
             Err(error) if error.kind() == Kind::Damaged => {
-                let bare = self.listing.sidecars(first, length_bytes).next().is_none();
-                let what = if bare { What::NoSidecar } else { What::DamagedSidecar };
                 self.passed_head = true;
                 self.at += 1;
-                // Where the next segment begins is a function of the log alone.
-                let end = self.end_of_log(first, length_bytes).await?;
-                self.next = end;
-                let range = end.map(|next| OffsetRange { first, next });
-                Ok(self.found(what, self.log(first), range, error.to_string()))
+                let (what, detail) = self.why_unread(first, length_bytes, &error);
+                // Where the next segment begins is a function of the log alone; a cut log leaves it to its sidecar.
+                self.next = match self.end_of_log(first, length_bytes).await? {
+                    Some(end) => Some(end),
+                    None => self.end_by_sidecar(first).await?,
+                };
+                let range = self.next.map(|next| OffsetRange { first, next });
+                Ok(self.found(what, self.log(first), range, detail))
             }
             Err(error) => Err(error),
         }
@@ -232,9 +233,7 @@ impl Chain {
             fitting.retain(|&fits| fits == digest);
         }
         let Some(&digest) = fitting.first() else {
-            let others = self.listing.sidecars.iter().filter(|sidecar| sidecar.0 == first).count();
-            let why = if others == 0 { "segment has no sidecar" } else { "no sidecar of the segment fits its log" };
-            return Err(Error::damaged(why));
+            return Err(Error::damaged("segment has no sidecar that fits its log"));
         };
         let key = format!("{}{}", self.place.folder, layout::sidecar(first, length_bytes, digest));
         let Some(bytes) = self.store.read(&key).await? else {
@@ -252,6 +251,17 @@ impl Chain {
             Ok((key, sidecar))
         } else {
             Err(Error::damaged("sidecar describes another segment").with("sidecar", key))
+        }
+    }
+
+    /// Says what is wrong with a segment that has no readable sidecar.
+    fn why_unread(&self, first: Offset, length_bytes: u64, error: &Error) -> (What, String) {
+        if self.listing.sidecars(first, length_bytes).next().is_some() {
+            return (What::DamagedSidecar, error.to_string());
+        }
+        match self.listing.sidecars.iter().find(|sidecar| sidecar.0 == first) {
+            Some((_, other, _)) => (What::DamagedLog, format!("it has {length_bytes} bytes, its sidecar says {other}")),
+            None => (What::NoSidecar, "the segment has no sidecar: its aborted transactions are unknown".to_owned()),
         }
     }
 
@@ -291,6 +301,16 @@ impl Chain {
                 end = Some(header.next_offset());
             }
         }
+    }
+
+    /// Asks the sidecar of the segment at `first` for its end, whatever length of log it describes; `None` unless there
+    /// is a single one that can be read.
+    async fn end_by_sidecar(&self, first: Offset) -> Result<Option<Offset>> {
+        let mut others = self.listing.sidecars.iter().filter(|sidecar| sidecar.0 == first);
+        let (Some(&(_, length_bytes, digest)), None) = (others.next(), others.next()) else { return Ok(None) };
+        let key = format!("{}{}", self.place.folder, layout::sidecar(first, length_bytes, digest));
+        let bytes = self.store.read(&key).await?.unwrap_or_default();
+        Ok(Sidecar::decode(&bytes).ok().map(|sidecar| sidecar.range.next).filter(|&next| next > first))
     }
 
     /// Looks at the sidecars whose log is not there. One at the chain's tip is unfinished work; one beyond it was

@@ -254,6 +254,35 @@ async fn a_segment_without_its_sidecar_is_damage_and_still_tells_where_the_next_
 }
 
 #[tokio::test]
+async fn a_cut_log_is_damage_and_its_sidecar_tells_what_is_lost() {
+    let cut = |key: &str, bytes: Bytes| Some(if key.ends_with("0010.log") { bytes.slice(..80) } else { bytes });
+    let (segments, findings) = three().await.but(cut).await.walk().await;
+    assert_eq!(firsts(&segments), [0, 15]);
+    assert_eq!(whats(&findings), [(What::DamagedLog, Some((10, 15)))]);
+}
+
+#[tokio::test]
+async fn a_segment_that_a_listing_missed_is_looked_for_again() {
+    for missed in ["00000010.", "00000015."] {
+        let (whole, early) = (three().await, three().await.but(without("/t/", missed)).await);
+        let place = timelines(&early.archive).await.expect("listed").remove(0).places.remove(0);
+        let mut chain = Chain::open(&early.archive, &place).await.expect("listed");
+        for entry in whole.archive.store().list(&place.folder).await.expect("listed") {
+            let key = format!("{}{}", place.folder, entry.name);
+            let bytes = whole.archive.store().read(&key).await.expect("read").expect("it is");
+            let _ = early.archive.store().create(&key, bytes).await.expect("created or there");
+        }
+        let mut steps = 0;
+        while let Some(link) = chain.next().await.expect("read") {
+            assert!(matches!(link, Link::Segment(_)));
+            steps += 1;
+        }
+        // What comes after the tip that was listed is for the next reader.
+        assert_eq!(steps, if missed == "00000010." { 3 } else { 2 });
+    }
+}
+
+#[tokio::test]
 async fn of_two_sidecars_of_one_length_the_one_with_the_logs_digest_is_read() {
     let fixture = three().await;
     let (segments, _) = fixture.walk().await;

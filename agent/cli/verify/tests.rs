@@ -69,3 +69,18 @@ async fn a_damaged_topic_object_is_damage() {
     let broken = fixture.but(|_, bytes| Some(bytes.slice(..bytes.len() / 2))).await;
     assert_eq!(exit_code(&broken).await, 4);
 }
+
+#[tokio::test]
+async fn what_cannot_be_looked_at_is_no_success() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = Store::open(folder.path().to_str().expect("UTF-8")).expect("opened");
+    let archive = Archive::create(&root, "b", None).await.expect("created");
+    let object = br#"{"name":"t","topic_id":"_","partitions":1,"replication_factor":1,"configs":[]}"#;
+    let _ = archive.store().create("topics/t/_/topic-0.json", Bytes::from_static(object)).await.expect("created");
+    // A file where the partition's folder should be: listing it fails.
+    std::fs::write(folder.path().join("b/topics/t/_/0"), "").expect("written");
+    let report = check(&archive).await.expect("the others are looked at");
+    assert_eq!(report.topics[0].result(), "1 unchecked");
+    let verdict = chain::verdict("b", report.topics[0].findings.iter().map(|(_, finding)| finding));
+    assert_eq!(verdict.expect_err("not a success").exit_code(), 1);
+}

@@ -300,3 +300,106 @@ fn aborted(data: &PartitionData) -> Vec<AbortedTransaction> {
     let aborted = data.aborted_transactions.iter().flatten();
     aborted.map(|entry| AbortedTransaction { producer_id: entry.producer_id.0, first: entry.first_offset }).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::fetch_response as wire;
+
+    use super::*;
+    use crate::batch;
+    use crate::record::OffsetRange;
+
+    fn partition() -> Partition {
+        Partition { topic: "orders".into(), topic_id: TopicId(uuid::Uuid::from_u128(7)), index: 3 }
+    }
+
+    fn readings(end: Option<Offset>) -> Readings {
+        let mut readings = Readings::default();
+        let (partition, leader_epoch, last_epoch) = (partition(), 4, -1);
+        readings.add(Reading {
+            partition,
+            generation: 1,
+            position: 0,
+            leader_epoch,
+            last_epoch,
+            end,
+            recovering: true,
+        });
+        readings
+    }
+
+    fn records(first: Offset, next: Offset) -> Bytes {
+        batch::gap(OffsetRange { first, next }, 5)
+    }
+
+    fn answer(data: PartitionData) -> m::FetchResponse {
+        let topic = FetchableTopicResponse::default().with_topic_id(uuid::Uuid::from_u128(7));
+        m::FetchResponse::default().with_responses(vec![topic.with_partitions(vec![data.with_partition_index(3)])])
+    }
+
+    fn look(readings: &mut Readings, data: PartitionData) -> Yield {
+        let wants = readings.wants();
+        readings.look_through(answer(data), &wants, 1000, Permit::default())
+    }
+
+    #[test]
+    fn batches_come_with_their_aborted_transactions_and_move_the_position() {
+        let mut readings = readings(None);
+        let aborted = wire::AbortedTransaction::default().with_producer_id(m::ProducerId(9)).with_first_offset(2);
+        let data = PartitionData::default().with_records(Some(records(0, 10))).with_last_stable_offset(20);
+        let result = look(&mut readings, data.with_aborted_transactions(Some(vec![aborted])));
+        let Some(Item::Event(Event::Batch(batch))) = result.items.first() else { panic!("no batch") };
+        let Payload::Encoded { aborted, .. } = &batch.payload else { panic!("a gap") };
+        assert_eq!(aborted, &[AbortedTransaction { producer_id: 9, first: 2 }]);
+        let want = &readings.wants()[0];
+        assert_eq!((want.position, want.last_epoch, want.behind), (10, 5, true));
+        assert!(matches!(result.commands[..], [Command::Recovered(_, 1)]));
+    }
+
+    #[test]
+    fn a_damaged_batch_is_asked_for_three_times_and_then_named() {
+        let mut readings = readings(None);
+        let mut damaged = records(0, 10).to_vec();
+        damaged[30] ^= 1;
+        let data = PartitionData::default().with_records(Some(damaged.into()));
+        for _ in 1..TRIES {
+            assert!(look(&mut readings, data.clone()).commands.is_empty());
+        }
+        let result = look(&mut readings, data);
+        let [Command::Returned(Returned { cause: Cause::Unusable(error), .. })] = &result.commands[..] else {
+            panic!("not given back")
+        };
+        assert_eq!(error.kind(), crate::error::Kind::Damaged);
+        assert!(error.to_string().starts_with("topic \"orders\" partition 3 offset 0"), "{error}");
+        assert!(readings.is_empty());
+    }
+
+    #[test]
+    fn a_pass_finishes_at_its_end_with_where_it_came_to() {
+        let mut readings = readings(Some(10));
+        let data = PartitionData::default().with_records(Some(records(0, 10))).with_last_stable_offset(20);
+        let result = look(&mut readings, data);
+        assert!(matches!(result.items.last(), Some(Item::Finished { generation: 1, next: 10, .. })));
+        assert!(readings.is_empty());
+    }
+
+    #[test]
+    fn what_the_leader_refuses_is_given_back_with_the_position_reached() {
+        let leader = wire::LeaderIdAndEpoch::default().with_leader_id(m::BrokerId(2)).with_leader_epoch(5);
+        let moved = PartitionData::default().with_error_code(6).with_current_leader(leader);
+        let end = wire::EpochEndOffset::default().with_epoch(3).with_end_offset(8);
+        let cases = [
+            (moved, "Moved(6, Some((2, 5)))"),
+            (PartitionData::default().with_error_code(1), "OutOfRange"),
+            (PartitionData::default().with_error_code(29), "Refused(29)"),
+            (PartitionData::default().with_diverging_epoch(end), "Diverged(3, 8)"),
+        ];
+        for (data, expected) in cases {
+            let mut readings = readings(None);
+            look(&mut readings, PartitionData::default().with_records(Some(records(0, 10))));
+            let result = look(&mut readings, data);
+            let [Command::Returned(returned)] = &result.commands[..] else { panic!("not given back") };
+            assert_eq!((returned.position, format!("{:?}", returned.cause)), (10, expected.to_owned()));
+        }
+    }
+}

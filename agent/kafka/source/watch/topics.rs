@@ -101,7 +101,7 @@ impl Watch {
                 ..TopicMetadata::default()
             });
             match topic.code {
-                0 => self.topic(&topic, configs.remove(&name)),
+                0 => self.topic(&topic, configs.remove(&name))?,
                 UNKNOWN_TOPIC_OR_PARTITION if self.options.one_pass => missing.push(name),
                 UNKNOWN_TOPIC_OR_PARTITION => self.missed(&name),
                 LEADER_NOT_AVAILABLE => elected = false,
@@ -155,14 +155,13 @@ impl Watch {
     }
 
     /// Takes over what the cluster says of a topic that exists.
-    fn topic(&mut self, topic: &TopicMetadata, configs: Option<Result<Vec<TopicConfig>>>) {
-        let Some(seen) = self.topics.get_mut(&topic.name) else { return };
+    fn topic(&mut self, topic: &TopicMetadata, configs: Option<Result<Vec<TopicConfig>>>) -> Result<()> {
+        let Some(seen) = self.topics.get_mut(&topic.name) else { return Ok(()) };
         if *seen.id.get_or_insert(topic.topic_id) != topic.topic_id {
-            self.recreated(topic);
-            return;
+            return self.recreated(topic);
         }
         let configs = self.configs(topic, configs);
-        let Some(seen) = self.topics.get_mut(&topic.name) else { return };
+        let Some(seen) = self.topics.get_mut(&topic.name) else { return Ok(()) };
         let before = seen.told.as_ref().map(|told| told.partitions);
         let young_from = if seen.missed { 0 } else { before.unwrap_or(i32::MAX) };
         let now = Topic {
@@ -190,6 +189,7 @@ impl Watch {
             self.outbox.push(Item::Event(Event::Assigned(partition)));
         }
         self.trouble(subject(&topic.name), None);
+        Ok(())
     }
 
     /// Returns a topic's settings, sorted; what is wrong with reading them is told.
@@ -209,18 +209,22 @@ impl Watch {
         configs
     }
 
-    fn recreated(&mut self, topic: &TopicMetadata) {
+    /// Stops what was read of a topic that has made way for another one of its name; a pass ends with that.
+    fn recreated(&mut self, topic: &TopicMetadata) -> Result<()> {
         let old = self.topics.get(&topic.name).and_then(|seen| seen.id).unwrap_or_default();
         let ours: Vec<_> = self.partitions.keys().filter(|held| *held.topic == *topic.name).cloned().collect();
         for partition in &ours {
             self.stop(partition);
+            // So that a sink that starts it again is not sent after a topic that is gone.
+            self.partitions.remove(partition);
         }
-        let reason = format!(
-            "it was deleted and made again (id {old} before, {} now); the old one is read no longer, the new one is \
-             read after a restart",
-            topic.topic_id
-        );
+        let made = format!("was deleted and made again (id {old} before, {} now)", topic.topic_id);
+        if self.options.one_pass {
+            return Err(Error::failed(format!("{} {made}", subject(&topic.name))).hint("run the pass again"));
+        }
+        let reason = format!("it {made}; the old one is read no longer, the new one is read after a restart");
         self.trouble(subject(&topic.name), Some(reason));
+        Ok(())
     }
 }
 
