@@ -44,6 +44,16 @@ pub struct Backup {
     pub created_by: String,
 }
 
+/// What `topic-<n>.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicObject {
+    /// When the agent saw the topic like this, RFC 3339: which of the topics of one name is the newest.
+    pub seen_at: String,
+    /// The topic and its settings.
+    #[serde(flatten)]
+    pub topic: Topic,
+}
+
 /// One backup in a store. Clones share it.
 #[derive(Clone)]
 pub struct Archive {
@@ -103,7 +113,7 @@ impl Archive {
     }
 
     /// Returns the newest topic object of a timeline, with its number.
-    pub async fn topic(&self, topic: &str, topic_id: &str) -> Result<Option<(u32, Topic)>> {
+    pub async fn topic(&self, topic: &str, topic_id: &str) -> Result<Option<(u32, TopicObject)>> {
         let folder = layout::timeline_folder(topic, topic_id);
         let listed = self.store.list(&folder).await?;
         let newest = listed.iter().filter_map(|entry| topic_number(&entry.name)).max();
@@ -112,7 +122,7 @@ impl Archive {
         let Some(bytes) = self.store.read(&key).await? else {
             return Err(Error::transient("topic object went while we read it").with("object", key));
         };
-        serde_json::from_slice(&bytes).map(|topic| Some((n, topic))).map_err(|error| {
+        serde_json::from_slice(&bytes).map(|object| Some((n, object))).map_err(|error| {
             Error::damaged("topic object cannot be read").with("object", self.store.describe(&key)).source(error)
         })
     }
@@ -122,14 +132,15 @@ impl Archive {
         loop {
             // A damaged newest object is superseded, like an outdated one.
             let n = match self.topic(&topic.name, &topic.topic_id).await {
-                Ok(Some((_, newest))) if newest == *topic => return Ok(()),
+                Ok(Some((_, newest))) if newest.topic == *topic => return Ok(()),
                 Ok(newest) => newest.map_or(0, |(n, _)| n + 1),
                 Err(error) if error.kind() == Kind::Damaged => self.next_topic_number(topic).await?,
                 Err(error) => return Err(error),
             };
             let folder = layout::timeline_folder(&topic.name, &topic.topic_id);
             let key = format!("{folder}{}", layout::topic_object(n));
-            let creation = self.store.create(&key, to_json(topic)).await?;
+            let object = TopicObject { seen_at: Timestamp::now().to_string(), topic: topic.clone() };
+            let creation = self.store.create(&key, to_json(&object)).await?;
             crash::point("topic-created", &topic.name);
             if creation == Creation::Created {
                 return Ok(());

@@ -90,6 +90,10 @@ impl Bench<'_> {
         let archive = self.folder.join("archive");
         note(Contender::AgentFolder, self.agent(archive.to_str().expect("UTF-8")));
         self.check(&archive);
+        if round == 1 {
+            let percent = bytes(&archive) * 100 / (self.records * self.shape.value_bytes as u64);
+            eprintln!("archived {} MiB, {percent} % of the values' own size", bytes(&archive) >> 20);
+        }
         let copy = self.folder.join("copy");
         note(Contender::Copy, measure::run(Command::new("cp").arg("-r").arg(&archive).arg(&copy)));
         for folder in [archive, copy] {
@@ -145,6 +149,16 @@ name = "bench"
         consumer.args(["--consume", way, self.kafka.brokers(), &self.topic, &self.records.to_string()]);
         measure::run(&consumer)
     }
+}
+
+/// Returns the bytes of all files below `folder`.
+fn bytes(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
+    let sizes = entries.map(|entry| match entry.metadata().expect("a file") {
+        kind if kind.is_dir() => bytes(&entry.path()),
+        file => file.len(),
+    });
+    sizes.sum()
 }
 
 fn program() -> PathBuf {

@@ -18,7 +18,7 @@ pub(crate) struct Shape {
     /// Its name in the tables.
     pub(crate) name: &'static str,
     records: u64,
-    value_bytes: usize,
+    pub(crate) value_bytes: usize,
     /// Whether the agent also runs against memory.
     pub(crate) in_memory_too: bool,
 }

@@ -13,9 +13,8 @@ pub mod summary;
 
 use std::sync::Arc;
 
-use super::{Archive, Segments, layout};
+use super::{Archive, Segments, TopicObject, layout};
 use crate::error::{Error, Kind, Result};
-use crate::pipeline::Topic;
 use crate::record::{Offset, Partition, Timestamp, TopicId};
 use crate::store::Store;
 
@@ -29,10 +28,10 @@ pub struct Timeline {
     pub topic: Arc<str>,
     /// The topic's id.
     pub topic_id: TopicId,
-    /// Whether it is the newest of its name, as far as its segments tell.
+    /// Whether it is the newest of its name, as far as its topic object and its segments tell.
     pub is_newest: bool,
     /// The newest topic object; `None` where there is none, an error where it is damaged.
-    pub object: Result<Option<Topic>>,
+    pub object: Result<Option<TopicObject>>,
     /// Its partitions in order, each followed by its forks; partitions that hold nothing are among them.
     pub places: Vec<Place>,
 }
@@ -116,8 +115,9 @@ pub async fn timelines(archive: &Archive) -> Result<Vec<Timeline>> {
 /// Reads what there is of one timeline.
 async fn timeline(archive: &Archive, topic: &str, topic_id: TopicId) -> Result<Timeline> {
     let object = match archive.topic(topic, &topic_id.to_string()).await {
-        Ok(Some((_, object))) if !(0..=MOST_PARTITIONS).contains(&object.partitions) => {
-            Err(Error::damaged(format!("topic object says {} partitions", object.partitions)).with("topic", topic))
+        Ok(Some((_, object))) if !(0..=MOST_PARTITIONS).contains(&object.topic.partitions) => {
+            Err(Error::damaged(format!("topic object says {} partitions", object.topic.partitions))
+                .with("topic", topic))
         }
         Ok(found) => Ok(found.map(|(_, object)| object)),
         Err(error) if error.kind() == Kind::Damaged => Err(error),
@@ -137,7 +137,7 @@ async fn timeline(archive: &Archive, topic: &str, topic_id: TopicId) -> Result<T
         }
     }
     // A partition without records has no folder, but it is there.
-    let promised = object.as_ref().ok().and_then(Option::as_ref).map_or(0, |object| object.partitions);
+    let promised = object.as_ref().ok().and_then(Option::as_ref).map_or(0, |object| object.topic.partitions);
     let mut missing: Vec<i32> = (0..promised).collect();
     for held in &places {
         if let Ok(at) = missing.binary_search(&held.partition.index) {
@@ -162,17 +162,18 @@ fn parse_folder(name: &str) -> Option<(i32, Option<Fork>)> {
     (number.to_string() == index).then_some((number, fork))
 }
 
-/// Sorts the timelines of one name by the time at which their latest segment was sealed.
+/// Sorts the timelines of one name by when each was last known to live: its topic object, or its latest segment.
 async fn newest_first(archive: &Archive, timelines: Vec<Timeline>) -> Result<Vec<Timeline>> {
     let mut dated = Vec::new();
     for timeline in timelines {
-        let mut sealed: Option<Timestamp> = None;
+        let object = timeline.object.as_ref().ok().and_then(Option::as_ref);
+        let mut alive: Option<Timestamp> = object.and_then(|object| object.seen_at.parse().ok());
         for place in &timeline.places {
-            sealed = sealed.max(last_sealed(archive, place).await?);
+            alive = alive.max(last_sealed(archive, place).await?);
         }
-        dated.push((sealed, timeline));
+        dated.push((alive, timeline));
     }
-    dated.sort_by_key(|(sealed, _)| std::cmp::Reverse(*sealed));
+    dated.sort_by_key(|(alive, _)| std::cmp::Reverse(*alive));
     Ok(dated.into_iter().map(|(_, timeline)| timeline).collect())
 }
 

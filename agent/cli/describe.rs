@@ -120,7 +120,7 @@ impl TopicData {
             topic: timeline.topic.to_string(),
             topic_id: timeline.topic_id.to_string(),
             newest: timeline.is_newest,
-            settings: timeline.object.as_ref().ok().cloned().flatten(),
+            settings: timeline.object.as_ref().ok().and_then(Option::as_ref).map(|object| object.topic.clone()),
             partitions: places.iter().map(PartitionData::new).collect(),
         }
     }

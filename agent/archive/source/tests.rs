@@ -13,7 +13,7 @@ use crate::archive::segment::{Builder, OpenTransactions};
 use crate::archive::sidecar::{Kind as SegmentKind, Sidecar};
 use crate::batch::records::{self, Record, Records};
 use crate::batch::{self, Compression, Header};
-use crate::pipeline::TopicConfig;
+use crate::pipeline::{Topic, TopicConfig};
 use crate::record::{AbortedTransaction, OffsetRange};
 use crate::store::Creation;
 
