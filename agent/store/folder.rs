@@ -285,7 +285,8 @@ pub(super) fn read_range(path: &Path, range: Range<u64>) -> Result<Bytes> {
     let read = || {
         let mut file = File::open(path)?;
         let _: u64 = file.seek(SeekFrom::Start(range.start))?;
-        let length = range.end.saturating_sub(range.start);
+        let there = file.metadata()?.len();
+        let length = range.end.min(there).saturating_sub(range.start);
         let mut bytes = Vec::with_capacity(length as usize);
         let _: usize = file.take(length).read_to_end(&mut bytes)?;
         Ok(bytes.into())

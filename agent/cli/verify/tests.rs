@@ -75,7 +75,7 @@ async fn what_cannot_be_looked_at_is_no_success() {
     let folder = tempfile::tempdir().expect("a folder");
     let root = Store::open(folder.path().to_str().expect("UTF-8")).expect("opened");
     let archive = Archive::create(&root, "b", None).await.expect("created");
-    let object = br#"{"name":"t","topic_id":"_","partitions":1,"replication_factor":1,"configs":[]}"#;
+    let object = br#"{"seen_at":"2026-11-22T10:00:00Z","name":"t","topic_id":"_","partitions":1,"replication_factor":1,"configs":[]}"#;
     let _ = archive.store().create("topics/t/_/topic-0.json", Bytes::from_static(object)).await.expect("created");
     // A file where the partition's folder should be: listing it fails.
     std::fs::write(folder.path().join("b/topics/t/_/0"), "").expect("written");
