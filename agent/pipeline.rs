@@ -290,9 +290,9 @@ pub async fn run(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         if flow.is_done() {
-            return flow.outcome();
+            return Ok(());
         }
-        let deadline = flow.stopping.as_ref().map(|stopping| stopping.deadline);
+        let deadline = flow.stopping;
         tokio::select! {
             // Answers first: they free memory.
             biased;
@@ -305,7 +305,7 @@ pub async fn run(
             () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 return Err(flow.overdue());
             }
-            event = flow.source.next(), if deadline.is_none() && !flow.exhausted => match event? {
+            event = flow.source.next(), if flow.is_reading() => match event? {
                 Some(event) => flow.on_event(event),
                 None => flow.exhausted = true,
             },
@@ -334,12 +334,8 @@ struct Flowing {
     state: State,
     /// The end of what was handed to the sink, exclusive.
     put: Offset,
-}
-
-struct Stopping {
-    deadline: Instant,
-    /// Partitions of which something held was lost to a failed write; it will be read again at the next start.
-    unfinished: Vec<Partition>,
+    /// While stopping: what was handed to the sink and lost to a failed write is read again up to here, exclusive.
+    until: Option<Offset>,
 }
 
 struct Flow<'a, S, K, O> {
@@ -349,7 +345,8 @@ struct Flow<'a, S, K, O> {
     partitions: HashMap<Partition, Flowing>,
     /// A one-pass source has nothing more to bring.
     exhausted: bool,
-    stopping: Option<Stopping>,
+    /// When closing must be done, once it has begun.
+    stopping: Option<Instant>,
 }
 
 impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
@@ -358,28 +355,23 @@ impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
             && self.partitions.values().all(|flowing| flowing.state == State::Closed)
     }
 
-    fn outcome(&self) -> Result<()> {
-        match &self.stopping {
-            Some(stopping) if !stopping.unfinished.is_empty() => Err(self.overdue()),
-            _ => Ok(()),
-        }
+    /// Returns whether the source has something to bring: while stopping, only what must be read again.
+    fn is_reading(&self) -> bool {
+        let again = || self.partitions.values().any(|flowing| flowing.until.is_some());
+        !self.exhausted && (self.stopping.is_none() || again())
     }
 
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Topic(topic) => self.sink.topic(topic),
+            // What comes while we stop is the next start's.
+            Event::Assigned(_) if self.stopping.is_some() => {}
             Event::Assigned(partition) => {
                 self.sink.open(&partition);
-                self.partitions.insert(partition, Flowing { state: State::Open, put: 0 });
+                self.partitions.insert(partition, Flowing { state: State::Open, put: 0, until: None });
             }
             Event::Revoked(partition) | Event::Finished { partition, .. } => self.close(&partition),
-            Event::Batch(batch) => {
-                self.observer.received(&batch);
-                if let Some(flowing) = self.partitions.get_mut(batch.partition()) {
-                    flowing.put = batch.range.next;
-                }
-                self.sink.put(batch);
-            }
+            Event::Batch(batch) => self.put(batch),
             Event::Observed { partition, high_watermark, last_stable, .. } => {
                 self.observer.observed(&partition, high_watermark, last_stable);
             }
@@ -407,27 +399,36 @@ impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
         Ok(())
     }
 
-    /// Starts a partition where the sink says; while stopping, what it would read again stays for the next start.
+    fn put(&mut self, batch: Batch) {
+        self.observer.received(&batch);
+        let (partition, next) = (batch.partition().clone(), batch.range.next);
+        self.sink.put(batch);
+        let Some(flowing) = self.partitions.get_mut(&partition) else { return };
+        flowing.put = next;
+        if flowing.until.is_some_and(|until| next >= until) {
+            self.source.stop(&partition);
+            self.close(&partition);
+        }
+    }
+
+    /// Starts a partition where the sink says; while stopping, only to read again what the sink had and lost.
     fn restart(&mut self, partition: &Partition, tip: Tip) {
         self.observer.opened(partition, tip.next);
         let Some(flowing) = self.partitions.get_mut(partition) else { return };
-        match &mut self.stopping {
-            None => {
-                flowing.state = State::Open;
-                self.exhausted = false;
-                self.source.start(partition, tip);
-            }
-            Some(stopping) => {
-                if tip.next.unwrap_or(0) < flowing.put {
-                    stopping.unfinished.push(partition.clone());
-                }
-                self.sink.close(partition);
-            }
+        let lost = tip.next.unwrap_or(0) < flowing.put;
+        if self.stopping.is_some() && !lost {
+            self.sink.close(partition);
+            return;
         }
+        flowing.until = self.stopping.and(Some(flowing.put));
+        flowing.state = State::Open;
+        self.exhausted = false;
+        self.source.start(partition, tip);
     }
 
     fn close(&mut self, partition: &Partition) {
         let Some(flowing) = self.partitions.get_mut(partition) else { return };
+        flowing.until = None;
         if flowing.state == State::Open {
             flowing.state = State::Closing;
             self.sink.close(partition);
@@ -444,29 +445,23 @@ impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
             tokio::select! {
                 biased;
                 event = self.source.next() => match event {
-                    Ok(Some(event @ Event::Batch(_))) => self.on_event(event),
+                    Ok(Some(Event::Batch(batch))) => self.put(batch),
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => break,
                 },
                 () = std::future::ready(()) => break,
             }
         }
-        self.stopping = Some(Stopping { deadline: Instant::now() + timeout, unfinished: Vec::new() });
+        self.stopping = Some(Instant::now() + timeout);
         for partition in &partitions {
             self.close(partition);
         }
     }
 
     fn overdue(&self) -> Error {
-        let open = self
-            .partitions
-            .iter()
-            .filter(|(_, flowing)| flowing.state != State::Closed)
-            .map(|(partition, _)| partition);
-        let unfinished = self.stopping.iter().flat_map(|stopping| &stopping.unfinished);
-        let mut names: Vec<_> = open.chain(unfinished).map(ToString::to_string).collect();
+        let open = self.partitions.iter().filter(|(_, flowing)| flowing.state != State::Closed);
+        let mut names: Vec<_> = open.map(|(partition, _)| partition.to_string()).collect();
         names.sort();
-        names.dedup();
         Error::failed(format!("stopped before everything read was durable: {}", names.join(", ")))
             .hint("nothing is lost: the next start reads it from Kafka again")
     }

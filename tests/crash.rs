@@ -42,6 +42,11 @@ fn assert_whole(kafka: &Kafka, backup: &Backup, topic: &str, when: &str) {
     let _ = backup.command("verify", &[]).ok();
 }
 
+/// Asserts that the program has crash points.
+fn need_crash_points() {
+    assert!(cfg!(debug_assertions), "crash points are in debug builds only: run `cargo test` without --release");
+}
+
 /// Kills a pass at the `n`th passing of `point`, looks at what it left, and makes another pass.
 fn crash_at(kafka: &Kafka, topic: &str, point: &str, n: u32) {
     let when = format!("killed at {point}:{n}");
@@ -55,6 +60,7 @@ fn crash_at(kafka: &Kafka, topic: &str, point: &str, n: u32) {
 
 #[test]
 fn a_crash_at_any_step_of_a_commit_leaves_a_sound_archive_that_goes_on() {
+    need_crash_points();
     let kafka = Kafka::shared_with_disk();
     let topic = kafka.topic("crash", 1, &[]);
     let writer = Writer::transactional(kafka, "crash");
@@ -74,6 +80,7 @@ fn a_crash_at_any_step_of_a_commit_leaves_a_sound_archive_that_goes_on() {
 
 #[test]
 fn a_crash_before_the_first_commit_leaves_a_sound_archive_that_goes_on() {
+    need_crash_points();
     let kafka = Kafka::shared_with_disk();
     let topic = kafka.topic("crash-early", 1, &[]);
     let _ = Writer::new(kafka, &[]).write(&topic, &Contents::new().records(1, 100, 500));
@@ -101,6 +108,7 @@ fn partition_of(subject: &str) -> String {
 
 #[test]
 fn kill_at_random_moments_under_load_loses_nothing() {
+    need_crash_points();
     let kills: u32 = std::env::var("KILLS").map_or(15, |kills| kills.parse().expect("KILLS is a number"));
     let kafka = Kafka::shared_with_disk();
     let topic = kafka.topic("kill", 3, &[]);

@@ -158,13 +158,7 @@ impl Builder {
         self.leader_epoch
     }
 
-    fn add<'a>(
-        &mut self,
-        bytes: &'a [u8],
-        header: &Header,
-        last_data: &mut Option<(usize, Header)>,
-        at: usize,
-    ) -> Result<()> {
+    fn add(&mut self, bytes: &[u8], header: &Header, last_data: &mut Option<(usize, Header)>, at: usize) -> Result<()> {
         let range = &mut self.sidecar.range;
         if header.next_offset() <= range.next || (self.sidecar.batches > 0 && header.base_offset < range.next) {
             return Err(Error::damaged("record batches go back in offsets")

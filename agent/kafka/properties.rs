@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
+/// A frame of so many bytes and its headers fills two huge pages and no third.
+const FETCH_MAX_BYTES: i64 = (4 << 20) - (64 << 10);
+
 /// Kafka's port where an address names none.
 const DEFAULT_PORT: u16 = 9092;
 
@@ -34,7 +37,7 @@ pub struct Properties {
     pub fetch_wait_ms: i32,
     /// The bytes for which a broker ends that wait. From `fetch.min.bytes`, 1.
     pub fetch_min_bytes: i32,
-    /// The bytes of one Fetch answer, but for a larger first batch. From `fetch.max.bytes`, 4 MiB.
+    /// The bytes of one Fetch answer, but for a larger first batch. From `fetch.max.bytes`, 4 MiB − 64 KiB.
     pub fetch_max_bytes: i32,
     /// The bytes of one partition in a Fetch answer. From `max.partition.fetch.bytes`, 1 MiB.
     pub partition_max_bytes: i32,
@@ -64,7 +67,7 @@ impl Properties {
         check_security(&map)?;
         let servers = value(&map, &["bootstrap.servers", "metadata.broker.list"]).unwrap_or_default();
         let partition_max = ["max.partition.fetch.bytes", "fetch.message.max.bytes"];
-        let fetch_max_bytes = number(&map, &["fetch.max.bytes"], 4 << 20, 1..=i64::from(i32::MAX) - 512)?;
+        let fetch_max_bytes = number(&map, &["fetch.max.bytes"], FETCH_MAX_BYTES, 1..=i64::from(i32::MAX) - 512)?;
         let receive_max_bytes = number(&map, &["receive.message.max.bytes"], 100_000_000, 1000..=i64::from(i32::MAX))?;
         Ok(Self {
             bootstrap_servers: addresses(servers)?,

@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut as _, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader, api_versions_response::ApiVersion,
 };
@@ -185,7 +185,7 @@ impl Connection {
             permit = toll.budget.acquire(length).await;
             toll.rate.pass(length).await;
         }
-        let mut frame = self.body(R::KEY, version, length).await?.freeze();
+        let mut frame = self.body(R::KEY, version, length).await?;
         let unreadable = |error| {
             let what = request_name(R::KEY, version);
             Error::transient(format!("answer of broker {} to {what} cannot be read", self.broker)).source(error)
@@ -219,20 +219,17 @@ impl Connection {
         })
     }
 
-    async fn body(&mut self, key: i16, version: i16, length: usize) -> Result<BytesMut> {
-        let mut buffer = self.frames.take(length);
-        while buffer.len() < length {
-            let missing = length - buffer.len();
-            let mut rest = (&mut buffer).limit(missing);
+    async fn body(&mut self, key: i16, version: i16, length: usize) -> Result<Bytes> {
+        let mut frame = self.frames.take(length).map_err(|error| self.lost(error))?;
+        let mut rest = frame.bytes_mut();
+        while !rest.is_empty() {
             match timeout(self.request_timeout, self.transport.read_buf(&mut rest)).await {
                 Ok(Ok(0)) => return Err(self.lost(std::io::ErrorKind::UnexpectedEof.into())),
                 Ok(read) => read.map_err(|error| self.lost(error))?,
                 Err(_) => return Err(self.late(key, version)),
             };
         }
-        let frame = buffer.split();
-        self.frames.give(buffer);
-        Ok(frame)
+        Ok(frame.freeze())
     }
 
     /// Asks for the broker's versions. One that does not know our version of the question answers in version 0,
@@ -256,7 +253,7 @@ impl Connection {
     async fn ask_versions(&mut self, request: &ApiVersionsRequest, version: i16) -> Result<ApiVersionsResponse> {
         self.send(request, version).await?;
         let length = self.length(ApiVersionsRequest::KEY, version, Duration::ZERO).await?;
-        let mut frame = self.body(ApiVersionsRequest::KEY, version, length).await?.freeze();
+        let mut frame = self.body(ApiVersionsRequest::KEY, version, length).await?;
         // The header of this one answer is version 0 always, so that any client can read it.
         let correlation = ResponseHeader::decode(&mut frame, 0).ok().map(|header| header.correlation_id);
         if correlation != Some(self.correlation) {
