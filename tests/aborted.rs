@@ -167,7 +167,7 @@ fn aborts_are_told_apart_when_two_agents_took_turns() {
     let lost = |agent: &Agent| agent.log().contains("another writer").then_some(());
     agents.iter_mut().for_each(|agent| agent.wait_until("each has lost a race", lost));
     load.end();
-    agents.into_iter().for_each(Agent::kill);
+    agents.into_iter().for_each(Agent::terminate);
     let _ = first.backup().ok();
     assert_tells_apart(kafka, &first, &topic);
 }

@@ -76,3 +76,23 @@ fn two_passes_at_once_make_one_archive() {
     }
     wait_until_whole(kafka, &first, &topic);
 }
+
+#[test]
+fn an_agent_that_loses_a_race_while_it_ends_still_leaves_everything_it_held_in_the_archive() {
+    let kafka = Kafka::shared_with_disk();
+    let topic = kafka.topic("duel-end", 1, &[]);
+    let (writer, mut contents) = (Writer::new(kafka, &[]), Contents::new());
+    let seen =
+        |records: f64| move |agent: &Agent| (agent.metric("kafka_backup_last_stable_offset") >= records).then_some(());
+    let slow = Backup::of(kafka, &[&topic]).sink("roll_bytes", "1GiB").sink("roll_interval", "1h");
+    let _ = writer.write(&topic, &contents.records(1, 100, 300));
+    let mut agent = slow.run();
+    agent.wait_until("it holds the first records", seen(100.0));
+    // Another writer takes the place that the agent's segment will be named for, and ends before it.
+    let _ = Backup::of(kafka, &[&topic]).path(slow.archive()).backup().ok();
+    let _ = writer.write(&topic, &contents.records(1, 50, 300));
+    agent.wait_until("it holds more than the other", seen(150.0));
+    agent.terminate();
+    assert_eq!(slow.chain(&topic, 0).next(), 150);
+    wait_until_whole(kafka, &slow, &topic);
+}
