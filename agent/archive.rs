@@ -85,6 +85,12 @@ impl Archive {
         root.prepare().await?;
         let store = root.within(backup_id);
         if store.read(layout::BACKUP).await?.is_none() {
+            // A new identity over somebody's segments would make a chain of two clusters, or hide what is missing.
+            if !store.list(layout::TOPICS).await?.is_empty() {
+                return Err(Error::usage(format!("the backup `{backup_id}` has lost its backup.json"))
+                    .with("missing", store.describe(layout::BACKUP))
+                    .hint("bring it back from a copy, or use another backup_id"));
+            }
             let backup = Backup {
                 format: FORMAT,
                 backup_id: backup_id.to_owned(),
@@ -127,14 +133,22 @@ impl Archive {
         })
     }
 
-    /// Keeps what is known of a topic: a new object when it differs from the newest.
+    /// Keeps what is known of a topic: a new object when it differs from the newest. Settings that the broker did not
+    /// tell this time are those of the newest.
     pub async fn put_topic(&self, topic: &Topic) -> Result<()> {
+        let mut topic = topic.clone();
         loop {
             // A damaged newest object is superseded, like an outdated one.
             let n = match self.topic(&topic.name, &topic.topic_id).await {
-                Ok(Some((_, newest))) if newest.topic == *topic => return Ok(()),
-                Ok(newest) => newest.map_or(0, |(n, _)| n + 1),
-                Err(error) if error.kind() == Kind::Damaged => self.next_topic_number(topic).await?,
+                Ok(Some((n, newest))) => {
+                    topic.configs = topic.configs.or_else(|| newest.topic.configs.clone());
+                    if newest.topic == topic {
+                        return Ok(());
+                    }
+                    n + 1
+                }
+                Ok(None) => 0,
+                Err(error) if error.kind() == Kind::Damaged => self.next_topic_number(&topic).await?,
                 Err(error) => return Err(error),
             };
             let folder = layout::timeline_folder(&topic.name, &topic.topic_id);
@@ -158,21 +172,46 @@ impl Archive {
     /// understood.
     pub async fn tip(&self, partition: &Partition) -> Result<Option<(Offset, i32)>> {
         let folder = layout::partition_folder(partition);
+        if !self.store.exists(layout::BACKUP).await? {
+            return Err(Error::transient("the archive is not where it was")
+                .with("missing", self.store.describe(layout::BACKUP))
+                .hint("is its folder mounted?"));
+        }
         let segments = Segments::new(self.store.list(&folder).await?);
         let mut logs = segments.logs.iter().rev().peekable();
         while let Some(&(first, length_bytes)) = logs.next() {
             let last = self.sidecar_of(&folder, &segments, first, length_bytes).await?;
-            if let Some(&&(before, length_bytes)) = logs.peek() {
-                let before = self.sidecar_of(&folder, &segments, before, length_bytes).await?;
-                if before.range.next > first {
-                    tracing::warn!(%partition, offset = first, "passing over a segment inside another's range");
-                    continue;
-                }
+            if let Some(&&(before, length_bytes)) = logs.peek()
+                && self.reaches_beyond(&folder, &segments, (before, length_bytes), first).await?
+            {
+                tracing::warn!(%partition, offset = first, "passing over a segment inside another's range");
+                continue;
             }
+            // What a process that ended early had created may not be durable yet, and we are about to follow on it.
+            self.store.settle(&folder).await?;
             let epoch = last.epochs.last().map_or(-1, |epoch| epoch.epoch);
             return Ok(Some((last.range.next, epoch)));
         }
         Ok(None)
+    }
+
+    /// Returns whether the segment `before` covers `first`, as far as its sidecar can be read.
+    async fn reaches_beyond(
+        &self,
+        folder: &str,
+        segments: &Segments,
+        before: (Offset, u64),
+        first: Offset,
+    ) -> Result<bool> {
+        if segments.sidecars(before.0, before.1).next().is_none() {
+            return Ok(false);
+        }
+        match self.sidecar_of(folder, segments, before.0, before.1).await {
+            Ok(sidecar) => Ok(sidecar.range.next > first),
+            // `verify` tells of it; what comes after it is sound, and the source must not be kept waiting.
+            Err(error) if error.kind() == Kind::Damaged => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads the sidecar that describes the log of `length_bytes` at `first`.
@@ -187,7 +226,8 @@ impl Archive {
             chosen = segments.sidecars(first, length_bytes).find(|&found| found == digest);
         }
         let Some(digest) = chosen else {
-            return Err(Error::damaged("segment has no sidecar").with("object", log()).hint("run `verify`"));
+            // A listing beside a living writer is no snapshot: the sidecar may have come between two of its pages.
+            return Err(Error::transient("segment has no sidecar").with("object", log()).hint("run `verify`"));
         };
         let key = format!("{folder}{}", layout::sidecar(first, length_bytes, digest));
         let Some(bytes) = self.store.read(&key).await? else {

@@ -2,11 +2,13 @@
 //! (`backup`).
 //!
 //! Retry: an agent's pipeline that fails starts again, with back-off, and `/readyz` says why it is down; only what the
-//! user must change, found before the pipeline has ever run, ends the process. One pass gives up after a bounded wait.
+//! user must change, found at the first attempt to start a pipeline, ends the process: later the others have data that
+//! must not wait for it. One pass gives up after a bounded wait.
 //! Cancellation: SIGTERM and SIGINT let every pipeline close, upload and commit what it holds, within its
 //! `shutdown_timeout`; a second one ends the process at once. Crash: see `archive::sink`; nothing here is durable.
 
 mod pass;
+mod topics;
 mod watch;
 
 use std::time::{Duration, Instant};
@@ -16,14 +18,13 @@ use tokio::task::JoinSet;
 
 use self::pass::Pass;
 use self::watch::Watch;
+use crate::archive::Archive;
 use crate::archive::sink::{self, Sink};
-use crate::archive::{Archive, layout};
 use crate::backoff::Backoff;
 use crate::budget::{Budget, RateLimit};
 use crate::config::{self, Config};
 use crate::error::{Error, Kind, Result};
 use crate::kafka::Properties;
-use crate::kafka::client::Metadata;
 use crate::kafka::source::{self, Source};
 use crate::pipeline::{self, Control};
 use crate::store::Store;
@@ -34,9 +35,6 @@ const RESTART_BACKOFF: Duration = Duration::from_secs(1);
 
 /// How long one pass tries to write to a store that fails before it gives up: as long as to read.
 const GIVE_UP_AFTER: Duration = source::GIVE_UP_AFTER;
-
-/// Kafka's error code for a topic that does not exist.
-const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 
 /// Signals closer together than this are one: `timeout` and others send theirs to the process and to its group.
 const SAME_SIGNAL: Duration = Duration::from_secs(1);
@@ -57,8 +55,8 @@ pub fn validate(config: &Config) -> Result<()> {
 /// Runs all pipelines until SIGTERM or SIGINT, then closes them gracefully.
 ///
 /// # Errors
-/// [`Kind::Usage`] when a pipeline cannot start until the user has changed something; [`Kind::Failed`] when what was
-/// held could not be made durable within `shutdown_timeout`.
+/// [`Kind::Usage`] when a pipeline's first attempt to start finds what the user must change; [`Kind::Failed`] when what
+/// was held could not be made durable within `shutdown_timeout`.
 pub async fn run(config: Config) -> Result<()> {
     validate(&config)?;
     let (stop, stopped) = stop_on_signals()?;
@@ -80,7 +78,9 @@ pub async fn run(config: Config) -> Result<()> {
         }
     }
     server.abort();
-    tracing::info!("stopped");
+    if outcome.is_ok() {
+        tracing::info!("stopped");
+    }
     outcome
 }
 
@@ -99,25 +99,22 @@ pub async fn once(config: Config) -> Result<()> {
             let pass = Pass::new(&pipeline.name);
             let mut watch = Watch::new(&pipeline.name, budget.clone(), Health::new(), Some(pass));
             let outcome = attempt(&pipeline, Mode::Once, &budget, &mut watch, stopped).await;
-            if let Some(pass) = watch.pass.take() {
-                pass.finish(outcome.is_ok());
-            }
-            outcome
+            let has_read = watch.pass.take().is_some_and(|pass| pass.finish(outcome.is_ok()));
+            (outcome, has_read)
         });
     }
-    let (mut done, mut failed) = (0, Vec::new());
+    let (mut done, mut failed, mut has_read) = (0, Vec::new(), false);
     while let Some(ended) = passes.join_next().await {
-        match ended.unwrap_or_else(|error| Err(Error::failed("a pipeline ended by a defect").source(error))) {
+        let defect = |error| (Err(Error::failed("a pipeline ended by a defect").source(error)), false);
+        let (outcome, read) = ended.unwrap_or_else(defect);
+        has_read |= read;
+        match outcome {
             Ok(()) => done += 1,
             Err(error) => failed.push(error),
         }
     }
     if *stopped.borrow() {
-        let interrupted = Error::new(Kind::Interrupted, "interrupted");
-        return Err(match failed.pop() {
-            Some(error) => interrupted.source(error),
-            None => interrupted.hint("what was read is archived; the next pass goes on from there"),
-        });
+        return Err(interrupted(failed.pop(), has_read));
     }
     match failed.pop() {
         None => Ok(()),
@@ -130,6 +127,16 @@ pub async fn once(config: Config) -> Result<()> {
             let kind = if done == 0 { error.kind() } else { Kind::Partial };
             Err(Error::new(kind, format!("{} of {all} pipelines failed", all - done)).source(error))
         }
+    }
+}
+
+/// Returns what a pass says that was told to stop; `failure` is what went wrong then.
+fn interrupted(failure: Option<Error>, has_read: bool) -> Error {
+    match (failure, has_read) {
+        (Some(error), _) => Error::new(Kind::Interrupted, "interrupted").source(error),
+        (None, true) => Error::new(Kind::Interrupted, "interrupted")
+            .hint("what was read is archived; the next pass goes on from there"),
+        (None, false) => Error::new(Kind::Interrupted, "interrupted before anything was read"),
     }
 }
 
@@ -152,6 +159,7 @@ async fn keep_running(
     let budget = Budget::new(pipeline.sink.memory_bytes);
     let mut watch = Watch::new(&pipeline.name, budget.clone(), health, None);
     let mut backoff = Backoff::new(RESTART_BACKOFF.min(restart_backoff_max), restart_backoff_max);
+    let mut first = true;
     loop {
         let began = Instant::now();
         let outcome = attempt(&pipeline, Mode::Agent, &budget, &mut watch, stopped.clone()).await;
@@ -159,11 +167,12 @@ async fn keep_running(
             // Told to stop: what it says now is the last word.
             outcome if *stopped.borrow() => return outcome,
             Ok(()) => Error::failed("the source ended by itself"),
-            Err(error) if error.kind() == Kind::Usage && !watch.has_run() => {
+            Err(error) if error.kind() == Kind::Usage && first && !watch.has_run() => {
                 return Err(error.with("pipeline", &pipeline.name));
             }
             Err(error) => error,
         };
+        first = false;
         // Having run for long, it failed for a new reason.
         if began.elapsed() > restart_backoff_max {
             backoff.reset();
@@ -200,15 +209,23 @@ async fn attempt(
     pipeline::run(&mut source, &mut sink, watch, control).await
 }
 
-/// Opens both ends of a pipeline. What the user must change is looked at first, before a cluster that may be down.
+/// Opens both ends of a pipeline, and makes the backup where there is none.
+///
+/// What the user must change is looked at first, before a cluster that may be down; and nothing is made before the
+/// cluster has said who it is and that it has the topics: a backup belongs to one cluster for ever.
 pub(crate) async fn start(pipeline: &config::Pipeline, mode: Mode, budget: &Budget) -> Result<(Source, Sink)> {
     let properties = Properties::new(pipeline.source.kafka.clone())?;
     let store = Store::open(&pipeline.sink.path)?;
-    store.prepare().await?;
     let held = match Archive::open(&store, &pipeline.sink.backup_id).await {
         Ok(archive) => Some(archive),
         Err(error) if error.kind() == Kind::NoBackup => None,
-        Err(error) => return Err(error),
+        Err(error) => {
+            // Where nothing can be read it may be that nothing can be written either, which is the user's to change.
+            if matches!(error.kind(), Kind::Transient | Kind::Failed) {
+                store.prepare().await?;
+            }
+            return Err(error);
+        }
     };
     let source = Source::open(source::Options {
         properties,
@@ -220,36 +237,22 @@ pub(crate) async fn start(pipeline: &config::Pipeline, mode: Mode, budget: &Budg
         rate: RateLimit::new(pipeline.max_bytes_per_second),
     })
     .await?;
-    // The cluster's id must be known before anything is written.
-    let metadata = source.client().metadata(Some(&pipeline.source.topics)).await?;
-    if mode == Mode::Agent {
-        check_topics(&metadata, held.as_ref()).await?;
-    }
-    let archive = Archive::create(&store, &pipeline.sink.backup_id, metadata.cluster_id.as_deref()).await?;
+    let wanted = &pipeline.source.topics;
+    let metadata = source.client().metadata(Some(wanted)).await?;
+    let create = || Archive::create(&store, &pipeline.sink.backup_id, metadata.cluster_id.as_deref());
+    // On the wrong cluster topics are missing too: a backup that is there tells that first.
+    let held = if held.is_some() { Some(create().await?) } else { None };
+    topics::check(wanted, &metadata, source.client(), mode, held.as_ref()).await?;
+    let archive = match held {
+        Some(archive) => archive,
+        None => create().await?,
+    };
     let options = sink::Options {
         roll_bytes: pipeline.sink.roll_bytes,
         roll_interval: pipeline.sink.roll_interval,
         give_up_after: (mode == Mode::Once).then_some(GIVE_UP_AFTER),
     };
     Ok((source, Sink::new(archive, options)))
-}
-
-/// Refuses a topic that neither the cluster nor the archive has ever had: a typing error, which an agent would wait on
-/// for ever. One that the archive knows was deleted and may come back; the others must not wait for it. (A pass refuses
-/// by itself.)
-async fn check_topics(metadata: &Metadata, held: Option<&Archive>) -> Result<()> {
-    for topic in metadata.topics.iter().filter(|topic| topic.code == UNKNOWN_TOPIC_OR_PARTITION) {
-        let folder = format!("{}{}/", layout::TOPICS, topic.name);
-        let known = match held {
-            Some(archive) => !archive.store().list(&folder).await?.is_empty(),
-            None => false,
-        };
-        if !known {
-            return Err(Error::usage(format!("topic \"{}\" does not exist on the cluster", topic.name))
-                .hint("create it, or correct pipeline.source.topics"));
-        }
-    }
-    Ok(())
 }
 
 /// Listens for SIGTERM and SIGINT: the first asks everything to stop, the second ends the process.
@@ -280,3 +283,6 @@ pub(crate) fn stop_on_signals() -> Result<(channel::Sender<bool>, Stop)> {
     });
     Ok((stop, stopped))
 }
+
+#[cfg(test)]
+mod tests;

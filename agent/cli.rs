@@ -14,9 +14,13 @@ pub mod run;
 pub mod table;
 pub mod verify;
 
+use std::io::ErrorKind;
+
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::config::value::shown_path;
 use crate::error::{Error, Kind, Result};
+use crate::store::Store;
 use crate::telemetry::logging;
 
 /// What the user typed.
@@ -56,6 +60,19 @@ enum Verb {
 }
 
 impl Cli {
+    /// Reads the command line of this process. Where help or the version was asked for, it is printed and the process
+    /// ends.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for what cannot be understood.
+    pub fn read() -> Result<Self> {
+        use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+        Self::try_parse().map_err(|error| match error.kind() {
+            DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion => error.exit(),
+            _ => usage(&error.to_string()),
+        })
+    }
+
     /// Runs the verb to its end. SIGINT ends a verb that holds nothing at once; the others close first.
     pub async fn run(self) -> Result<()> {
         let captures = matches!(self.verb, Verb::Run(_) | Verb::Backup(_));
@@ -76,6 +93,20 @@ impl Cli {
             Verb::Version => print(&format!("kafka-backup {}\n", env!("CARGO_PKG_VERSION"))),
         }
     }
+}
+
+/// Folds clap's message to an error of one line: what is wrong, and the flag or value that it thinks was meant.
+fn usage(message: &str) -> Error {
+    let mut what = Vec::new();
+    for paragraph in message.split("\n\n").take_while(|paragraph| !paragraph.starts_with("Usage:")) {
+        // The first line says what is wrong; those below list flags or values.
+        let (first, rest) = paragraph.trim().split_once('\n').unwrap_or((paragraph.trim(), ""));
+        let rest: Vec<_> = rest.lines().map(str::trim).collect();
+        what.push(format!("{first} {}", rest.join(", ")).trim_end().to_owned());
+    }
+    what.retain(|paragraph| !paragraph.starts_with("For more information"));
+    let what = what.join("; ");
+    Error::usage(what.strip_prefix("error: ").unwrap_or(&what)).hint("try --help")
 }
 
 /// Ends the process with [`Kind::Interrupted`] on SIGINT. From a task of its own, since a verb may be busy computing.
@@ -116,6 +147,30 @@ pub enum Format {
 /// Reads a backup's name from the command line.
 pub fn backup_id(text: &str) -> Result<String, String> {
     crate::config::value::check_backup_id(text).map(|()| text.to_owned())
+}
+
+/// Opens the store that a verb reads.
+///
+/// # Errors
+/// [`Kind::Usage`] where the path is a file's; a folder need not be there, and then holds no backup.
+fn open(path: &str) -> Result<Store> {
+    let store = Store::open(path)?;
+    let is_file = match folder_of(path).map(std::fs::metadata) {
+        Some(Ok(metadata)) => !metadata.is_dir(),
+        Some(Err(error)) => error.kind() == ErrorKind::NotADirectory,
+        None => false,
+    };
+    if is_file {
+        return Err(
+            Error::usage(format!("`{}` is a file", shown_path(path))).hint("--path is the folder of the backups")
+        );
+    }
+    Ok(store)
+}
+
+/// Returns the folder of this machine that `path` is, if it is one.
+fn folder_of(path: &str) -> Option<&str> {
+    if path.contains("://") { path.strip_prefix("file://") } else { Some(path) }
 }
 
 /// Writes data to stdout. A reader that has gone away (`| head`) ends the output without a word.

@@ -16,7 +16,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use kafka_backup::cli::Cli;
 use kafka_backup::error::{Error, Result};
 
@@ -25,9 +24,7 @@ use kafka_backup::error::{Error, Result};
 const MOST_THREADS: usize = 4;
 
 fn main() -> ExitCode {
-    // Wrong flags end here with exit code 2, `--help` and `--version` with 0.
-    let cli = Cli::parse();
-    match start(cli) {
+    match Cli::read().and_then(start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             kafka_backup::telemetry::logging::say(&format!("error: {error}"));

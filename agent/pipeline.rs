@@ -108,8 +108,8 @@ pub struct Topic {
     pub partitions: i32,
     /// How many replicas each partition has.
     pub replication_factor: i16,
-    /// Its settings, by name.
-    pub configs: Vec<TopicConfig>,
+    /// Its settings, by name; `None` where the broker did not tell.
+    pub configs: Option<Vec<TopicConfig>>,
 }
 
 /// One setting of a topic.
@@ -216,8 +216,12 @@ pub enum Answer {
         /// What is wrong.
         reason: Option<String>,
     },
-    /// The sink has given up.
+    /// What a topic is was kept; one of these, or a failure, follows on each [`Sink::topic`].
+    TopicKept,
+    /// The sink has given up on a partition, or, where none is named, on everything.
     Failed {
+        /// The partition; it is closed.
+        partition: Option<Partition>,
         /// Why.
         error: Error,
     },
@@ -235,8 +239,9 @@ pub trait Sink: Send {
     fn put(&mut self, batch: Batch);
 
     /// Makes durable what it holds of the partition and lets it go: [`Answer::Closed`] follows, or
-    /// [`Answer::Restart`] when that failed and the partition must be read again.
-    fn close(&mut self, partition: &Partition);
+    /// [`Answer::Restart`] when that failed and the partition must be read again. `generation` is the one of the last
+    /// restart that the caller has heard of: if the sink has sent another since, it ignores the call.
+    fn close(&mut self, partition: &Partition, generation: u32);
 
     /// Makes durable the largest of what it holds, because memory is short.
     fn relieve(&mut self);
@@ -277,37 +282,39 @@ pub struct Control {
 /// durable.
 ///
 /// # Errors
-/// What the source or the sink gave up on; after a stop, that something held could not be made durable in time. What
-/// is durable stays so; the next run reads the rest again.
+/// What the source or the sink gave up on, after everything else was closed in order; after a stop, that something held
+/// could not be made durable in time. What is durable stays so; the next run reads the rest again.
 pub async fn run(
     source: &mut impl Source,
     sink: &mut impl Sink,
     observer: &mut impl Observer,
     mut control: Control,
 ) -> Result<()> {
-    let mut flow = Flow { source, sink, observer, partitions: HashMap::new(), exhausted: false, stopping: None };
+    let mut flow = Flow::new(source, sink, observer);
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         if flow.is_done() {
-            return Ok(());
+            return flow.failure.map_or(Ok(()), Err);
         }
         let deadline = flow.stopping;
         tokio::select! {
             // Answers first: they free memory.
             biased;
-            answer = flow.sink.answer() => flow.on_answer(answer)?,
+            answer = flow.sink.answer() => flow.on_answer(answer),
             () = control.budget.pressed() => flow.sink.relieve(),
             _ = ticks.tick() => flow.observer.tick(),
             () = stopped(&mut control.stop), if deadline.is_none() => {
                 flow.begin_to_stop(control.shutdown_timeout).await;
             }
+            () = std::future::ready(()), if flow.must_stop() => flow.begin_to_stop(control.shutdown_timeout).await,
             () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 return Err(flow.overdue());
             }
-            event = flow.source.next(), if flow.is_reading() => match event? {
-                Some(event) => flow.on_event(event),
-                None => flow.exhausted = true,
+            event = flow.source.next(), if flow.is_reading() => match event {
+                Ok(Some(event)) => flow.on_event(event),
+                Ok(None) => flow.exhausted = true,
+                Err(error) => flow.source_failed(error),
             },
         }
     }
@@ -332,10 +339,14 @@ enum State {
 #[derive(Debug, Clone, Copy)]
 struct Flowing {
     state: State,
+    /// That of the last restart; batches of another are void.
+    generation: u32,
     /// The end of what was handed to the sink, exclusive.
     put: Offset,
     /// While stopping: what was handed to the sink and lost to a failed write is read again up to here, exclusive.
     until: Option<Offset>,
+    /// It is no longer ours: a restart does not read it again.
+    revoked: bool,
 }
 
 struct Flow<'a, S, K, O> {
@@ -343,15 +354,36 @@ struct Flow<'a, S, K, O> {
     sink: &'a mut K,
     observer: &'a mut O,
     partitions: HashMap<Partition, Flowing>,
-    /// A one-pass source has nothing more to bring.
+    /// Topics handed to the sink of which it has not answered yet.
+    topics: usize,
+    /// A one-pass source has nothing more to bring, or the source has failed.
     exhausted: bool,
     /// When closing must be done, once it has begun.
     stopping: Option<Instant>,
+    /// The first thing that was given up; the rest is closed in order before it is returned.
+    failure: Option<Error>,
+    /// The failure is one of the source or of the whole sink: nothing goes on.
+    broken: bool,
 }
 
-impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
+impl<'a, S: Source, K: Sink, O: Observer> Flow<'a, S, K, O> {
+    fn new(source: &'a mut S, sink: &'a mut K, observer: &'a mut O) -> Self {
+        Self {
+            source,
+            sink,
+            observer,
+            partitions: HashMap::new(),
+            topics: 0,
+            exhausted: false,
+            stopping: None,
+            failure: None,
+            broken: false,
+        }
+    }
+
     fn is_done(&self) -> bool {
         (self.exhausted || self.stopping.is_some())
+            && self.topics == 0
             && self.partitions.values().all(|flowing| flowing.state == State::Closed)
     }
 
@@ -361,16 +393,36 @@ impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
         !self.exhausted && (self.stopping.is_none() || again())
     }
 
+    fn must_stop(&self) -> bool {
+        self.broken && self.stopping.is_none()
+    }
+
+    fn source_failed(&mut self, error: Error) {
+        self.exhausted = true;
+        self.broken = true;
+        self.failure.get_or_insert(error);
+    }
+
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Topic(topic) => self.sink.topic(topic),
             // What comes while we stop is the next start's.
-            Event::Assigned(_) if self.stopping.is_some() => {}
+            Event::Topic(_) | Event::Assigned(_) if self.stopping.is_some() => {}
+            Event::Topic(topic) => {
+                self.topics += 1;
+                self.sink.topic(topic);
+            }
             Event::Assigned(partition) => {
                 self.sink.open(&partition);
-                self.partitions.insert(partition, Flowing { state: State::Open, put: 0, until: None });
+                let flowing = Flowing { state: State::Open, generation: 0, put: 0, until: None, revoked: false };
+                self.partitions.insert(partition, flowing);
             }
-            Event::Revoked(partition) | Event::Finished { partition, .. } => self.close(&partition),
+            Event::Revoked(partition) => {
+                if let Some(flowing) = self.partitions.get_mut(&partition) {
+                    flowing.revoked = true;
+                }
+                self.close(&partition);
+            }
+            Event::Finished { partition, .. } => self.close(&partition),
             Event::Batch(batch) => self.put(batch),
             Event::Observed { partition, high_watermark, last_stable, .. } => {
                 self.observer.observed(&partition, high_watermark, last_stable);
@@ -379,7 +431,7 @@ impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
         }
     }
 
-    fn on_answer(&mut self, answer: Answer) -> Result<()> {
+    fn on_answer(&mut self, answer: Answer) {
         match answer {
             Answer::Durable { partition, next, records, bytes, took } => {
                 self.observer.durable(&partition, next, records, bytes, took);
@@ -387,25 +439,34 @@ impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
             }
             Answer::Restart { partition, tip } => self.restart(&partition, tip),
             Answer::Suspended { partition } => self.source.stop(&partition),
-            Answer::Closed { partition } => {
-                self.observer.closed(&partition);
-                if let Some(flowing) = self.partitions.get_mut(&partition) {
-                    flowing.state = State::Closed;
+            Answer::Closed { partition } => self.closed(&partition),
+            Answer::Trouble { subject, reason } => self.observer.trouble(&subject, reason.as_deref()),
+            Answer::TopicKept => self.topics = self.topics.saturating_sub(1),
+            Answer::Failed { partition, error } => {
+                self.failure.get_or_insert(error);
+                match partition {
+                    // The others go on to their end.
+                    Some(partition) => {
+                        self.source.stop(&partition);
+                        self.closed(&partition);
+                    }
+                    None => self.broken = true,
                 }
             }
-            Answer::Trouble { subject, reason } => self.observer.trouble(&subject, reason.as_deref()),
-            Answer::Failed { error } => return Err(error),
         }
-        Ok(())
     }
 
     fn put(&mut self, batch: Batch) {
-        self.observer.received(&batch);
+        let Some(flowing) = self.partitions.get_mut(batch.partition()) else { return };
+        if batch.generation() != flowing.generation {
+            return;
+        }
         let (partition, next) = (batch.partition().clone(), batch.range.next);
-        self.sink.put(batch);
-        let Some(flowing) = self.partitions.get_mut(&partition) else { return };
         flowing.put = next;
-        if flowing.until.is_some_and(|until| next >= until) {
+        let read_again = flowing.until.is_some_and(|until| next >= until);
+        self.observer.received(&batch);
+        self.sink.put(batch);
+        if read_again {
             self.source.stop(&partition);
             self.close(&partition);
         }
@@ -415,9 +476,10 @@ impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
     fn restart(&mut self, partition: &Partition, tip: Tip) {
         self.observer.opened(partition, tip.next);
         let Some(flowing) = self.partitions.get_mut(partition) else { return };
+        flowing.generation = tip.generation;
         let lost = tip.next.unwrap_or(0) < flowing.put;
-        if self.stopping.is_some() && !lost {
-            self.sink.close(partition);
+        if flowing.revoked || self.broken || (self.stopping.is_some() && !lost) {
+            self.sink.close(partition, tip.generation);
             return;
         }
         flowing.until = self.stopping.and(Some(flowing.put));
@@ -431,7 +493,15 @@ impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
         flowing.until = None;
         if flowing.state == State::Open {
             flowing.state = State::Closing;
-            self.sink.close(partition);
+            self.sink.close(partition, flowing.generation);
+        }
+    }
+
+    fn closed(&mut self, partition: &Partition) {
+        self.observer.closed(partition);
+        if let Some(flowing) = self.partitions.get_mut(partition) {
+            flowing.state = State::Closed;
+            flowing.until = None;
         }
     }
 
@@ -441,7 +511,7 @@ impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
         for partition in &partitions {
             self.source.stop(partition);
         }
-        loop {
+        while !self.exhausted {
             tokio::select! {
                 biased;
                 event = self.source.next() => match event {
@@ -458,10 +528,16 @@ impl<S: Source, K: Sink, O: Observer> Flow<'_, S, K, O> {
         }
     }
 
-    fn overdue(&self) -> Error {
+    fn overdue(&mut self) -> Error {
+        if let Some(failure) = self.failure.take() {
+            return failure;
+        }
         let open = self.partitions.iter().filter(|(_, flowing)| flowing.state != State::Closed);
         let mut names: Vec<_> = open.map(|(partition, _)| partition.to_string()).collect();
         names.sort();
+        if self.topics > 0 {
+            names.push("the settings of topics".to_owned());
+        }
         Error::failed(format!("stopped before everything read was durable: {}", names.join(", ")))
             .hint("nothing is lost: the next start reads it from Kafka again")
     }

@@ -77,7 +77,8 @@ impl Store {
     /// # Errors
     /// [`Kind::Usage`] for a URL of a service that this build does not reach.
     pub fn open(path: &str) -> Result<Self> {
-        let wrong = |error: opendal::Error| Error::usage(format!("cannot open the store `{path}`")).source(error);
+        let shown = without_secrets(path);
+        let wrong = |error: opendal::Error| Error::usage(format!("cannot open the store `{shown}`")).source(error);
         let place = match path.split_once("://") {
             None => {
                 let root = std::path::absolute(path)
@@ -88,17 +89,17 @@ impl Store {
             Some(("memory", name)) => Place::Remote(memory(name).map_err(wrong)?),
             Some((scheme, _)) => {
                 return Err(Error::usage(format!("stores of type `{scheme}` are not supported"))
-                    .with("path", path)
+                    .with("path", shown)
                     .hint("use a folder, file:///folder or memory://name"));
             }
         };
         if let Place::Remote(operator) = &place
             && !operator.info().capability().write_with_if_not_exists
         {
-            return Err(Error::usage(format!("the store `{path}` cannot create an object only if it is absent"))
+            return Err(Error::usage(format!("the store `{shown}` cannot create an object only if it is absent"))
                 .hint("without that two agents would overwrite each other; use another store"));
         }
-        Ok(Self { place, prefix: String::new(), url: path.into() })
+        Ok(Self { place, prefix: String::new(), url: shown.into() })
     }
 
     /// Returns the part of this store below `folder`.
@@ -141,6 +142,21 @@ impl Store {
         Ok(listed)
     }
 
+    /// Returns whether there is an object of that key.
+    pub async fn exists(&self, key: &str) -> Result<bool> {
+        let full_key = format!("{}{key}", self.prefix);
+        let found = match &self.place {
+            Place::Folder(root) => {
+                let path = root.join(full_key);
+                blocking(move || folder::exists(&path)).await
+            }
+            Place::Remote(operator) => {
+                operator.exists(&full_key).await.map_err(|error| store_error("cannot look for", error))
+            }
+        };
+        found.map_err(|error| error.with("object", self.describe(key)))
+    }
+
     /// Reads an object; `None` when there is none.
     pub async fn read(&self, key: &str) -> Result<Option<Bytes>> {
         let full_key = format!("{}{key}", self.prefix);
@@ -172,6 +188,15 @@ impl Store {
             },
         };
         read.map_err(|error| error.with("object", self.describe(key)))
+    }
+
+    /// Makes durable which objects there are directly below `folder`, for one who found an object there that an
+    /// interrupted call had created. Elsewhere than on a folder what can be seen is durable.
+    pub async fn settle(&self, folder: &str) -> Result<()> {
+        let Place::Folder(root) = &self.place else { return Ok(()) };
+        let path = root.join(format!("{}{folder}", self.prefix));
+        let settled = blocking(move || folder::settle(&path)).await;
+        settled.map_err(|error| error.with("folder", self.describe(folder)))
     }
 
     /// Creates a small object, whole or not at all, if there is none of that key; it is durable when this returns.
@@ -330,6 +355,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
         Ok(result) => result,
         Err(error) => Err(Error::failed("file work ended early").source(error)),
     }
+}
+
+/// Returns a URL as it may be shown: without its user and its parameters, where credentials may stand.
+fn without_secrets(path: &str) -> String {
+    let Some((scheme, rest)) = path.split_once("://") else { return path.to_owned() };
+    let place = rest.split_once('?').map_or(rest, |(place, _)| place);
+    let place = place.split_once('@').map_or(place, |(_, place)| place);
+    format!("{scheme}://{place}")
 }
 
 fn store_error(what: &str, error: opendal::Error) -> Error {

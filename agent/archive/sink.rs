@@ -71,7 +71,10 @@ struct Handle {
 enum Command {
     Put(Batch),
     Roll,
-    Close,
+    /// Close, if the sender has heard of the writer's last restart.
+    Close {
+        generation: u32,
+    },
 }
 
 impl Sink {
@@ -92,10 +95,16 @@ impl Sink {
 impl pipeline::Sink for Sink {
     fn topic(&mut self, topic: Topic) {
         let (archive, answers) = (self.archive.clone(), self.answer_sender.clone());
+        let give_up_after = self.options.give_up_after;
         self.tasks.spawn(async move {
             let mut failing = Failing::default();
             let subject = format!("topic object of {}", topic.name);
             while let Err(error) = archive.put_topic(&topic).await {
+                if give_up_after.is_some_and(|patience| !error.retryable() || failing.since().elapsed() >= patience) {
+                    let _ = answers.send(Answer::TopicKept);
+                    let _ = answers.send(Answer::Failed { partition: None, error: error.with("topic", &topic.name) });
+                    return;
+                }
                 let _ = answers.send(Answer::Trouble { subject: subject.clone(), reason: Some(error.to_string()) });
                 failing.since();
                 tokio::time::sleep_until(failing.retry_at()).await;
@@ -103,6 +112,7 @@ impl pipeline::Sink for Sink {
             if failing.since.is_some() {
                 let _ = answers.send(Answer::Trouble { subject, reason: None });
             }
+            let _ = answers.send(Answer::TopicKept);
         });
     }
 
@@ -119,6 +129,7 @@ impl pipeline::Sink for Sink {
             held,
             generation: 0,
             next: None,
+            last: None,
             leader_epoch: -1,
             transactions: OpenTransactions::default(),
             growing: None,
@@ -134,13 +145,14 @@ impl pipeline::Sink for Sink {
         }
     }
 
-    fn close(&mut self, partition: &Partition) {
-        self.send(partition, Command::Close);
+    fn close(&mut self, partition: &Partition, generation: u32) {
+        self.send(partition, Command::Close { generation });
     }
 
     fn relieve(&mut self) {
         let largest = self.writers.values().max_by_key(|writer| writer.held.load(Ordering::Relaxed));
-        if let Some(writer) = largest.filter(|writer| writer.held.load(Ordering::Relaxed) > 0) {
+        // Taken to zero until the writer has something again: the next one that is asked is another one.
+        if let Some(writer) = largest.filter(|writer| writer.held.swap(0, Ordering::Relaxed) > 0) {
             let _ = writer.commands.send(Command::Roll);
         }
     }
@@ -153,7 +165,7 @@ impl pipeline::Sink for Sink {
                 // Writers end after their last answer; one that ended otherwise must not be waited for.
                 Some(ended) = self.tasks.join_next() => if let Err(error) = ended {
                     let error = Error::failed("a writer of the archive ended by a defect").source(error);
-                    return Answer::Failed { error };
+                    return Answer::Failed { partition: None, error };
                 },
             }
         }
@@ -173,6 +185,8 @@ struct Writer {
     generation: u32,
     /// The end of the chain, as far as we know; `None` when there is no chain yet.
     next: Option<Offset>,
+    /// The name of the segment that we created last; `None` when there is none since the last restart.
+    last: Option<Offset>,
     leader_epoch: i32,
     transactions: OpenTransactions,
     growing: Option<Growing>,
@@ -211,14 +225,18 @@ impl Writer {
                 }
             };
             let Some(command) = command else { return };
-            let closing = matches!(command, Command::Close);
             let generation = self.generation;
+            let closing = matches!(command, Command::Close { generation: heard } if heard == generation);
             let outcome = match command {
                 Command::Put(batch) => self.put(batch).await,
                 Command::Roll if self.must_wait_for_more() => Ok(()),
-                Command::Roll | Command::Close => self.roll().await,
+                Command::Roll => self.roll().await,
+                Command::Close { .. } if closing => self.roll().await,
+                // The sender will hear of the restart, and close again.
+                Command::Close { .. } => Ok(()),
             };
-            self.held.store(self.growing.as_ref().map_or(0, |g| g.permit.bytes()), Ordering::Relaxed);
+            let held = self.growing.as_ref().map_or(0, |growing| growing.permit.bytes());
+            self.held.store(if self.is_blocked() { 0 } else { held }, Ordering::Relaxed);
             match outcome {
                 Ok(()) if closing && generation == self.generation => {
                     self.answer(Answer::Closed { partition: self.partition.clone() });
@@ -259,6 +277,11 @@ impl Writer {
         mut permit: Permit,
     ) -> Result<()> {
         let generation = self.generation;
+        let expected = self.growing.as_ref().map(|growing| growing.builder.range().next).or(self.next);
+        if expected.is_some_and(|expected| expected != range.first) {
+            // Whatever was lost on the way here must not become a hole that looks like compaction.
+            return Err(Error::transient("a batch does not follow on the one before").with("offsets", range));
+        }
         while !bytes.is_empty() && generation == self.generation {
             if self.growing.is_none() {
                 self.growing = Some(self.begin(range.first).await?);
@@ -326,6 +349,7 @@ impl Writer {
         transactions: OpenTransactions,
         started: Instant,
     ) -> Result<()> {
+        self.check_chain().await?;
         self.put_sidecar(&sidecar).await?;
         crash::point("sidecar-created", &self.partition);
         match upload.finish().await {
@@ -335,10 +359,12 @@ impl Writer {
                 if !self.is_mine(&sidecar, outcome.err()).await? {
                     return self.adopt_winner(&sidecar).await;
                 }
+                self.archive.store().settle(&self.folder).await?;
             }
         }
         crash::point("log-created", &self.partition);
         self.next = Some(sidecar.range.next);
+        self.last = Some(sidecar.range.first);
         self.leader_epoch = sidecar.epochs.last().map_or(self.leader_epoch, |epoch| epoch.epoch);
         self.transactions = transactions;
         self.detour = None;
@@ -352,6 +378,21 @@ impl Writer {
         });
         crash::point("reported", &self.partition);
         Ok(())
+    }
+
+    /// Makes sure that what we are about to follow on is there: a folder that was unmounted, or came back older, must
+    /// not get a segment behind a hole.
+    async fn check_chain(&self) -> Result<()> {
+        let key = match self.last {
+            Some(first) => format!("{}{}", self.folder, layout::log(first)),
+            None => layout::BACKUP.to_owned(),
+        };
+        if self.archive.store().exists(&key).await? {
+            return Ok(());
+        }
+        Err(Error::transient("the archive is not where it was")
+            .with("missing", self.archive.store().describe(&key))
+            .hint("is its folder mounted?"))
     }
 
     /// Creates the sidecar, or takes the one that is there: the same name describes the same log.
@@ -422,7 +463,9 @@ impl Writer {
         loop {
             match self.archive.tip(&self.partition).await {
                 Ok(tip) => {
-                    if fresh {
+                    // What seemed to fail was done after all.
+                    let done = tip.map(|(next, _)| next) > self.next;
+                    if fresh || done {
                         self.recovered();
                     }
                     self.start_from(tip.map(|(next, _)| next), tip.map_or(-1, |(_, epoch)| epoch));
@@ -440,6 +483,7 @@ impl Writer {
     fn start_from(&mut self, next: Option<Offset>, leader_epoch: i32) {
         self.generation += 1;
         self.next = next;
+        self.last = None;
         self.leader_epoch = leader_epoch;
         self.transactions = OpenTransactions::default();
         let tip = Tip { next, leader_epoch, generation: self.generation };
@@ -453,7 +497,7 @@ impl Writer {
         if let Some(patience) = self.options.give_up_after
             && (!error.retryable() || failing_since.elapsed() >= patience)
         {
-            self.answer(Answer::Failed { error });
+            self.answer(Answer::Failed { partition: Some(self.partition.clone()), error });
             return None;
         }
         self.answer(Answer::Suspended { partition: self.partition.clone() });
@@ -470,7 +514,7 @@ impl Writer {
                 () = tokio::time::sleep_until(until) => return Some(()),
                 command = commands.recv() => match command? {
                     Command::Put(_) | Command::Roll => {}
-                    Command::Close => return Some(()),
+                    Command::Close { .. } => return Some(()),
                 },
             }
         }
@@ -484,12 +528,17 @@ impl Writer {
     }
 
     fn must_wait_for_more(&mut self) -> bool {
-        let Some((growing, detour)) = self.growing.as_mut().zip(self.detour) else { return false };
-        let blocked = growing.builder.length_bytes() == detour.blocked_bytes;
-        if blocked {
+        let blocked = self.is_blocked();
+        if let Some(growing) = self.growing.as_mut().filter(|_| blocked) {
             growing.roll_at = Instant::now() + self.options.roll_interval;
         }
         blocked
+    }
+
+    /// Returns whether the growing segment would get the name of a damaged sidecar.
+    fn is_blocked(&self) -> bool {
+        let growing = self.growing.as_ref().zip(self.detour);
+        growing.is_some_and(|(growing, detour)| growing.builder.length_bytes() == detour.blocked_bytes)
     }
 
     fn subject(&self) -> String {
@@ -536,5 +585,7 @@ impl Failing {
     }
 }
 
+#[cfg(test)]
+mod races;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,7 @@ pub(super) struct Pass {
     began: Instant,
     line_at: Instant,
     partitions: HashMap<Partition, Way>,
+    has_read: bool,
     records: u64,
     bytes: u64,
     segments: u64,
@@ -27,6 +28,7 @@ pub(super) struct Pass {
 #[derive(Default)]
 struct Way {
     first: Option<Offset>,
+    /// The farthest that was read: what is read again is no step back.
     reached: Option<Offset>,
     /// The last stable offset when it was first seen.
     end: Option<Offset>,
@@ -42,6 +44,7 @@ impl Pass {
             began,
             line_at: began + LINE_EVERY,
             partitions: HashMap::new(),
+            has_read: false,
             records: 0,
             bytes: 0,
             segments: 0,
@@ -52,7 +55,7 @@ impl Pass {
     pub(super) fn opened(&mut self, partition: &Partition, next: Option<Offset>) {
         let way = self.partitions.entry(partition.clone()).or_default();
         way.first = way.first.or(next);
-        way.reached = next.or(way.reached);
+        way.reached = way.reached.max(next);
     }
 
     /// A partition ends at `end`; what it gets afterwards is left to the next pass.
@@ -62,9 +65,10 @@ impl Pass {
 
     /// A batch was read.
     pub(super) fn received(&mut self, partition: &Partition, range: OffsetRange) {
+        self.has_read = true;
         let way = self.partitions.entry(partition.clone()).or_default();
         way.first.get_or_insert(range.first);
-        way.reached = Some(range.next);
+        way.reached = way.reached.max(Some(range.next));
     }
 
     /// A segment is durable.
@@ -76,25 +80,27 @@ impl Pass {
 
     /// Shows how far it is.
     pub(super) fn tick(&mut self) {
-        let (done, all) = self.offsets();
         if let Some(bar) = &self.bar {
-            bar.set_length(all);
-            bar.set_position(done);
-            bar.set_message(HumanBytes(self.bytes).to_string());
+            if let Some((done, all)) = self.offsets() {
+                bar.set_length(all);
+                bar.set_position(done);
+            }
+            bar.set_message(self.status());
         } else if Instant::now() >= self.line_at {
             self.line_at = Instant::now() + LINE_EVERY;
-            let percent = (done * 100).checked_div(all).unwrap_or(100);
-            logging::say(&format!("{}: {percent} % read, {}", self.pipeline, self.written()));
+            logging::say(&format!("{}: {}", self.pipeline, self.status()));
         }
     }
 
-    /// Ends the pass and says what became of it; of one that failed, only what it left.
-    pub(super) fn finish(self, done: bool) {
+    /// Ends the pass and says what became of it; of one that failed or never began, only what it left. Returns whether
+    /// anything was read.
+    pub(super) fn finish(self, done: bool) -> bool {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        if !done && self.segments == 0 {
-            return;
+        let began = done && !self.partitions.is_empty();
+        if !began && self.segments == 0 {
+            return self.has_read;
         }
         let seconds = self.began.elapsed().as_secs_f64();
         let partitions = self.partitions.len();
@@ -104,6 +110,17 @@ impl Pass {
             self.pipeline,
             self.written()
         ));
+        self.has_read
+    }
+
+    fn status(&self) -> String {
+        match self.offsets() {
+            None => "waiting for the cluster".to_owned(),
+            Some((done, all)) => {
+                let percent = (done * 100).checked_div(all).unwrap_or(100);
+                format!("{percent} % read, {}", self.written())
+            }
+        }
     }
 
     fn written(&self) -> String {
@@ -112,14 +129,15 @@ impl Pass {
         format!("{records} records ({bytes}) archived in {segments} segment{s}")
     }
 
-    /// Returns the offsets read and those to be read.
-    fn offsets(&self) -> (u64, u64) {
-        let mut sum = (0, 0);
+    /// Returns the offsets read and those to be read; `None` before any partition's are known.
+    fn offsets(&self) -> Option<(u64, u64)> {
+        let mut sum = None;
         for way in self.partitions.values() {
             let (Some(first), Some(end)) = (way.first, way.end) else { continue };
             let all = (end - first).max(0).cast_unsigned();
-            sum.0 += (way.reached.unwrap_or(first) - first).max(0).cast_unsigned().min(all);
-            sum.1 += all;
+            let done = (way.reached.unwrap_or(first) - first).max(0).cast_unsigned().min(all);
+            let (done_before, all_before) = sum.unwrap_or((0, 0));
+            sum = Some((done_before + done, all_before + all));
         }
         sum
     }
@@ -132,7 +150,7 @@ fn bar(pipeline: &str) -> Option<ProgressBar> {
     }
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     let colour = if logging::colour() { ".cyan" } else { "" };
-    let template = format!("{{prefix}} [{{bar:30{colour}}}] {{percent}} % of offsets, {{msg}} archived, {{elapsed}}");
+    let template = format!("{{prefix}} [{{bar:30{colour}}}] {{msg}}, {{elapsed}}");
     let style = ProgressStyle::with_template(&template).expect("the template is ours").progress_chars("=> ");
     bar.set_style(style);
     bar.set_prefix(pipeline.to_owned());
@@ -144,20 +162,46 @@ mod tests {
     use super::*;
     use crate::record::TopicId;
 
+    fn partition(index: i32) -> Partition {
+        Partition { topic: "t".into(), topic_id: TopicId::NONE, index }
+    }
+
     #[test]
     fn a_pass_is_done_when_every_partition_has_reached_the_end_first_seen() {
-        let partition = |index| Partition { topic: "t".into(), topic_id: TopicId::NONE, index };
         let mut pass = Pass::new("p");
         pass.opened(&partition(0), Some(100));
         pass.observed(&partition(0), 300);
         pass.observed(&partition(0), 900);
         pass.opened(&partition(1), None);
         pass.observed(&partition(1), 50);
-        assert_eq!(pass.offsets(), (0, 200));
+        assert_eq!(pass.offsets(), Some((0, 200)));
         pass.received(&partition(0), OffsetRange { first: 100, next: 250 });
         pass.received(&partition(1), OffsetRange { first: 40, next: 60 });
-        assert_eq!(pass.offsets(), (160, 210));
+        assert_eq!(pass.offsets(), Some((160, 210)));
         pass.durable(7, 1 << 20);
-        assert_eq!(pass.written(), "7 records (1.00 MiB) archived in 1 segment");
+        assert_eq!(pass.status(), "76 % read, 7 records (1.00 MiB) archived in 1 segment");
+    }
+
+    #[test]
+    fn a_pass_waits_for_the_cluster_until_it_knows_an_end() {
+        let mut pass = Pass::new("p");
+        assert_eq!(pass.status(), "waiting for the cluster");
+        pass.opened(&partition(0), Some(100));
+        assert_eq!(pass.status(), "waiting for the cluster");
+        pass.observed(&partition(0), 100);
+        assert!(pass.status().starts_with("100 % read"), "{}", pass.status());
+        assert!(!pass.finish(false), "nothing was read");
+    }
+
+    #[test]
+    fn what_is_read_again_is_no_step_back() {
+        let mut pass = Pass::new("p");
+        pass.opened(&partition(0), Some(0));
+        pass.observed(&partition(0), 100);
+        pass.received(&partition(0), OffsetRange { first: 0, next: 80 });
+        pass.opened(&partition(0), Some(0));
+        pass.received(&partition(0), OffsetRange { first: 0, next: 10 });
+        assert_eq!(pass.offsets(), Some((80, 100)));
+        assert!(pass.finish(false));
     }
 }

@@ -39,6 +39,7 @@ impl Watch {
         let metrics = PipelineMetrics::new(pipeline);
         metrics.memory_limit_bytes.set(budget.total_bytes() as f64);
         health.set("", Some("starting".to_owned()));
+        metrics.show(health.count());
         Self {
             health,
             metrics,
@@ -54,6 +55,7 @@ impl Watch {
     pub(super) fn running(&mut self) {
         self.has_run = true;
         self.health.clear();
+        self.metrics.show(self.health.count());
     }
 
     /// Returns whether both ends were ever open.
@@ -66,6 +68,7 @@ impl Watch {
         self.metrics.restarts.increment(1);
         self.health.clear();
         self.health.set("", Some(error.to_string()));
+        self.metrics.show(self.health.count());
     }
 
     /// Waits for `future` while the clock goes on: lag grows although nothing runs.
@@ -140,6 +143,7 @@ impl Observer for Watch {
         if !self.health.set(subject, reason.map(str::to_owned)) {
             return;
         }
+        self.metrics.show(self.health.count());
         match reason {
             Some(reason) => tracing::warn!(pipeline = self.pipeline, "{subject}: {reason}"),
             None => tracing::info!(pipeline = self.pipeline, "{subject}: well again"),

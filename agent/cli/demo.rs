@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{ArchiveArgs, Format, offset_mapping, verify};
+use crate::config::value::shown_path;
 use crate::demo::{self, Options};
 use crate::error::Result;
 use crate::telemetry::logging;
@@ -24,14 +25,15 @@ pub struct Args {
 /// Runs the demo, shows what it made, and says what to try next.
 pub async fn run(args: Args) -> Result<()> {
     let Args { path, records, seconds } = args;
+    let shown = shown_path(&path);
     logging::say(&format!(
         "An in-process Kafka cluster gets {records} orders and payments within {seconds} s; the agent archives them \
-         into {path}."
+         into {shown}."
     ));
     let backup_id = demo::run(Options { path: path.clone(), records, time: Duration::from_secs(seconds) }).await?;
     let archive = || ArchiveArgs { path: path.clone(), backup_id: backup_id.clone(), format: Format::Table };
     let program = std::env::args().next().unwrap_or_else(|| "kafka-backup".to_owned());
-    let on_backup = format!("--path {path} --backup-id {backup_id}");
+    let on_backup = format!("--path {shown} --backup-id {backup_id}");
     logging::say(&format!("\n$ {program} show-offset-mapping {on_backup}"));
     offset_mapping::run(offset_mapping::Args { archive: archive() }).await?;
     logging::say(&format!("\n$ {program} verify {on_backup}"));
@@ -43,7 +45,7 @@ The archive stays. What to try next:
   {program} describe {on_backup}
   {program} cat {on_backup} --topic orders --partition 0 --limit 3
   {program} cat {on_backup} --topic payments --from-offset 1000 --to-offset 1005
-  find {path}/{backup_id} -name '*.log'
+  find {shown}/{backup_id} -name '*.log'
 
 Each .log is a Kafka log segment; with a Kafka at hand, its own tool reads them:
 

@@ -6,12 +6,11 @@ use super::offset_mapping::{GapData, gaps, notes};
 use super::table::{self, Output, Page};
 use super::{ArchiveArgs, Format};
 use crate::archive::Backup;
-use crate::archive::source::summary::{Summarised, Summary, summarise};
+use crate::archive::source::summary::{Summarised, Summary, findings, summarise};
 use crate::archive::source::{self, Place, chain};
 use crate::error::Result;
 use crate::pipeline::{Topic, TopicConfig};
 use crate::record::{Offset, OffsetRange, Timestamp};
-use crate::store::Store;
 
 /// What the user typed after `describe`.
 #[derive(Debug, clap::Args)]
@@ -26,7 +25,7 @@ pub struct Args {
 /// # Errors
 /// [`Kind::NoBackup`](crate::error::Kind::NoBackup); after printing, the kind of the worst finding.
 pub async fn run(args: Args) -> Result<()> {
-    let root = Store::open(&args.archive.path)?;
+    let root = super::open(&args.archive.path)?;
     let archive = source::open(&root, &args.archive.backup_id).await?;
     let summarised = summarise(&archive).await?;
     let description = Description::new(archive.backup(), &summarised);
@@ -37,8 +36,7 @@ pub async fn run(args: Args) -> Result<()> {
         Format::Table => output.write(page(&description, &summarised).text().as_bytes())?,
     }
     output.finish()?;
-    let findings = summarised.iter().flat_map(|(_, places)| places).flat_map(|(_, summary)| &summary.findings);
-    chain::verdict(&archive.backup().backup_id, findings)
+    chain::verdict(&archive.backup().backup_id, &findings(&archive, &summarised))
 }
 
 /// A backup as data; its JSON is stable.
@@ -59,6 +57,9 @@ struct TopicData {
     newest: bool,
     /// What `topic-<n>.json` says; `None` where there is none, or it cannot be read.
     settings: Option<Topic>,
+    /// Why it cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
     partitions: Vec<PartitionData>,
 }
 
@@ -113,14 +114,12 @@ impl Description {
 
 impl TopicData {
     fn new((timeline, places): &Summarised) -> Self {
-        if let Err(error) = &timeline.object {
-            tracing::error!("{error}");
-        }
         Self {
             topic: timeline.topic.to_string(),
             topic_id: timeline.topic_id.to_string(),
             newest: timeline.is_newest,
             settings: timeline.object.as_ref().ok().and_then(Option::as_ref).map(|object| object.topic.clone()),
+            error: timeline.object.as_ref().err().map(ToString::to_string),
             partitions: places.iter().map(PartitionData::new).collect(),
         }
     }
@@ -186,6 +185,9 @@ fn page(description: &Description, summarised: &[Summarised]) -> Page {
         let rows: Vec<_> = places.iter().map(|(place, summary)| row(place, summary)).collect();
         page.table(&[&heads[..], &times[..]].concat(), &rows);
         notes(&mut page, places);
+        if let Some(error) = &topic.error {
+            page.line(format_args!("Finding: {error}"));
+        }
         settings(&mut page, topic.settings.as_ref());
     }
     page
@@ -213,14 +215,21 @@ fn settings(page: &mut Page, topic: Option<&Topic>) {
         return;
     };
     let text = |config: &TopicConfig| format!("{}={}", config.name, config.value.as_deref().unwrap_or("(secret)"));
-    let set: Vec<_> = topic.configs.iter().filter(|config| config.set).map(text).collect();
-    let set = if set.is_empty() { "all defaults".to_owned() } else { set.join(", ") };
-    let replicas = topic.replication_factor;
-    page.line(format_args!("Settings: {} partitions, replication factor {replicas}; {set}", topic.partitions));
+    let set = match &topic.configs {
+        None => "the others unknown".to_owned(),
+        Some(configs) => {
+            let set: Vec<_> = configs.iter().filter(|config| config.set).map(text).collect();
+            if set.is_empty() { "all defaults".to_owned() } else { set.join(", ") }
+        }
+    };
+    let partitions = table::counted(topic.partitions.unsigned_abs().into(), "partition");
+    page.line(format_args!("Settings: {partitions}, replication factor {}; {set}", topic.replication_factor));
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::archive::sidecar::Kind;
     use crate::archive::source::tests::Fixture;
@@ -248,5 +257,20 @@ mod tests {
         let json = serde_json::to_value(&description).expect("data");
         assert_eq!(json["topics"][0]["partitions"][0]["gaps"][0]["next_offset"], 20);
         assert_eq!(description.csv().lines().count(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_topic_object_is_told_and_is_damage() {
+        let fixture = Fixture::new("b").await;
+        fixture.topic("t", "_", 1).await;
+        fixture.segment("t", 0, 0, Kind::First, &[fixture.batch(0, 5)]).await;
+        let cut = |key: &str, bytes: Bytes| Some(if key.ends_with(".json") { bytes.slice(..9) } else { bytes });
+        let broken = fixture.but(cut).await;
+        let summarised = summarise(&broken.archive).await.expect("listed");
+        let text = page(&Description::new(broken.archive.backup(), &summarised), &summarised).text().to_owned();
+        assert!(text.contains("Finding: topic object cannot be read"), "{text}");
+        assert!(text.contains("[0, 5)"), "{text}");
+        let verdict = chain::verdict("b", &findings(&broken.archive, &summarised));
+        assert_eq!(verdict.expect_err("damage").exit_code(), 4);
     }
 }

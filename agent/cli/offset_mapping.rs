@@ -5,11 +5,10 @@ use serde::Serialize;
 
 use super::table::{self, Output, Page};
 use super::{ArchiveArgs, Format};
-use crate::archive::source::summary::{Gap, Summarised, Summary, summarise};
+use crate::archive::source::summary::{Gap, Summarised, Summary, findings, summarise};
 use crate::archive::source::{self, Place, Timeline, chain};
 use crate::error::Result;
 use crate::record::Offset;
-use crate::store::Store;
 
 /// What the user typed after `show-offset-mapping`.
 #[derive(Debug, clap::Args)]
@@ -24,18 +23,21 @@ pub struct Args {
 /// [`Kind::NoBackup`](crate::error::Kind::NoBackup); after printing, the kind of the worst finding, since a row that
 /// rests on damage may be wrong.
 pub async fn run(args: Args) -> Result<()> {
-    let root = Store::open(&args.archive.path)?;
+    let root = super::open(&args.archive.path)?;
     let archive = source::open(&root, &args.archive.backup_id).await?;
     let summarised = summarise(&archive).await?;
+    let backup_id = &archive.backup().backup_id;
+    if summarised.is_empty() {
+        tracing::warn!("the backup `{backup_id}` holds no topic");
+    }
     let mut output = Output::stdout()?;
     match args.archive.format {
-        Format::Table => output.write(page(&archive.backup().backup_id, &summarised).text().as_bytes())?,
+        Format::Table => output.write(page(backup_id, &summarised).text().as_bytes())?,
         Format::Csv => output.write(lines(&summarised).as_bytes())?,
-        Format::Json => output.json(&mapping(&archive.backup().backup_id, &summarised))?,
+        Format::Json => output.json(&mapping(backup_id, &summarised))?,
     }
     output.finish()?;
-    let findings = summarised.iter().flat_map(|(_, places)| places).flat_map(|(_, summary)| &summary.findings);
-    chain::verdict(&archive.backup().backup_id, findings)
+    chain::verdict(backup_id, &findings(&archive, &summarised))
 }
 
 fn page(backup_id: &str, summarised: &[Summarised]) -> Page {

@@ -100,8 +100,8 @@ impl Page {
         self.text.push('\n');
     }
 
-    /// Adds a table: rule, column heads, rule, rows. Columns are as wide as their widest cell, two spaces apart; the
-    /// rules are the user's page's, or as wide as the table where that is wider.
+    /// Adds a table: rule (but for the title's, where it follows that), column heads, rule, rows. Columns are as wide as
+    /// their widest cell, two spaces apart; the rules are the user's page's, or as wide as the table where that is wider.
     pub fn table(&mut self, heads: &[&str], rows: &[Vec<String>]) {
         let mut widths: Vec<usize> = heads.iter().map(|head| head.chars().count()).collect();
         for row in rows {
@@ -110,7 +110,9 @@ impl Page {
             }
         }
         let rule = "─".repeat((widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1)).max(61));
-        self.line(&rule);
+        if !self.text.ends_with("═\n") {
+            self.line(&rule);
+        }
         self.cells(heads, &widths);
         self.line(&rule);
         for row in rows {
@@ -176,10 +178,19 @@ mod tests {
         let mut page = Page::new("T");
         page.table(&["Partition", "Last"], &[vec!["0".into(), "12345678".into()], vec!["11".into(), "-".into()]]);
         let lines: Vec<_> = page.text().lines().collect();
-        assert_eq!(lines[3], "Partition  Last");
-        assert_eq!(lines[5], "0          12345678");
-        assert_eq!(lines[6], "11         -");
-        assert_eq!((lines[1].chars().count(), lines[2].chars().count()), (62, 61));
+        assert_eq!(lines[2], "Partition  Last");
+        assert_eq!(lines[4], "0          12345678");
+        assert_eq!(lines[5], "11         -");
+        assert_eq!((lines[1].chars().count(), lines[3].chars().count()), (62, 61));
+    }
+
+    #[test]
+    fn a_table_has_a_rule_of_its_own_unless_the_titles_is_above_it() {
+        let mut page = Page::new("T");
+        page.table(&["A"], &[]);
+        page.table(&["B"], &[]);
+        let first = |line: &str| line.chars().next().expect("no line is empty");
+        assert_eq!(page.text().lines().map(first).collect::<String>(), "T═A──B─");
     }
 
     #[test]

@@ -13,8 +13,7 @@ use crate::archive::Archive;
 use crate::archive::source::audit::audit;
 use crate::archive::source::chain::{self, Chain, Finding, Link, What};
 use crate::archive::source::{self, Place, Timeline};
-use crate::error::{Error, Kind, Result};
-use crate::store::Store;
+use crate::error::{Error, Result};
 
 /// What the user typed after `verify`.
 #[derive(Debug, clap::Args)]
@@ -28,12 +27,14 @@ pub struct Args {
 /// Checks the backup.
 ///
 /// # Errors
-/// [`Kind::NoBackup`]; after printing: [`Kind::Damaged`] (exit code 4), [`Kind::Hole`] (5), or [`Kind::Failed`] (1) when
-/// something could not be looked at.
+/// [`Kind::NoBackup`](crate::error::Kind::NoBackup); after printing, the kind of the worst finding.
 pub async fn run(args: Args) -> Result<()> {
-    let root = Store::open(&args.archive.path)?;
+    let root = super::open(&args.archive.path)?;
     let archive = source::open(&root, &args.archive.backup_id).await?;
     let report = check(&archive).await?;
+    if report.topics.is_empty() {
+        tracing::warn!("the backup `{}` holds no topic", report.backup_id);
+    }
     let mut output = Output::stdout()?;
     match args.archive.format {
         Format::Table => output.write(page(&report).text().as_bytes())?,
@@ -72,20 +73,14 @@ struct Count {
 
 impl TopicReport {
     fn new(archive: &Archive, timeline: &Timeline) -> Self {
-        let mut report = Self {
+        Self {
             topic: timeline.topic.to_string(),
             topic_id: timeline.topic_id.to_string(),
             newest: timeline.is_newest,
             partitions: timeline.places.len() as u64,
             count: Count::default(),
-            findings: Vec::new(),
-        };
-        if let Err(error) = &timeline.object {
-            let folder = crate::archive::layout::timeline_folder(&timeline.topic, timeline.topic_id);
-            let (object, detail) = (archive.store().describe(&folder), error.to_string());
-            report.findings.push((None, Finding { what: What::DamagedObject, object, range: None, detail }));
+            findings: Finding::of_object(archive, timeline).map(|finding| (None, finding)).into_iter().collect(),
         }
-        report
     }
 
     fn add(&mut self, place: &Place, count: Count, findings: Vec<Finding>) {
@@ -109,13 +104,24 @@ impl TopicReport {
             What::Unchecked,
             What::Unfinished,
         ];
-        let count = |what: What| self.findings.iter().filter(|(_, finding)| finding.what == what).count();
+        let count = |what: What| self.findings.iter().filter(|(_, finding)| finding.what == what).count() as u64;
         let told: Vec<_> =
             worst_first.into_iter().filter(|what| count(*what) > 0).map(|what| (what, count(what))).collect();
         match told.as_slice() {
             [] => "sound".to_owned(),
             [(What::Unfinished, _)] => "sound, unfinished".to_owned(),
-            told => told.iter().map(|(what, n)| format!("{n} {}", what.name())).collect::<Vec<_>>().join(", "),
+            told => told.iter().map(|&(what, n)| counted(what, n)).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
+/// Returns how many findings there are: `1 hole`, `2 holes`, `3 unchecked`.
+fn counted(what: What, count: u64) -> String {
+    match what {
+        What::NoSidecar => format!("{} without a sidecar", table::counted(count, "segment")),
+        What::Unchecked | What::Unfinished | What::Debris => format!("{count} {}", what.name()),
+        What::Hole | What::DamagedSidecar | What::DamagedLog | What::DamagedObject => {
+            table::counted(count, what.name())
         }
     }
 }
@@ -159,9 +165,7 @@ async fn check(archive: &Archive) -> Result<Report> {
 async fn check_place(archive: &Archive, place: &Place) -> (Count, Vec<Finding>) {
     let (mut count, mut findings) = (Count::default(), Vec::new());
     if let Err(error) = walk(archive, place, &mut count, &mut findings).await {
-        let what = if error.kind() == Kind::Damaged { What::DamagedLog } else { What::Unchecked };
-        let (object, detail) = (archive.store().describe(&place.folder), error.to_string());
-        findings.push(Finding { what, object, range: None, detail });
+        findings.push(Finding::of_end(archive, place, &error));
     }
     (count, findings)
 }

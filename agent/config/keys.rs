@@ -136,9 +136,9 @@ pub const KEYS: &[Key] = &[
     with_default(
         "pipeline.sink.shutdown_timeout",
         Type::Duration,
-        "30s",
+        "25s",
         "time for closing, uploading and committing what is in memory when told to stop; what is late is read again \
-         at the next start; the default is the patience of Kubernetes",
+         at the next start; Kubernetes kills after 30s: the rest is for saying what was late",
     ),
 ];
 

@@ -1,5 +1,7 @@
 //! References in values: `${env:NAME}`, `${NAME}`, `${NAME:-default}` and `${file:/path}`; `$${` is a plain `${`.
 //!
+//! A default and a file's path may hold references in turn, as `${DATA:-${HOME}/archive}`.
+//!
 //! They are replaced after parsing, in values only, so that what a variable holds can never become syntax. A file's
 //! last line break does not belong to its value. As in a shell, a default also stands in for an empty variable.
 
@@ -23,17 +25,36 @@ pub(super) fn substitute<'a>(text: &'a str, variable: &dyn Fn(&str) -> Option<St
             continue;
         }
         out.push_str(before);
-        let end = from.find('}').ok_or("`${` without `}` (a plain `${` is written `$${`)")?;
-        out.push_str(&resolve(&from[2..end], variable)?);
-        rest = &from[end + 1..];
+        let inside = &from[2..];
+        let end = closing(inside).ok_or("`${` without `}` (a plain `${` is written `$${`)")?;
+        out.push_str(&resolve(&inside[..end], variable)?);
+        rest = &inside[end + 1..];
     }
     out.push_str(rest);
     Ok(Cow::Owned(out))
 }
 
+/// Returns where the `}` stands that closes the reference inside which `text` begins.
+fn closing(text: &str) -> Option<usize> {
+    let mut open = 1;
+    for (at, brace) in text.match_indices(['{', '}']) {
+        let before = &text[..at];
+        if brace == "}" {
+            open -= 1;
+        } else if before.ends_with('$') && !before.ends_with("$$") {
+            open += 1;
+        }
+        if open == 0 {
+            return Some(at);
+        }
+    }
+    None
+}
+
 fn resolve(reference: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     if let Some(path) = reference.strip_prefix("file:") {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read file `{path}`: {error}"))?;
+        let path = substitute(path, variable)?;
+        let text = std::fs::read_to_string(&*path).map_err(|error| format!("cannot read file `{path}`: {error}"))?;
         return Ok(text.trim_end_matches(['\n', '\r']).to_owned());
     }
     let reference = reference.strip_prefix("env:").unwrap_or(reference);
@@ -49,7 +70,7 @@ fn resolve(reference: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result
     match (variable(name), default) {
         (Some(value), None) => Ok(value),
         (Some(value), Some(_)) if !value.is_empty() => Ok(value),
-        (_, Some(default)) => Ok(default.to_owned()),
+        (_, Some(default)) => substitute(default, variable).map(Cow::into_owned),
         (None, None) => Err(format!("environment variable {name} is not set")),
     }
 }
@@ -73,6 +94,17 @@ mod tests {
         assert_eq!(replaced("${HOST}:9092,${env:HOST}-2:9092"), Ok("broker:9092,broker-2:9092".into()));
         assert_eq!(replaced("${NONE:-b}${EMPTY:-c}${HOST:-d}[${EMPTY}]"), Ok("bcbroker[]".into()));
         assert_eq!(replaced("$${HOST} costs $5"), Ok("${HOST} costs $5".into()));
+    }
+
+    #[test]
+    fn a_default_may_hold_references() {
+        assert_eq!(replaced("${NONE:-${HOST}/arc}/x"), Ok("broker/arc/x".into()));
+        assert_eq!(replaced("${NONE:-${EMPTY:-${HOST}}}-${HOST:-${NONE}}"), Ok("broker-broker".into()));
+        assert_eq!(replaced("${NONE:-$${HOST}}"), Ok("${HOST}".into()));
+        assert_eq!(replaced("${NONE:-${TRICK}}"), Ok("${HOST}\"".into()));
+        assert_eq!(replaced("${NONE:-${GONE}}"), Err("environment variable GONE is not set".into()));
+        assert!(replaced("${NONE:-${HOST}").expect_err("open").contains("without `}`"));
+        assert!(replaced("${${HOST}}").expect_err("no name").contains("is no reference"));
     }
 
     #[test]

@@ -42,6 +42,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(config.agent.listen, "127.0.0.1:8083");
     assert_eq!(pipeline.sink.roll_bytes, 64 << 20);
     assert_eq!(pipeline.sink.roll_interval, Duration::from_secs(60));
+    assert_eq!(pipeline.sink.shutdown_timeout, Duration::from_secs(25));
     assert_eq!(pipeline.source.start, Start::Earliest);
     assert_eq!(pipeline.source.metadata_interval, crate::kafka::source::METADATA_INTERVAL);
     assert_eq!(pipeline.max_bytes_per_second, None);

@@ -72,7 +72,7 @@ pub fn slice(records: &Bytes, position: Offset, end: Option<Offset>) -> Sliced {
             }
         };
         at = start + header.total_bytes;
-        if header.next_offset() <= position {
+        if to == from && header.next_offset() <= position {
             // A fetch is not batch-aligned, and brokers may begin a batch early.
             (from, to) = (at, at);
             continue;
@@ -170,6 +170,9 @@ mod tests {
 
     #[test]
     fn batches_out_of_order_are_damage() {
+        let back = slice(&batches(&[(10, 20), (5, 8), (20, 30)]), 10, None);
+        assert_eq!(range(&back), Some((10, 20, 61)));
+        assert!(matches!(back.problem, Some(Problem::Damaged { offset: 20, .. })));
         let sliced = slice(&batches(&[(0, 10), (5, 15)]), 0, None);
         assert_eq!(range(&sliced), Some((0, 10, 61)));
         assert!(matches!(sliced.problem, Some(Problem::Damaged { offset: 10, .. })));

@@ -84,6 +84,8 @@ pub struct Source {
     complete: bool,
     /// The partitions that a pass has not finished, with their newest generation.
     unfinished: HashMap<Partition, u32>,
+    /// Why the first of the partitions that a pass could not finish failed.
+    failure: Option<Error>,
 }
 
 /// What the tasks tell the source.
@@ -95,6 +97,12 @@ enum Item {
         partition: Partition,
         generation: u32,
         next: Offset,
+    },
+    /// A pass cannot go on with the partition; counts only for its newest generation.
+    Failed {
+        partition: Partition,
+        generation: u32,
+        error: Error,
     },
     /// Every partition of a pass was assigned.
     Complete,
@@ -190,7 +198,16 @@ impl Source {
         let toll = Toll { budget: options.budget.clone(), rate: options.rate.clone() };
         let watch = Watch::new(client.clone(), options, toll, told, commands.clone(), heard);
         let watch = tokio::spawn(watch.run()).abort_handle();
-        Ok(Self { client, items, commands, watch, one_pass, complete: false, unfinished: HashMap::new() })
+        Ok(Self {
+            client,
+            items,
+            commands,
+            watch,
+            one_pass,
+            complete: false,
+            unfinished: HashMap::new(),
+            failure: None,
+        })
     }
 
     /// Returns the client of the cluster's control plane, which shares its connections.
@@ -208,7 +225,7 @@ impl pipeline::Source for Source {
     async fn next(&mut self) -> Result<Option<Event>> {
         loop {
             if self.one_pass && self.complete && self.unfinished.is_empty() {
-                return Ok(None);
+                return self.failure.take().map_or(Ok(None), Err);
             }
             match self.items.recv().await {
                 Some(Item::Event(event)) => {
@@ -222,6 +239,14 @@ impl pipeline::Source for Source {
                     if self.unfinished.get(&partition) == Some(&generation) {
                         self.unfinished.remove(&partition);
                         return Ok(Some(Event::Finished { partition, next }));
+                    }
+                }
+                Some(Item::Failed { partition, generation, error }) => {
+                    if self.unfinished.get(&partition) == Some(&generation) {
+                        self.unfinished.remove(&partition);
+                        tracing::error!("{error}; the other partitions are read to their end");
+                        self.failure.get_or_insert(error);
+                        return Ok(Some(Event::Finished { partition, next: 0 }));
                     }
                 }
                 Some(Item::Complete) => self.complete = true,

@@ -109,6 +109,11 @@ impl Connection {
         &self.broker
     }
 
+    /// Returns whether the next request would wait, because the broker asked us to be quiet.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet_until.is_some_and(|until| until > Instant::now())
+    }
+
     /// Returns the highest version of `R` that the broker, the message definitions and `ours` have in common; `None`
     /// when there is none.
     pub fn version<R: Request>(&self, ours: RangeInclusive<i16>) -> Option<i16> {

@@ -86,11 +86,11 @@ impl LocalFile {
     /// Links the file to its name; `place` is the name for people.
     pub(super) async fn link(mut self, place: String) -> Result<Creation> {
         self.sync().await?;
-        let Self { temporary, target, .. } = self;
+        let Self { root, temporary, target, .. } = self;
         let temporary = temporary.expect("a synced file is there");
         blocking(move || {
             let folder = target.parent().expect("a key has a folder");
-            create_folder(folder).map_err(failed("cannot make the folder"))?;
+            create_folder(&root, folder).map_err(failed("cannot make the folder"))?;
             match std::fs::hard_link(&temporary.path, &target) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(Creation::Exists),
@@ -144,8 +144,11 @@ impl Temporary {
         let path = root.join(TEMPORARY).join(format!("{}-{number}", *INSTANCE));
         let (file, direct) = match open(&path, direct) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                std::fs::create_dir_all(root.join(TEMPORARY))?;
-                open(&path, direct)?
+                // Never the root itself: where that is gone, the archive is.
+                match std::fs::create_dir(root.join(TEMPORARY)) {
+                    Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+                    _ => open(&path, direct)?,
+                }
             }
             other => other?,
         };
@@ -236,7 +239,12 @@ impl Stage {
 pub(super) fn prepare(root: &Path) -> Result<()> {
     let folder = root.join(TEMPORARY);
     let probed = std::fs::create_dir_all(&folder).and_then(|()| Temporary::create(root, false));
-    probed.map_err(failed("cannot create a file"))?;
+    let probed = probed.map_err(failed("cannot create a file"))?;
+    // The commit is a hard link; some network and removable file systems have none.
+    let link = probed.path.with_extension("link");
+    std::fs::hard_link(&probed.path, &link)
+        .and_then(|()| std::fs::remove_file(&link))
+        .map_err(failed("the file system has no hard links"))?;
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
     for entry in entries.flatten() {
         let modified = entry.metadata().and_then(|metadata| metadata.modified());
@@ -257,9 +265,10 @@ pub(super) fn list(path: &Path) -> Result<Vec<Listed>> {
     let mut listed = Vec::new();
     for entry in entries {
         let entry = entry.map_err(failed("cannot list"))?;
-        let metadata = match entry.metadata() {
-            // It went between the two calls: a temporary file of somebody.
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+        // Links are followed: a topic may lie on another disk.
+        let metadata = match std::fs::metadata(entry.path()) {
+            // It went between the two calls; a link to nothing is an error, not nothing.
+            Err(error) if error.kind() == ErrorKind::NotFound && !entry.path().is_symlink() => continue,
             other => other.map_err(failed("cannot list"))?,
         };
         let Ok(name) = entry.file_name().into_string() else { continue };
@@ -269,6 +278,16 @@ pub(super) fn list(path: &Path) -> Result<Vec<Listed>> {
         }
     }
     Ok(listed)
+}
+
+/// Makes durable which names there are in a folder.
+pub(super) fn settle(path: &Path) -> Result<()> {
+    sync_folder(path).map_err(failed("cannot make the folder durable"))
+}
+
+/// Returns whether there is something of that name.
+pub(super) fn exists(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(failed("cannot look for"))
 }
 
 /// Reads a file; `None` when there is none.
@@ -318,13 +337,14 @@ fn linked_point(target: &Path) -> &'static str {
     }
 }
 
-/// Makes a folder and those above it, each name durable in its parent.
-fn create_folder(folder: &Path) -> IoResult<()> {
+/// Makes a folder below `root` and those between, each name durable in its parent; the root itself is never made: where
+/// that is gone, the archive is.
+fn create_folder(root: &Path, folder: &Path) -> IoResult<()> {
     if folder.is_dir() {
         return Ok(());
     }
-    let parent = folder.parent().ok_or(ErrorKind::NotFound)?;
-    create_folder(parent)?;
+    let parent = folder.parent().filter(|_| folder != root).ok_or(ErrorKind::NotFound)?;
+    create_folder(root, parent)?;
     match std::fs::create_dir(folder) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
         _ => sync_folder(parent),
@@ -338,8 +358,12 @@ fn sync_folder(folder: &Path) -> IoResult<()> {
 fn failed(what: &'static str) -> impl FnOnce(IoError) -> Error {
     move |error| {
         let kind = match error.kind() {
-            ErrorKind::Unsupported | ErrorKind::InvalidInput => Kind::Failed,
-            // Space is made and rights are given while we run: all of it may pass.
+            // The agent tries these again too; a one-shot command need not wait for somebody to act.
+            ErrorKind::Unsupported
+            | ErrorKind::InvalidInput
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem => Kind::Failed,
+            // Space is made while we run, disks come back: it may pass.
             _ => Kind::Transient,
         };
         Error::new(kind, what).source(error)

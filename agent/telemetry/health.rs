@@ -54,6 +54,11 @@ impl Health {
         self.lock().iter().map(line).collect()
     }
 
+    /// Returns how many things are wrong with this part.
+    pub fn count(&self) -> usize {
+        self.lock().keys().filter(|(part, _)| *part == self.part).count()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Reasons> {
         self.reasons.lock().expect("nobody panics while holding the reasons")
     }
@@ -77,6 +82,7 @@ mod tests {
             "pipeline payments: starting",
         ];
         assert_eq!(health.reasons(), lines);
+        assert_eq!((orders.count(), health.of("pipeline payments").count()), (2, 1));
         orders.set("", None);
         assert_eq!(health.reasons(), lines[1..]);
         orders.clear();

@@ -31,6 +31,10 @@ const LAST_STABLE: &str = "kafka_backup_last_stable_offset";
 const DURABLE: &str = "kafka_backup_durable_offset";
 /// How long making a segment durable took.
 const UPLOAD: &str = "kafka_backup_upload_latency_seconds";
+/// Whether nothing is wrong with a pipeline.
+const READY: &str = "kafka_backup_ready";
+/// How many things are wrong with a pipeline.
+const TROUBLES: &str = "kafka_backup_troubles";
 /// Starts after a failure.
 const RESTARTS: &str = "kafka_backup_pipeline_restarts_total";
 /// What is paid from the memory budget.
@@ -62,6 +66,10 @@ pub fn install() -> Result<PrometheusHandle> {
         .map_err(|error| Error::failed("cannot install the metrics").source(error))?;
     describe();
     metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    // A counter that is there from the beginning has a rate from its first increment on.
+    for counter in [FETCHED, FETCHES, THROTTLE] {
+        metrics::counter!(counter).increment(0);
+    }
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
@@ -70,16 +78,23 @@ fn describe() {
     describe_counter!(RECORDS, Unit::Count, "Records that became durable, as a read-committed reader counts them.");
     describe_counter!(BYTES, Unit::Bytes, "Bytes of record batches that became durable.");
     describe_counter!(SEGMENTS, Unit::Count, "Segments that became durable.");
-    describe_gauge!(LAG, Unit::Count, "Offsets between what is durable and the high watermark.");
+    describe_gauge!(
+        LAG,
+        Unit::Count,
+        "Offsets between what is durable and the high watermark last told by the leader."
+    );
     describe_gauge!(
         DURABLE_LAG,
         Unit::Seconds,
-        "Time since the high watermark was first seen beyond what is durable; 0 when equal. The recovery point objective."
+        "Time since the high watermark was first seen beyond what is durable; 0 when equal, as of the leader's last \
+         answer. The recovery point objective."
     );
     describe_gauge!(HIGH_WATERMARK, Unit::Count, "End of what the source has replicated, exclusive.");
     describe_gauge!(LAST_STABLE, Unit::Count, "End of what a read-committed reader of the source may see, exclusive.");
     describe_gauge!(DURABLE, Unit::Count, "End of what is durable in the archive, exclusive.");
     describe_histogram!(UPLOAD, Unit::Seconds, "Time from closing a segment to its being durable.");
+    describe_gauge!(READY, "1 when nothing is wrong with the pipeline, else 0; /readyz says what is.");
+    describe_gauge!(TROUBLES, Unit::Count, "Things that are wrong with the pipeline: its lines of /readyz.");
     describe_counter!(RESTARTS, Unit::Count, "Starts of a pipeline after a failure.");
     describe_gauge!(MEMORY_USED, Unit::Bytes, "Fetched bytes that are not yet written.");
     describe_gauge!(MEMORY_LIMIT, Unit::Bytes, "Bound on fetched bytes that are not yet written (memory_bytes).");
@@ -173,6 +188,8 @@ pub struct PipelineMetrics {
     pub memory_used_bytes: Gauge,
     /// The size of the memory budget in bytes.
     pub memory_limit_bytes: Gauge,
+    ready: Gauge,
+    troubles: Gauge,
 }
 
 impl PipelineMetrics {
@@ -184,7 +201,15 @@ impl PipelineMetrics {
             restarts: metrics::counter!(RESTARTS, "pipeline" => pipeline()),
             memory_used_bytes: metrics::gauge!(MEMORY_USED, "pipeline" => pipeline()),
             memory_limit_bytes: metrics::gauge!(MEMORY_LIMIT, "pipeline" => pipeline()),
+            ready: metrics::gauge!(READY, "pipeline" => pipeline()),
+            troubles: metrics::gauge!(TROUBLES, "pipeline" => pipeline()),
         }
+    }
+
+    /// Shows how many things are wrong with the pipeline.
+    pub fn show(&self, troubles: usize) {
+        self.troubles.set(troubles as f64);
+        self.ready.set(if troubles == 0 { 1.0 } else { 0.0 });
     }
 }
 
@@ -212,6 +237,8 @@ mod tests {
         metrics.captured(10, 512);
         metrics.show(&progress, now + std::time::Duration::from_secs(4));
         PipelineMetrics::new("p").upload_seconds.record(0.02);
+        PipelineMetrics::new("well").show(0);
+        PipelineMetrics::new("ill").show(2);
         let text = handle.render();
         let labels = "{pipeline=\"p\",topic=\"shown\",partition=\"3\"}";
         for line in [
@@ -223,6 +250,9 @@ mod tests {
             format!("kafka_backup_last_stable_offset{labels} 11"),
             "kafka_backup_upload_latency_seconds_bucket{pipeline=\"p\",le=\"0.025\"} 1".to_owned(),
             "# TYPE kafka_backup_captured_bytes_total counter".to_owned(),
+            "kafka_backup_ready{pipeline=\"well\"} 1".to_owned(),
+            "kafka_backup_ready{pipeline=\"ill\"} 0".to_owned(),
+            "kafka_backup_troubles{pipeline=\"ill\"} 2".to_owned(),
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
         }

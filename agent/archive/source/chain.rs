@@ -9,8 +9,8 @@ use std::fmt;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::Place;
 use super::chunks::{Chunks, Segment};
+use super::{Place, Timeline};
 use crate::archive::sidecar::{self, Sidecar};
 use crate::archive::{Archive, Segments, layout};
 use crate::batch;
@@ -83,6 +83,23 @@ impl What {
             Self::Unfinished => "unfinished",
             Self::Debris => "debris",
         }
+    }
+}
+
+impl Finding {
+    /// Returns what is wrong with the topic object of a timeline, if anything is.
+    pub fn of_object(archive: &Archive, timeline: &Timeline) -> Option<Self> {
+        let error = timeline.object.as_ref().err()?;
+        let folder = layout::timeline_folder(&timeline.topic, timeline.topic_id);
+        let object = archive.store().describe(&folder);
+        Some(Self { what: What::DamagedObject, object, range: None, detail: error.to_string() })
+    }
+
+    /// Returns the finding that a walk along `place` ended with `error`.
+    pub fn of_end(archive: &Archive, place: &Place, error: &Error) -> Self {
+        let what = if error.kind() == Kind::Damaged { What::DamagedLog } else { What::Unchecked };
+        let object = archive.store().describe(&place.folder);
+        Self { what, object, range: None, detail: error.to_string() }
     }
 }
 

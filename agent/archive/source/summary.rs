@@ -1,6 +1,7 @@
 //! A chain added up from its sidecars: what tables show of a partition.
 //!
-//! No log is read, unless a segment has two fitting sidecars or none (see [`chain`](super::chain)).
+//! No log is read, unless a segment has two fitting sidecars or none (see [`chain`](super::chain)). What cannot be read
+//! is a finding of its place, and the other places are added up all the same.
 
 use super::chain::{Chain, Finding, Link};
 use super::{Place, Timeline};
@@ -53,13 +54,13 @@ pub type Summarised = (Timeline, Vec<(Place, Summary)>);
 /// Adds up every chain of a backup, timelines in the order of [`timelines`](super::timelines).
 ///
 /// # Errors
-/// Those of the store; what is damaged is among the findings.
+/// Those of the store while the topics are listed; what cannot be read of a place is among its findings.
 pub async fn summarise(archive: &Archive) -> Result<Vec<Summarised>> {
     let mut summarised = Vec::new();
     for mut timeline in super::timelines(archive).await? {
         let mut summaries = Vec::new();
         for place in std::mem::take(&mut timeline.places) {
-            let summary = Summary::read(archive, &place).await?;
+            let summary = Summary::read(archive, &place).await;
             summaries.push((place, summary));
         }
         summarised.push((timeline, summaries));
@@ -67,21 +68,34 @@ pub async fn summarise(archive: &Archive) -> Result<Vec<Summarised>> {
     Ok(summarised)
 }
 
+/// Returns everything that was found wrong: with the topic objects, then with the places.
+pub fn findings(archive: &Archive, summarised: &[Summarised]) -> Vec<Finding> {
+    let mut findings: Vec<_> =
+        summarised.iter().filter_map(|(timeline, _)| Finding::of_object(archive, timeline)).collect();
+    let places = summarised.iter().flat_map(|(_, places)| places);
+    findings.extend(places.flat_map(|(_, summary)| summary.findings.iter().cloned()));
+    findings
+}
+
 impl Summary {
-    /// Adds up the chain at `place`.
-    ///
-    /// # Errors
-    /// Those of the store; what is damaged is among the findings.
-    pub async fn read(archive: &Archive, place: &Place) -> Result<Self> {
-        let mut chain = Chain::open(archive, place).await?;
+    /// Adds up the chain at `place`, as far as it can be read.
+    pub async fn read(archive: &Archive, place: &Place) -> Self {
         let mut summary = Self::default();
+        if let Err(error) = summary.walk(archive, place).await {
+            summary.findings.push(Finding::of_end(archive, place, &error));
+        }
+        summary
+    }
+
+    async fn walk(&mut self, archive: &Archive, place: &Place) -> Result<()> {
+        let mut chain = Chain::open(archive, place).await?;
         while let Some(link) = chain.next().await? {
             match link {
-                Link::Segment(segment) => summary.add(&segment.sidecar),
-                Link::Finding(finding) => summary.findings.push(finding),
+                Link::Segment(segment) => self.add(&segment.sidecar),
+                Link::Finding(finding) => self.findings.push(finding),
             }
         }
-        Ok(summary)
+        Ok(())
     }
 
     fn add(&mut self, sidecar: &Sidecar) {

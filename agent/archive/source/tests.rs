@@ -39,7 +39,7 @@ impl Fixture {
             topic_id: topic_id.into(),
             partitions,
             replication_factor: 1,
-            configs: vec![config("retention.ms", "1000", true), config("segment.bytes", "1", false)],
+            configs: Some(vec![config("retention.ms", "1000", true), config("segment.bytes", "1", false)]),
         };
         self.archive.put_topic(&topic).await.expect("kept");
     }

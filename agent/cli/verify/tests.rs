@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::archive::source::tests::{Fixture, three};
+use crate::store::Store;
 
 async fn verified(fixture: &Fixture) -> (Report, Result<()>) {
     let report = check(&fixture.archive).await.expect("looked at");
@@ -52,6 +53,13 @@ async fn a_hole_exits_with_5_and_damage_beside_it_with_4() {
     assert_eq!(exit_code(&holed).await, 5);
     let both = holed.but(|key, bytes| (!key.contains("0000.") || key.ends_with(".log")).then_some(bytes)).await;
     assert_eq!(exit_code(&both).await, 4);
+}
+
+#[test]
+fn a_result_reads_well_in_the_plural() {
+    let told = [(What::Hole, 3), (What::DamagedLog, 1), (What::NoSidecar, 2), (What::Unchecked, 2)];
+    let told = told.map(|(what, count)| counted(what, count));
+    assert_eq!(told, ["3 holes", "1 damaged log", "2 segments without a sidecar", "2 unchecked"]);
 }
 
 #[tokio::test]

@@ -143,6 +143,11 @@ impl Fetcher {
             let result = self.readings.look_through(answer.message, &wants, answer.frame_bytes, answer.permit);
             self.session.take_turns(&wants, &result.fed, &self.limits);
             self.take_orders();
+            if connection.is_quiet() {
+                // Asking would wait for up to a minute; what we have must not.
+                self.deliver(result).await;
+                continue;
+            }
             let next = self.ask(&mut connection).await;
             // Also when asking failed: the positions have moved past these batches.
             self.deliver(result).await;

@@ -74,6 +74,8 @@ struct Held {
     young: bool,
     /// Where a pass ends, exclusive.
     end: Option<Offset>,
+    /// Where the leader said that it begins, when the archive held nothing of it.
+    begin: Option<Offset>,
     run: Option<Run>,
 }
 
@@ -150,7 +152,7 @@ impl Watch {
             }
         }
         self.look_if_due(now)?;
-        let wake = self.place(now)?;
+        let wake = self.place(now);
         // Placing may have found that the metadata is old.
         self.look_if_due(now)?;
         Ok(if self.look.running { wake } else { wake.min(self.look.next) })
@@ -161,8 +163,8 @@ impl Watch {
             Command::Start(partition, tip) => self.start(&partition, tip),
             Command::Stop(partition) => self.stop(&partition),
             Command::Found(found) => self.found(found)?,
-            Command::Offsets(purpose, asked, answers) => self.answered(purpose, asked, answers)?,
-            Command::Returned(returned) => self.returned(returned)?,
+            Command::Offsets(purpose, asked, answers) => self.answered(purpose, asked, answers),
+            Command::Returned(returned) => self.returned(returned),
             Command::Recovered(partition, generation) => self.recovered(&partition, generation),
             Command::Broker(address, reason) => self.trouble(format!("broker {address}"), reason),
         }

@@ -18,6 +18,9 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// map anew for each; with twice as many, an idle connection would hold twice the memory.
 const KEPT: usize = 4;
 
+/// Memory for a larger frame than this is not kept: one batch of 100 MB must not cost its memory for ever.
+const KEPT_BYTES: usize = 8 << 20;
+
 /// The memory of one connection.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
@@ -96,6 +99,9 @@ impl Drop for Frame {
         let Memory::Huge(map) = &mut self.memory else { return };
         // Without a pool the connection is gone, and the memory goes too.
         let (Some(map), Some(pool)) = (map.take(), self.pool.upgrade()) else { return };
+        if map.len() > KEPT_BYTES {
+            return;
+        }
         let mut idle = pool.lock().expect("nobody panics while holding the pool");
         if idle.len() >= KEPT {
             // The oldest: sizes follow what is fetched now.

@@ -99,7 +99,7 @@ impl Watch {
         let begin = if held.young && !self.options.one_pass { Some(0) } else { None };
         held.run = Some(Run {
             generation: tip.generation,
-            position: tip.next.or(begin),
+            position: tip.next.or(held.begin).or(begin),
             last_epoch: if tip.next.is_some() { tip.leader_epoch } else { -1 },
             stage: Stage::Waiting,
             not_before: Instant::now(),
@@ -122,10 +122,8 @@ impl Watch {
     }
 
     /// Places what waits: with a fetcher, or with a question to its leader. Returns when something is due again.
-    ///
-    /// # Errors
-    /// In a pass, when a partition cannot be read for [`GIVE_UP_AFTER`].
-    pub(super) fn place(&mut self, now: Instant) -> Result<Instant> {
+    /// In a pass, what could not be read for [`GIVE_UP_AFTER`] has failed.
+    pub(super) fn place(&mut self, now: Instant) -> Instant {
         let mut wake = now + SLOW;
         let mut old = false;
         let mut leaderless = Vec::new();
@@ -135,7 +133,11 @@ impl Watch {
             let Some(run) = held.run.as_mut().filter(|run| run.stage == Stage::Waiting) else { continue };
             if self.options.one_pass && run.stuck_since.is_some_and(|since| now - since > GIVE_UP_AFTER) {
                 let reason = self.troubles.get(&partition.to_string()).map_or("no broker sends it", String::as_str);
-                return Err(stuck(partition, reason));
+                let error = stuck(partition, reason);
+                run.stage = Stage::Finished;
+                let (partition, generation) = (partition.clone(), run.generation);
+                self.outbox.push(Item::Failed { partition, generation, error });
+                continue;
             }
             if run.not_before > now {
                 wake = wake.min(run.not_before);
@@ -176,7 +178,7 @@ impl Watch {
         for ((leader, purpose), questions) in questions {
             self.ask(leader, purpose, questions);
         }
-        Ok(wake)
+        wake
     }
 
     fn ask(&mut self, leader: i32, purpose: Purpose, questions: Vec<(Asked, OffsetQuery)>) {
@@ -194,15 +196,7 @@ impl Watch {
     }
 
     /// Hears the answers to questions for offsets.
-    ///
-    /// # Errors
-    /// In a pass, when the source has lost records.
-    pub(super) fn answered(
-        &mut self,
-        purpose: Purpose,
-        asked: Vec<Asked>,
-        answers: Result<Vec<OffsetAnswer>>,
-    ) -> Result<()> {
+    pub(super) fn answered(&mut self, purpose: Purpose, asked: Vec<Asked>, answers: Result<Vec<OffsetAnswer>>) {
         let answers = match answers {
             Ok(answers) => answers,
             Err(error) => {
@@ -212,7 +206,7 @@ impl Watch {
                 for (partition, generation) in partitions {
                     self.try_again(&partition, generation, &error.to_string());
                 }
-                return Ok(());
+                return;
             }
         };
         let mut told: BTreeMap<(Partition, u32), Told> = BTreeMap::new();
@@ -227,10 +221,9 @@ impl Watch {
             }
             match purpose {
                 Purpose::Begin => self.begin(&partition, generation, &told),
-                Purpose::Check => self.checked(&partition, generation, &told)?,
+                Purpose::Check => self.checked(&partition, generation, &told),
             }
         }
-        Ok(())
     }
 
     fn begin(&mut self, partition: &Partition, generation: u32, told: &Told) {
@@ -244,14 +237,16 @@ impl Watch {
             Start::Time(_) => told.time.filter(|offset| *offset >= 0).or(told.latest),
         });
         run.stage = Stage::Waiting;
+        // Resolved once: a restart before anything is durable must not begin later.
+        held.begin = held.begin.or(run.position);
     }
 
-    fn checked(&mut self, partition: &Partition, generation: u32, told: &Told) -> Result<()> {
+    fn checked(&mut self, partition: &Partition, generation: u32, told: &Told) {
         let end = self.partitions.get(partition).and_then(|held| held.end);
-        let Some(run) = self.current(partition, generation) else { return Ok(()) };
+        let Some(run) = self.current(partition, generation) else { return };
         let (Some(position), Some(earliest), Some(latest)) = (run.position, told.earliest, told.latest) else {
             run.stage = Stage::Waiting;
-            return Ok(());
+            return;
         };
         let beyond = end.is_some_and(|end| position > end);
         run.check = false;
@@ -266,16 +261,16 @@ impl Watch {
                 let range = OffsetRange { first: position, next };
                 let gap = Batch::new(partition.clone(), generation, range, payload, Permit::default());
                 self.outbox.push(Item::Event(Event::Batch(gap)));
-                return Ok(());
+                return;
             }
             Range::Within if beyond => {
                 run.beyond = true;
-                return Ok(());
+                return;
             }
             Range::Within if run.range_tries < RANGE_TRIES => {
                 run.range_tries += 1;
                 run.put_off(Instant::now());
-                return Ok(());
+                return;
             }
             Range::Within => format!(
                 "the leader refuses offset {position}, though its log is [{earliest}, {latest}): it does not know \
@@ -287,20 +282,17 @@ impl Watch {
                  lost records"
             ),
         };
-        self.give_up(partition, generation, &reason)
+        self.give_up(partition, generation, &reason);
     }
 
     /// Hears that a fetcher cannot read a partition on.
-    ///
-    /// # Errors
-    /// In a pass, for what will not pass by itself.
-    pub(super) fn returned(&mut self, returned: Returned) -> Result<()> {
+    pub(super) fn returned(&mut self, returned: Returned) {
         let Returned { partition, generation, position, last_epoch, cause } = returned;
-        let Some(held) = self.partitions.get_mut(&partition) else { return Ok(()) };
+        let Some(held) = self.partitions.get_mut(&partition) else { return };
         if let Cause::Moved(_, Some((leader, epoch))) = &cause {
             held.learn(*leader, *epoch);
         }
-        let Some(run) = held.run.as_mut().filter(|run| run.generation == generation) else { return Ok(()) };
+        let Some(run) = held.run.as_mut().filter(|run| run.generation == generation) else { return };
         run.position = Some(position);
         run.last_epoch = last_epoch;
         run.stage = Stage::Waiting;
@@ -318,19 +310,18 @@ impl Watch {
                 self.try_again(&partition, generation, &format!("its leader refuses: {}", code_name(code)));
             }
             Cause::Refused(code) => {
-                return self.give_up(&partition, generation, &format!("it may not be read: {}", code_name(code)));
+                self.give_up(&partition, generation, &format!("it may not be read: {}", code_name(code)));
             }
             Cause::Diverged(epoch, end) => {
                 let reason = format!(
                     "the archive holds its records up to {position} of leader epoch {last_epoch}, but the source's log \
                      went another way at offset {end} (epoch {epoch}): the source has lost records"
                 );
-                return self.give_up(&partition, generation, &reason);
+                self.give_up(&partition, generation, &reason);
             }
-            Cause::Unusable(error) if self.options.one_pass => return Err(error),
-            Cause::Unusable(error) => return self.give_up(&partition, generation, &error.to_string()),
+            Cause::Unusable(error) if self.options.one_pass => self.fail(&partition, generation, error),
+            Cause::Unusable(error) => self.give_up(&partition, generation, &error.to_string()),
         }
-        Ok(())
     }
 
     /// Hears that a partition that was in trouble is read again.
@@ -356,18 +347,25 @@ impl Watch {
     }
 
     /// Tells what will not pass by itself, and tries again slowly; a pass ends with it.
-    fn give_up(&mut self, partition: &Partition, generation: u32, reason: &str) -> Result<()> {
+    fn give_up(&mut self, partition: &Partition, generation: u32, reason: &str) {
         if self.options.one_pass {
-            return Err(stuck(partition, reason));
+            self.fail(partition, generation, stuck(partition, reason));
+            return;
         }
         let now = Instant::now();
-        let Some(run) = self.current(partition, generation) else { return Ok(()) };
+        let Some(run) = self.current(partition, generation) else { return };
         run.stage = Stage::Waiting;
         run.put_off(now);
         run.not_before = now + SLOW;
         let slow_s = SLOW.as_secs();
         self.trouble(partition.to_string(), Some(format!("{reason}; it is tried again every {slow_s} s")));
-        Ok(())
+    }
+
+    /// Ends the pass of a partition that cannot be read; the others go on.
+    fn fail(&mut self, partition: &Partition, generation: u32, error: Error) {
+        let Some(run) = self.current(partition, generation) else { return };
+        run.stage = Stage::Finished;
+        self.outbox.push(Item::Failed { partition: partition.clone(), generation, error });
     }
 
     fn current(&mut self, partition: &Partition, generation: u32) -> Option<&mut Run> {

@@ -169,7 +169,7 @@ impl Watch {
             topic_id: topic.topic_id.to_string(),
             partitions: topic.partitions.len() as i32,
             replication_factor: topic.partitions.first().map_or(0, |partition| partition.replicas),
-            configs: configs.or_else(|| seen.told.as_ref().map(|told| told.configs.clone())).unwrap_or_default(),
+            configs: configs.or_else(|| seen.told.as_ref().and_then(|told| told.configs.clone())),
         };
         if seen.told.as_ref() != Some(&now) {
             self.outbox.push(Item::Event(Event::Topic(now.clone())));
@@ -185,7 +185,8 @@ impl Watch {
             }
             let young = found.index >= young_from;
             let (leader, leader_epoch) = (found.leader, found.leader_epoch);
-            self.partitions.insert(partition.clone(), Held { leader, leader_epoch, young, end: None, run: None });
+            self.partitions
+                .insert(partition.clone(), Held { leader, leader_epoch, young, end: None, begin: None, run: None });
             self.outbox.push(Item::Event(Event::Assigned(partition)));
         }
         self.trouble(subject(&topic.name), None);
@@ -286,7 +287,7 @@ mod tests {
 
     #[test]
     fn an_older_epoch_does_not_replace_the_leader_that_is_known() {
-        let mut held = Held { leader: 1, leader_epoch: 7, young: false, end: None, run: None };
+        let mut held = Held { leader: 1, leader_epoch: 7, young: false, end: None, begin: None, run: None };
         held.learn(2, 6);
         assert_eq!((held.leader, held.leader_epoch), (1, 7));
         held.learn(2, 8);

@@ -1,0 +1,124 @@
+//! How pipelines start, against rdkafka's mock brokers and against none.
+
+use std::path::Path;
+
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+use super::*;
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+fn cluster(topics: &[&str]) -> Cluster {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    for topic in topics {
+        cluster.create_topic(topic, 1, 1).expect("a topic");
+    }
+    cluster
+}
+
+/// Returns the address of a port that nobody listens on.
+fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").to_string()
+}
+
+fn pipeline(servers: &str, topic: &str, path: &Path) -> config::Pipeline {
+    let text = format!(
+        "[[pipeline]]\nname = \"p\"\n\
+         [pipeline.source]\ntype = \"kafka\"\ntopics = [\"{topic}\"]\nkafka = {{ \"bootstrap.servers\" = \"{servers}\" }}\n\
+         [pipeline.sink]\ntype = \"archive\"\nbackup_id = \"b\"\npath = \"{}\"\n",
+        path.display()
+    );
+    Config::parse("test.toml", &text, &|_| None).expect("valid").pipelines.remove(0)
+}
+
+async fn refused(pipeline: &config::Pipeline, mode: Mode) -> Error {
+    start(pipeline, mode, &Budget::new(1 << 20)).await.err().expect("it cannot start")
+}
+
+#[tokio::test]
+async fn a_topic_that_does_not_exist_is_named_and_nothing_is_made() {
+    let (cluster, folder) = (cluster(&["orders"]), tempfile::tempdir().expect("a folder"));
+    let path = folder.path().join("archive");
+    let pipeline = pipeline(&cluster.bootstrap_servers(), "order", &path);
+    for mode in [Mode::Agent, Mode::Once] {
+        let error = refused(&pipeline, mode).await;
+        assert_eq!(error.kind(), Kind::Usage);
+        assert_eq!(error.to_string(), "topic \"order\" does not exist on the cluster; did you mean \"orders\"?");
+        assert!(!path.exists(), "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_the_archive_knows_is_waited_for_by_an_agent_only() {
+    let (cluster, folder) = (cluster(&["orders"]), tempfile::tempdir().expect("a folder"));
+    let servers = cluster.bootstrap_servers();
+    let orders = pipeline(&servers, "orders", folder.path());
+    drop(start(&orders, Mode::Agent, &Budget::new(1 << 20)).await.map_err(|error| panic!("{error}")));
+    std::fs::create_dir_all(folder.path().join("b/topics/gone/_")).expect("a folder");
+    let gone = pipeline(&servers, "gone", folder.path());
+    assert!(start(&gone, Mode::Agent, &Budget::new(1 << 20)).await.is_ok());
+    assert_eq!(refused(&gone, Mode::Once).await.kind(), Kind::Usage);
+}
+
+#[tokio::test]
+async fn an_unreachable_cluster_leaves_no_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("archive");
+    let error = refused(&pipeline(&nobody(), "orders", &path), Mode::Agent).await;
+    assert_eq!(error.exit_code(), 1, "{error}");
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_is_the_users_to_change_even_without_a_cluster() {
+    // Below a file there is no folder, not even for root.
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let error = refused(&pipeline(&nobody(), "orders", &file.path().join("archive")), Mode::Once).await;
+    assert_eq!(error.kind(), Kind::Usage, "{error}");
+}
+
+/// Runs `pipeline` as an agent does, and returns its health with what asks it to stop.
+fn agent(pipeline: config::Pipeline) -> (Health, channel::Sender<bool>, tokio::task::JoinHandle<Result<()>>) {
+    let (stop, stopped) = channel::channel(false);
+    let health = Health::new();
+    let running = keep_running(pipeline, Duration::from_millis(50), health.of("pipeline p"), stopped);
+    (health, stop, tokio::spawn(running))
+}
+
+#[tokio::test]
+async fn what_the_user_must_change_ends_an_agent_at_its_first_attempt() {
+    let (cluster, folder) = (cluster(&["orders"]), tempfile::tempdir().expect("a folder"));
+    let (_health, _stop, agent) = agent(pipeline(&cluster.bootstrap_servers(), "order", folder.path()));
+    let error = agent.await.expect("no panic").expect_err("it cannot start");
+    assert_eq!(error.exit_code(), 2);
+}
+
+#[tokio::test]
+async fn what_the_user_must_change_is_waited_for_after_a_failed_attempt() {
+    let (cluster, folder) = (cluster(&["orders"]), tempfile::tempdir().expect("a folder"));
+    // The first attempt fails for a reason that passes: no broker answers. Then it is the topic.
+    let port = nobody();
+    let (health, stop, agent) = agent(pipeline(&port, "order", folder.path()));
+    let said = async |words: &str| {
+        while !health.reasons().iter().any(|reason| reason.contains(words)) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let deadline = Duration::from_secs(30);
+    tokio::time::timeout(deadline, said("no broker answers")).await.expect("it says why");
+    let listener = tokio::net::TcpListener::bind(&port).await.expect("still free");
+    let broker = cluster.bootstrap_servers();
+    let forward = tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut broker = tokio::net::TcpStream::connect(&broker).await.expect("the broker");
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut broker).await });
+        }
+    });
+    tokio::time::timeout(deadline, said("\"order\" does not exist")).await.expect("it says why");
+    assert!(!agent.is_finished());
+    stop.send_replace(true);
+    agent.await.expect("no panic").expect("told to stop");
+    forward.abort();
+}
