@@ -162,7 +162,7 @@ fn open(path: &str) -> Result<Store> {
     };
     if is_file {
         return Err(
-            Error::usage(format!("`{}` is a file", shown_path(path))).hint("--path is the folder of the backups")
+            Error::usage(format!("`{}` is no folder", shown_path(path))).hint("--path is where the backups lie")
         );
     }
     Ok(store)
@@ -178,4 +178,49 @@ fn print(text: &str) -> Result<()> {
     let mut output = table::Output::stdout()?;
     output.write(text.as_bytes())?;
     output.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the line that `arguments` are refused with.
+    fn refused(arguments: &str) -> String {
+        let error = Cli::try_parse_from(arguments.split(' ')).expect_err("wrong");
+        let line = usage(&error.to_string()).to_string();
+        assert_eq!(line.lines().count(), 1, "{line}");
+        line
+    }
+
+    #[test]
+    fn a_wrong_flag_is_refused_in_one_line_that_keeps_what_was_meant() {
+        let tip = "unexpected argument '--paht' found; tip: a similar argument exists: '--path'; try --help";
+        assert_eq!(refused("k list --paht x"), tip);
+        let missing = "the following required arguments were not provided: --path <PATH|URL>, --backup-id <NAME>; \
+                       try --help";
+        assert_eq!(refused("k verify"), missing);
+        let values = "invalid value 'x' for '--format <FORMAT>' [possible values: table, json, csv]; try --help";
+        assert_eq!(refused("k list --path p --format x"), values);
+        assert!(refused("k lits").starts_with("unrecognized subcommand 'lits'; tip: "), "{}", refused("k lits"));
+    }
+
+    #[test]
+    fn negative_numbers_are_refused_as_such() {
+        for flag in ["--partition", "--limit", "--from-offset", "--to-offset"] {
+            let line = refused(&format!("k cat --path p --backup-id b {flag} -1"));
+            let start = format!("invalid value '-1' for '{flag} <");
+            assert!(line.starts_with(&start) && line.contains("from 0 on"), "{line}");
+        }
+        let dashed = Cli::try_parse_from(["k", "cat", "--path", "p", "--backup-id", "b", "--topic", "-dash"]);
+        let _ = dashed.expect("Kafka allows such a name");
+    }
+
+    #[test]
+    fn a_path_that_is_a_file_is_refused() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = file.path().to_str().expect("UTF-8").to_owned();
+        for path in [path.clone(), format!("{path}/below"), format!("file://{path}")] {
+            assert_eq!(open(&path).err().map(|error| error.kind()), Some(Kind::Usage), "{path}");
+        }
+    }
 }

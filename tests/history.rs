@@ -144,3 +144,25 @@ fn a_partition_that_appears_with_its_first_records_gone_begins_with_a_declared_g
     assert_eq!(backup.cat(&topic), read_committed(kafka, &topic));
     let _ = backup.command("verify", &[]).ok();
 }
+
+#[test]
+fn a_damaged_partition_of_the_source_does_not_keep_a_pass_from_the_others() {
+    let kafka = Kafka::shared_with_disk();
+    let (bad, good) = (kafka.topic("damaged", 1, &[]), kafka.topic("sound", 2, &[]));
+    let (writer, mut contents) = (writer_of_tens(kafka), Contents::new());
+    for topic in [&bad, &good] {
+        let _ = writer.write(topic, &contents.records(1, 100, 500));
+    }
+    let log = &kafka.logs(&bad, 0)[0];
+    let bytes = std::fs::read(log).expect("readable");
+    let batches = headers(&bytes);
+    let file = std::fs::OpenOptions::new().write(true).open(log).expect("writable");
+    let at = batches[1].position + 100;
+    std::os::unix::fs::FileExt::write_all_at(&file, &[bytes[at] ^ 1], at as u64).expect("written");
+
+    let backup = Backup::of(kafka, &[&bad, &good]);
+    backup.backup().fails_with(4, &[&bad, "partition 0", "checksum"]);
+    assert_eq!(backup.cat(&good), read_committed(kafka, &good), "the others were read to their end");
+    assert_eq!(backup.chain(&bad, 0).next(), batches[1].base_offset, "what came before the damage is held");
+    let _ = backup.command("verify", &[]).ok();
+}

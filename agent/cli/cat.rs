@@ -20,7 +20,6 @@ use crate::batch::records::{Record, Records};
 use crate::batch::{self, Header};
 use crate::error::{Error, Result};
 use crate::record::{Offset, Timestamp, TopicId};
-use crate::store::Store;
 
 /// What the user typed after `cat`.
 #[derive(Debug, clap::Args)]
@@ -32,7 +31,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_parser = super::backup_id)]
     backup_id: String,
     /// Only this topic, `topic@<topic-id>` for an older timeline of it; may be repeated
-    #[arg(long, value_name = "TOPIC")]
+    #[arg(long, value_name = "TOPIC", allow_hyphen_values = true)]
     topic: Vec<String>,
     #[command(flatten)]
     choice: Choice,
@@ -52,23 +51,43 @@ enum Lines {
 #[derive(Debug, Default, clap::Args)]
 struct Choice {
     /// Only this partition; may be repeated
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<i32>)]
     partition: Vec<i32>,
     /// The first offset to print
-    #[arg(long, value_name = "OFFSET")]
+    #[arg(long, value_name = "OFFSET", allow_negative_numbers = true, value_parser = whole::<Offset>)]
     from_offset: Option<Offset>,
     /// The offset before which to stop (exclusive)
-    #[arg(long, value_name = "OFFSET")]
+    #[arg(long, value_name = "OFFSET", allow_negative_numbers = true, value_parser = whole::<Offset>)]
     to_offset: Option<Offset>,
-    /// Only records of this time or later: RFC 3339, or milliseconds since 1970
+    /// Only records of this time or later: as 2026-11-22T10:00:00Z (RFC 3339), or in milliseconds since 1970
     #[arg(long, value_name = "TIME")]
     from_time: Option<Timestamp>,
-    /// Only records before this time (exclusive)
+    /// Only records before this time (exclusive): as 2026-11-22T11:00:00Z, or in milliseconds since 1970
     #[arg(long, value_name = "TIME")]
     to_time: Option<Timestamp>,
     /// Print at most so many records, all partitions together
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = whole::<u64>)]
     limit: Option<u64>,
+}
+
+/// Reads a whole number that is not negative.
+fn whole<T: std::str::FromStr + Default + PartialOrd>(text: &str) -> Result<T, String> {
+    let number = text.parse().ok().filter(|number| *number >= T::default());
+    number.ok_or_else(|| "write a whole number from 0 on, and not too large a one".to_owned())
+}
+
+impl Choice {
+    /// Refuses what no record can be: an end before its beginning.
+    fn check(&self) -> Result<()> {
+        let wrong = |what, from: &dyn fmt::Display, to: &dyn fmt::Display| {
+            Err(Error::usage(format!("--from-{what} {from} is after --to-{what} {to}")))
+        };
+        match (self.from_offset.zip(self.to_offset), self.from_time.zip(self.to_time)) {
+            (Some((from, to)), _) if from > to => wrong("offset", &from, &to),
+            (_, Some((from, to))) if from > to => wrong("time", &from, &to),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Prints the records.
@@ -78,7 +97,8 @@ struct Choice {
 /// partition that is not there; the first damage or hole that was met, after everything else is printed.
 pub async fn run(args: Args) -> Result<()> {
     let Lines::Json = args.format;
-    let root = Store::open(&args.path)?;
+    args.choice.check()?;
+    let root = super::open(&args.path)?;
     let archive = source::open(&root, &args.backup_id).await?;
     let places = choose(source::timelines(&archive).await?, &args.topic, &args.choice.partition)?;
     let mut printer = Printer::new(args.choice, Output::stdout()?);
@@ -110,10 +130,8 @@ fn choose(timelines: Vec<Timeline>, topics: &[String], partitions: &[i32]) -> Re
         };
         wanted.push((name, topic_id));
         if !timelines.iter().any(|timeline| is_wanted(timeline, name, topic_id)) {
-            let held: Vec<_> =
-                timelines.iter().map(|timeline| format!("{}@{}", timeline.topic, timeline.topic_id)).collect();
             return Err(Error::usage(format!("the backup holds no topic `{topic}`"))
-                .hint(format!("it holds: {}", if held.is_empty() { "none".to_owned() } else { held.join(", ") })));
+                .hint(format!("it holds: {}", held(&timelines))));
         }
     }
     let chosen = timelines.into_iter().filter(|timeline| {
@@ -130,6 +148,19 @@ fn choose(timelines: Vec<Timeline>, topics: &[String], partitions: &[i32]) -> Re
     }
     let is_chosen = |place: &Place| partitions.is_empty() || partitions.contains(&place.partition.index);
     Ok(places.into_iter().filter(is_chosen).collect())
+}
+
+/// Returns the names of what is held, the first few of many.
+fn held(timelines: &[Timeline]) -> String {
+    // More do not help a person to see the typo; `list` shows all.
+    const SHOWN: usize = 10;
+    let named = timelines.iter().take(SHOWN).map(|timeline| format!("{}@{}", timeline.topic, timeline.topic_id));
+    let named = named.collect::<Vec<_>>().join(", ");
+    match timelines.len() {
+        0 => "none".to_owned(),
+        1..=SHOWN => named,
+        all => format!("{named} and {} more", all - SHOWN),
+    }
 }
 
 fn is_wanted(timeline: &Timeline, name: &str, topic_id: Option<TopicId>) -> bool {

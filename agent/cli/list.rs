@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::Format;
 use super::table::{self, Output, Page};
-use crate::archive::source::chain::Chain;
-use crate::archive::{Archive, source};
+use crate::archive::source::chain::{self, Chain, Finding};
+use crate::archive::{Archive, layout, source};
+use crate::config::value::shown_path;
 use crate::error::{Error, Kind, Result};
 use crate::store::Store;
 
@@ -48,10 +49,10 @@ struct TopicRow {
 /// Lists what there is.
 ///
 /// # Errors
-/// [`Kind::NoBackup`] for a backup that is not there; [`Kind::Damaged`] when one could not be opened, after all others
-/// are printed.
+/// [`Kind::NoBackup`] for a backup that is not there, [`Kind::Usage`] for a folder that is not there. After all others
+/// are printed: the worst reason why a backup could not be opened, or the kind of the worst finding in its topics.
 pub async fn run(args: Args) -> Result<()> {
-    let root = Store::open(&args.path)?;
+    let root = super::open(&args.path)?;
     let mut output = Output::stdout()?;
     let result = match &args.backup_id {
         Some(backup_id) => list_topics(&source::open(&root, backup_id).await?, args.format, &mut output).await,
@@ -62,56 +63,83 @@ pub async fn run(args: Args) -> Result<()> {
 }
 
 async fn list_backups(root: &Store, path: &str, format: Format, output: &mut Output) -> Result<()> {
-    let mut rows = Vec::new();
-    let mut broken = 0;
+    if super::folder_of(path).is_some_and(|folder| std::fs::exists(folder).is_ok_and(|there| !there)) {
+        return Err(Error::usage(format!("there is no folder `{}`", shown_path(path))));
+    }
+    let (mut rows, mut errors) = (Vec::new(), Vec::new());
     for backup_id in source::backups(root).await? {
-        match Archive::open(root, &backup_id).await {
-            Ok(archive) => {
-                let topics = archive.store().list(crate::archive::layout::TOPICS).await?;
-                let topics = topics.iter().filter(|entry| entry.is_folder).count();
-                let backup = archive.backup().clone();
-                let (created, cluster_id) = (Some(backup.created), backup.cluster_id);
-                rows.push(BackupRow { backup_id, created, cluster_id, topics: Some(topics), error: None });
-            }
-            Err(error) if error.retryable() => return Err(error),
-            Err(error) => {
-                tracing::error!("{error}");
-                broken += 1;
-                let error = Some(error.to_string());
-                rows.push(BackupRow { backup_id, created: None, cluster_id: None, topics: None, error });
-            }
-        }
+        rows.push(backup_row(root, &backup_id).await.unwrap_or_else(|error| {
+            let told = Some(error.to_string());
+            errors.push(error);
+            BackupRow { backup_id, created: None, cluster_id: None, topics: None, error: told }
+        }));
     }
     if rows.is_empty() {
-        tracing::warn!("there is no backup below `{path}`");
+        tracing::warn!("there is no backup below `{}`", shown_path(path));
     }
-    let cells = |row: &BackupRow| {
-        [Some(row.backup_id.clone()), row.created.clone(), row.cluster_id.clone(), row.topics.map(|n| n.to_string())]
-    };
     match format {
         Format::Json => output.json(&rows)?,
         Format::Csv => {
             output.write(b"backup_id,created,cluster_id,topics\n")?;
             for row in &rows {
-                output.write(table::csv(&cells(row).map(Option::unwrap_or_default)).as_bytes())?;
+                output.write(table::csv(&row.cells().map(Option::unwrap_or_default)).as_bytes())?;
             }
         }
         Format::Table => {
-            let rows: Vec<_> = rows.iter().map(|row| cells(row).map(table::or_dash).to_vec()).collect();
-            let mut page = Page::new(format_args!("Backups: {path}"));
+            let rows: Vec<_> = rows.iter().map(BackupRow::shown).collect();
+            let mut page = Page::new(format_args!("Backups: {}", shown_path(path)));
             page.table(&["Backup", "Created", "Cluster", "Topics"], &rows);
             output.write(page.text().as_bytes())?;
         }
     }
-    if broken > 0 {
-        let what = format!("{} cannot be opened", table::counted(broken, "backup"));
-        return Err(Error::new(Kind::Damaged, what).with("path", path));
+    worst(errors)
+}
+
+/// Opens a backup for its row.
+async fn backup_row(root: &Store, backup_id: &str) -> Result<BackupRow> {
+    let archive = Archive::open(root, backup_id).await?;
+    let topics = archive.store().list(layout::TOPICS).await?;
+    let topics = topics.iter().filter(|entry| entry.is_folder).count();
+    let backup = archive.backup().clone();
+    Ok(BackupRow {
+        backup_id: backup_id.to_owned(),
+        created: Some(backup.created),
+        cluster_id: backup.cluster_id,
+        topics: Some(topics),
+        error: None,
+    })
+}
+
+impl BackupRow {
+    fn cells(&self) -> [Option<String>; 4] {
+        let topics = self.topics.map(|n| n.to_string());
+        [Some(self.backup_id.clone()), self.created.clone(), self.cluster_id.clone(), topics]
     }
-    Ok(())
+
+    fn shown(&self) -> Vec<String> {
+        match self.error {
+            Some(_) => vec![self.backup_id.clone(), "unreadable".to_owned(), "-".to_owned(), "-".to_owned()],
+            None => self.cells().map(table::or_dash).to_vec(),
+        }
+    }
+}
+
+/// Returns the worst of the errors, as [`chain::verdict`] ranks them, and logs the others: each is told once.
+fn worst(mut errors: Vec<Error>) -> Result<()> {
+    errors.sort_by_key(|error| match error.kind() {
+        Kind::Damaged => 2,
+        Kind::Usage => 0,
+        _ => 1,
+    });
+    let Some(worst) = errors.pop() else { return Ok(()) };
+    for error in errors {
+        tracing::error!("{error}");
+    }
+    Err(worst)
 }
 
 async fn list_topics(archive: &Archive, format: Format, output: &mut Output) -> Result<()> {
-    let mut rows = Vec::new();
+    let (mut rows, mut findings) = (Vec::new(), Vec::new());
     for timeline in source::timelines(archive).await? {
         let mut row = TopicRow {
             topic: timeline.topic.to_string(),
@@ -121,10 +149,20 @@ async fn list_topics(archive: &Archive, format: Format, output: &mut Output) -> 
             segments: 0,
             bytes: 0,
         };
+        let before = findings.len();
+        findings.extend(Finding::of_object(archive, &timeline));
         for place in &timeline.places {
-            let (segments, bytes) = Chain::open(archive, place).await?.size();
-            row.segments += segments;
-            row.bytes += bytes;
+            match Chain::open(archive, place).await {
+                Ok(chain) => {
+                    let (segments, bytes) = chain.size();
+                    row.segments += segments;
+                    row.bytes += bytes;
+                }
+                Err(error) => findings.push(Finding::of_end(archive, place, &error)),
+            }
+        }
+        for finding in &findings[before..] {
+            tracing::error!("{}: {finding}", row.topic);
         }
         rows.push(row);
     }
@@ -148,10 +186,83 @@ async fn list_topics(archive: &Archive, format: Format, output: &mut Output) -> 
             output.write(page.text().as_bytes())?;
         }
     }
-    Ok(())
+    chain::verdict(backup_id, &findings)
 }
 
 fn topic_cells(row: TopicRow) -> Vec<String> {
     let id = if row.newest { row.topic_id } else { format!("{} (older timeline)", row.topic_id) };
     vec![row.topic, row.partitions.to_string(), row.segments.to_string(), table::size(row.bytes), id]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::archive::source::tests::Fixture;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("nobody panics").write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Lists the backups below `root`; returns the table and how it ended.
+    async fn listed(root: &Store, path: &str) -> (String, Result<()>) {
+        let written = Shared::default();
+        let mut output = Output::to(Box::new(written.clone()));
+        let result = list_backups(root, path, Format::Table, &mut output).await;
+        output.finish().expect("written");
+        let text = String::from_utf8(written.0.lock().expect("nobody panics").clone()).expect("UTF-8");
+        (text, result)
+    }
+
+    #[tokio::test]
+    async fn a_newer_backup_is_a_row_and_a_matter_of_the_program_not_damage() {
+        let fixture = Fixture::new("a").await;
+        let newer = Bytes::from_static(br#"{"format":99}"#);
+        let _ = fixture.root.within("b").create(layout::BACKUP, newer).await.expect("created");
+        let (text, result) = listed(&fixture.root, "memory://me:pw@x").await;
+        let error = result.expect_err("not all can be read");
+        assert_eq!((error.exit_code(), error.to_string().contains("format 99")), (2, true), "{error}");
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!((lines.len(), lines[0]), (6, "Backups: memory://********@x"), "{text}");
+        assert!(lines[4].starts_with("a       2"), "{text}");
+        assert_eq!(lines[5].split_whitespace().collect::<Vec<_>>(), ["b", "unreadable", "-", "-"]);
+    }
+
+    #[tokio::test]
+    async fn damage_is_worse_than_a_newer_format() {
+        let errors = vec![Error::damaged("d"), Error::usage("u"), Error::failed("f")];
+        assert_eq!(worst(errors).expect_err("three").kind(), Kind::Damaged);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_not_there_is_a_mistake_and_an_empty_one_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().to_str().expect("UTF-8");
+        let root = Store::open(path).expect("opened");
+        listed(&root, path).await.1.expect("it holds nothing");
+        let typo = format!("{path}/typo");
+        assert_eq!(listed(&root, &typo).await.1.expect_err("not there").kind(), Kind::Usage);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_topic_object_is_damage() {
+        let fixture = Fixture::new("b").await;
+        fixture.topic("t", "_", 1).await;
+        let broken = fixture.but(|_, bytes| Some(bytes.slice(..9))).await;
+        let mut output = Output::to(Box::new(Shared::default()));
+        let result = list_topics(&broken.archive, Format::Table, &mut output).await;
+        assert_eq!(result.expect_err("damage").exit_code(), 4);
+    }
 }

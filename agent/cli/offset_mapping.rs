@@ -179,8 +179,10 @@ fn mapping(backup_id: &str, summarised: &[Summarised]) -> Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::Archive;
     use crate::archive::sidecar::Kind;
     use crate::archive::source::tests::Fixture;
+    use crate::store::Store;
 
     #[tokio::test]
     async fn the_table_is_the_users_page_to_the_letter() {
@@ -222,5 +224,24 @@ Partition  First Offset  Last Offset  Record Count
             "topic,partition,first_offset,last_offset,record_count,topic_id\nt,0,7,9,3,{new}\nt,0,0,4,5,{old}\n"
         );
         assert_eq!(super::lines(&summarised), csv);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_cannot_be_read_is_told_beside_the_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = Store::open(folder.path().to_str().expect("UTF-8")).expect("opened");
+        let archive = Archive::create(&root, "b", None).await.expect("created");
+        // A file where partition 1's folder should be: listing it fails, as where one may not look.
+        let (there, object) = (folder.path().join("b/topics/t/_/0"), folder.path().join("b/topics/t/_/topic-0.json"));
+        std::fs::create_dir_all(there).expect("made");
+        std::fs::write(folder.path().join("b/topics/t/_/1"), "").expect("written");
+        let text = r#"{"seen_at":"2026-11-22T10:00:00Z","name":"t","topic_id":"_","partitions":2,"replication_factor":1,"configs":[]}"#;
+        std::fs::write(object, text).expect("written");
+        let summarised = summarise(&archive).await.expect("the others are looked at");
+        let page = page("b", &summarised);
+        assert!(page.text().contains("\n0          -  "), "{}", page.text());
+        assert!(page.text().contains("Finding: partition 1, unchecked: "), "{}", page.text());
+        let verdict = chain::verdict("b", &findings(&archive, &summarised));
+        assert_eq!(verdict.expect_err("not a success").exit_code(), 1);
     }
 }

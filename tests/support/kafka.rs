@@ -178,12 +178,21 @@ impl Kafka {
 
     /// Returns the broker's own log of a partition: its `.log` files in order of their base offsets.
     pub(crate) fn log_bytes(&self, topic: &str, partition: i32) -> Vec<u8> {
+        self.logs(topic, partition)
+            .iter()
+            .map(|log| fs::read(log).expect("a log is readable"))
+            .collect::<Vec<_>>()
+            .concat()
+    }
+
+    /// Returns the broker's `.log` files of a partition, in order of their base offsets.
+    pub(crate) fn logs(&self, topic: &str, partition: i32) -> Vec<PathBuf> {
         let node = self.node.as_ref().expect("a test that reads the broker's disk uses a broker of its own");
         let folder = node.folder.0.join(format!("data/{topic}-{partition}"));
         let files = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         let mut logs: Vec<_> = files.map(|file| file.expect("an entry").path()).filter(|path| is_log(path)).collect();
         logs.sort();
-        logs.iter().map(|log| fs::read(log).expect("a log is readable")).collect::<Vec<_>>().concat()
+        logs
     }
 }
 

@@ -128,3 +128,24 @@ async fn an_older_timeline_is_picked_by_its_id_and_an_unknown_topic_is_told_what
     assert_eq!((error.kind(), error.to_string().contains(&format!("t@{new}"))), (Kind::Usage, true));
     assert!(choose(timelines().await, &[], &[4]).is_err());
 }
+
+#[tokio::test]
+async fn of_many_topics_the_first_ten_are_named() {
+    let fixture = Fixture::new("b").await;
+    for n in 10..22 {
+        fixture.topic(&format!("t{n}"), "_", 1).await;
+    }
+    let timelines = source::timelines(&fixture.archive).await.expect("listed");
+    let error = choose(timelines, &["x".into()], &[]).expect_err("unknown").to_string();
+    assert!(error.ends_with("t18@_, t19@_ and 2 more"), "{error}");
+}
+
+#[test]
+fn an_end_before_its_beginning_is_refused() {
+    let offsets = Choice { from_offset: Some(10), to_offset: Some(5), ..Choice::default() };
+    let error = offsets.check().expect_err("backwards");
+    assert_eq!((error.kind(), error.to_string()), (Kind::Usage, "--from-offset 10 is after --to-offset 5".into()));
+    let times = Choice { from_time: Some(Timestamp(2)), to_time: Some(Timestamp(1)), ..Choice::default() };
+    assert_eq!(times.check().expect_err("backwards").kind(), Kind::Usage);
+    Choice { from_offset: Some(5), to_offset: Some(5), ..Choice::default() }.check().expect("nothing is a range too");
+}
