@@ -43,13 +43,16 @@ pub async fn run(args: Args) -> Result<()> {
 fn page(backup_id: &str, summarised: &[Summarised]) -> Page {
     let mut page = Page::new(format_args!("Offset Mapping: {backup_id}"));
     for (timeline, places) in summarised {
-        if !timeline.is_newest {
+        if timeline.is_newest {
+            page.line(format_args!("\nTopic: {}", timeline.topic));
+            let rows: Vec<_> = places.iter().filter(|(place, _)| place.fork.is_none()).map(row).collect();
+            page.table(&["Partition", "First Offset", "Last Offset", "Record Count"], &rows);
+        } else {
             older_timeline(&mut page, timeline, places);
-            continue;
         }
-        page.line(format_args!("\nTopic: {}", timeline.topic));
-        let rows: Vec<_> = places.iter().filter(|(place, _)| place.fork.is_none()).map(row).collect();
-        page.table(&["Partition", "First Offset", "Last Offset", "Record Count"], &rows);
+        if let Err(error) = &timeline.object {
+            page.line(format_args!("Finding: {error}"));
+        }
         notes(&mut page, places);
     }
     page
@@ -87,7 +90,6 @@ fn older_timeline(page: &mut Page, timeline: &Timeline, places: &[(Place, Summar
         let held = held(summary);
         page.line(format_args!("Older timeline: {}, partition {}: {held}", timeline.topic_id, place.partition.index));
     }
-    notes(page, places);
 }
 
 fn held(summary: &Summary) -> String {
@@ -122,6 +124,9 @@ struct TopicMapping {
     topic: String,
     topic_id: String,
     newest: bool,
+    /// Why its topic object cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
     partitions: Vec<PartitionMapping>,
 }
 
@@ -171,6 +176,7 @@ fn mapping(backup_id: &str, summarised: &[Summarised]) -> Mapping {
         topic: timeline.topic.to_string(),
         topic_id: timeline.topic_id.to_string(),
         newest: timeline.is_newest,
+        error: timeline.object.as_ref().err().map(ToString::to_string),
         partitions: places.iter().map(partition).collect(),
     };
     Mapping { backup_id: backup_id.to_owned(), topics: summarised.iter().map(topic).collect() }

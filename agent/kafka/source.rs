@@ -6,7 +6,7 @@
 //! reached, so nothing is lost or read twice when leaders move.
 //!
 //! Order: within a partition, events come in offset order. Retry: everything that passes is tried again with back-off,
-//! and told as [`Event::Trouble`]; a one-pass source gives up after [`GIVE_UP_AFTER`]. Cancel: [`Source::next`] only
+//! and told as [`Event::Trouble`]; a one-pass source gives up after [`GIVE_UP_AFTER`]. Cancel: `next` only
 //! waits on a channel; all tasks end when the source is dropped. Crash: nothing here is durable.
 
 mod fetcher;
