@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// A frame of so many bytes and its headers fills two huge pages and no third.
+/// A frame of so many bytes and its headers fits four mebibytes, in whole steps of pooled memory.
 const FETCH_MAX_BYTES: i64 = (4 << 20) - (64 << 10);
 
 /// Kafka's port where an address names none.

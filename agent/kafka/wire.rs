@@ -225,7 +225,7 @@ impl Connection {
     }
 
     async fn body(&mut self, key: i16, version: i16, length: usize) -> Result<Bytes> {
-        let mut frame = self.frames.take(length).map_err(|error| self.lost(error))?;
+        let mut frame = self.frames.take(length);
         let mut rest = frame.bytes_mut();
         while !rest.is_empty() {
             match timeout(self.request_timeout, self.transport.read_buf(&mut rest)).await {
