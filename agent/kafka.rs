@@ -10,7 +10,6 @@
 //! - [`fetch`]: fetch sessions and what an answer holds; pure.
 //! - [`source`]: capture, as a [`pipeline::Source`](crate::pipeline::Source).
 
-pub mod backoff;
 pub mod client;
 pub mod fetch;
 pub mod properties;

@@ -4,16 +4,13 @@ use std::collections::BTreeSet;
 
 use super::Mode;
 use crate::archive::{Archive, layout};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kafka::Client;
 use crate::kafka::client::Metadata;
+use crate::kafka::source::no_such_topics;
 
 /// Kafka's error code for a topic that does not exist.
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
-
-/// Names as near as this to a missing one are offered (Jaro-Winkler, 0 to 1): with 0.95 `order` does not find `orders`,
-/// with 0.75 everything looks alike.
-const NEAR: f64 = 0.85;
 
 /// Refuses a topic that the cluster does not have: a typing error, which an agent would wait on for ever.
 ///
@@ -48,20 +45,4 @@ pub(super) async fn check(
     let all = client.metadata(None).await.map(|all| all.topics).unwrap_or_default();
     let names: Vec<&str> = all.iter().filter(|topic| topic.code == 0).map(|topic| topic.name.as_str()).collect();
     Err(no_such_topics(&missing, &names))
-}
-
-fn no_such_topics(missing: &[&str], names: &[&str]) -> Error {
-    let near = |wanted: &&str| {
-        let ranked = names.iter().map(|name| (strsim::jaro_winkler(name, wanted), name));
-        ranked.filter(|(rank, _)| *rank >= NEAR).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
-    };
-    let near: Vec<String> = missing.iter().filter_map(near).map(|name| format!("\"{name}\"")).collect();
-    let error = match missing {
-        [name] => Error::usage(format!("topic \"{name}\" does not exist on the cluster")),
-        names => Error::usage(format!("topics \"{}\" do not exist on the cluster", names.join("\", \""))),
-    };
-    if near.is_empty() {
-        return error.hint("create it, or correct pipeline.source.topics");
-    }
-    error.hint(format!("did you mean {}?", near.join(", ")))
 }

@@ -21,8 +21,8 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::protocol::{Request, StrBytes};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::backoff::Backoff;
 use crate::error::{Error, Result};
-use crate::kafka::backoff::Backoff;
 use crate::kafka::wire::{Connection, Throttled};
 use crate::kafka::{Properties, code_name};
 use crate::pipeline::TopicConfig;

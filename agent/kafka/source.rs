@@ -28,6 +28,7 @@ use crate::kafka::{Client, Properties};
 use crate::pipeline::{self, Event, Tip, TopicConfig};
 use crate::record::{Offset, Partition, Timestamp};
 use watch::Watch;
+pub use watch::no_such_topics;
 
 /// How often topics, partitions and settings are looked at, unless told otherwise. With half, a cluster of a thousand
 /// agents answers twice the metadata; with twice as much, a new topic waits a minute for its first backup.

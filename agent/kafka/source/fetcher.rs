@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 
 use super::reading::{Reading, Readings, Yield};
 use super::{Command, Commands, Item};
+use crate::backoff::Backoff;
 use crate::error::{Error, Result};
-use crate::kafka::backoff::Backoff;
 use crate::kafka::fetch::{Limits, Session, Verdict, Want};
 use crate::kafka::wire::{Connection, Toll};
 use crate::kafka::{Client, code_name};

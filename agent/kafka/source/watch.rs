@@ -7,6 +7,8 @@
 mod runs;
 mod topics;
 
+pub use topics::no_such_topics;
+
 use std::collections::{BTreeMap, HashMap};
 
 use tokio::sync::mpsc;
@@ -15,9 +17,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::fetcher::{Fetcher, Order};
 use super::{Command, Commands, Item, Options};
+use crate::backoff::Backoff;
 use crate::error::{Error, Result};
 use crate::kafka::Client;
-use crate::kafka::backoff::Backoff;
 use crate::kafka::fetch::Limits;
 use crate::kafka::wire::Toll;
 use crate::pipeline::Event;

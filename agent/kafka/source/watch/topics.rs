@@ -258,17 +258,22 @@ async fn look(client: &Client, topics: &[String], with_configs: bool, one_pass: 
     Ok(Found { metadata, configs, names })
 }
 
-fn no_such_topics(missing: &[String], names: &[String]) -> Error {
-    let near = |wanted: &String| {
-        let ranked = names.iter().map(|name| (strsim::jaro_winkler(name, wanted), name));
+/// Says that the cluster has none of the topics `missing`, and which of its topics (`names`) may be meant.
+pub fn no_such_topics(missing: &[impl AsRef<str>], names: &[impl AsRef<str>]) -> Error {
+    let near = |wanted: &str| {
+        let ranked = names.iter().map(|name| (strsim::jaro_winkler(name.as_ref(), wanted), name.as_ref()));
         ranked.filter(|(rank, _)| *rank >= NEAR).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
     };
-    let near: Vec<String> = missing.iter().filter_map(near).map(|name| format!("\"{name}\"")).collect();
-    let error = match missing {
+    let missing: Vec<&str> = missing.iter().map(AsRef::as_ref).collect();
+    let near: Vec<String> = missing.iter().filter_map(|name| near(name)).map(|name| format!("\"{name}\"")).collect();
+    let error = match missing.as_slice() {
         [name] => Error::usage(format!("topic \"{name}\" does not exist on the cluster")),
         names => Error::usage(format!("topics \"{}\" do not exist on the cluster", names.join("\", \""))),
     };
-    if near.is_empty() { error } else { error.hint(format!("did you mean {}?", near.join(", "))) }
+    if near.is_empty() {
+        return error.hint("create it, or correct pipeline.source.topics");
+    }
+    error.hint(format!("did you mean {}?", near.join(", ")))
 }
 
 #[cfg(test)]
@@ -282,7 +287,10 @@ mod tests {
         assert_eq!(error.kind(), crate::error::Kind::Usage);
         assert_eq!(error.to_string(), "topic \"order\" does not exist on the cluster; did you mean \"orders\"?");
         let error = no_such_topics(&["xyz".to_owned(), "abc".to_owned()], &names);
-        assert_eq!(error.to_string(), "topics \"xyz\", \"abc\" do not exist on the cluster");
+        assert_eq!(
+            error.to_string(),
+            "topics \"xyz\", \"abc\" do not exist on the cluster; create it, or correct pipeline.source.topics"
+        );
     }
 
     #[test]
