@@ -1,17 +1,20 @@
 //! The archive: one backup in a store, as a folder of segments with sidecars.
 //!
-//! This file opens a backup (and refuses the wrong one), keeps topic objects, and finds the tip of a partition's
-//! chain. Names are in [`layout`], the sidecar's bytes in [`sidecar`], a growing segment in [`segment`] (all pure);
-//! [`sink`] makes segments durable, [`source`] reads them.
+//! This file opens a backup (and refuses the wrong one) and keeps topic objects. Names are in [`layout`], which chain
+//! holds what in [`lineage`], the sidecar's bytes in [`sidecar`], a growing segment in [`segment`] (all pure); [`begin`]
+//! keeps where a chain begins, [`tip`] finds where it goes on; [`sink`] makes segments durable, [`source`] reads them.
 //!
 //! Nothing in an archive is overwritten. `backup.json` is created once; a topic's settings go into a new
 //! `topic-<n>.json` whenever they change.
 
+pub mod begin;
 pub mod layout;
+pub mod lineage;
 pub mod segment;
 pub mod sidecar;
 pub mod sink;
 pub mod source;
+pub mod tip;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -19,10 +22,9 @@ use serde::{Deserialize, Serialize};
 use crate::crash;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::Topic;
-use crate::record::{Offset, Partition, Timestamp};
+use crate::record::{Offset, Timestamp};
 use crate::store::{Creation, Store};
 use layout::Name;
-use sidecar::Sidecar;
 
 /// The archive format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -137,6 +139,7 @@ impl Archive {
     /// tell this time are those of the newest.
     pub async fn put_topic(&self, topic: &Topic) -> Result<()> {
         let mut topic = topic.clone();
+        let mut existed = None;
         loop {
             // A damaged newest object is superseded, like an outdated one.
             let n = match self.topic(&topic.name, &topic.topic_id).await {
@@ -159,81 +162,12 @@ impl Archive {
             if creation == Creation::Created {
                 return Ok(());
             }
-        }
-    }
-
-    /// Finds the tip of a partition's chain: the next offset and the leader epoch of the last batch; `None` when
-    /// nothing is held.
-    ///
-    /// It reads the last two sidecars: a `.log` inside another's range is debris and passed over.
-    ///
-    /// # Errors
-    /// [`Kind::Damaged`] when the last segment has no readable sidecar: nothing is appended behind what is not
-    /// understood.
-    pub async fn tip(&self, partition: &Partition) -> Result<Option<(Offset, i32)>> {
-        let folder = layout::partition_folder(partition);
-        if !self.store.exists(layout::BACKUP).await? {
-            return Err(Error::transient("the archive is not where it was")
-                .with("missing", self.store.describe(layout::BACKUP))
-                .hint("is its folder mounted?"));
-        }
-        let segments = Segments::new(self.store.list(&folder).await?);
-        let mut logs = segments.logs.iter().rev().peekable();
-        while let Some(&(first, length_bytes)) = logs.next() {
-            let last = self.sidecar_of(&folder, &segments, first, length_bytes).await?;
-            if let Some(&&(before, length_bytes)) = logs.peek()
-                && self.reaches_beyond(&folder, &segments, (before, length_bytes), first).await?
-            {
-                tracing::warn!(%partition, offset = first, "passing over a segment inside another's range");
-                continue;
+            // Another agent was first; its object is listed now, unless listings lag behind what exists.
+            if existed.replace(n) == Some(n) {
+                return Err(Error::transient("the store says that a topic object exists and does not list it")
+                    .with("object", self.store.describe(&key)));
             }
-            // What a process that ended early had created may not be durable yet, and we are about to follow on it.
-            self.store.settle(&folder).await?;
-            let epoch = last.epochs.last().map_or(-1, |epoch| epoch.epoch);
-            return Ok(Some((last.range.next, epoch)));
         }
-        Ok(None)
-    }
-
-    /// Returns whether the segment `before` covers `first`, as far as its sidecar can be read.
-    async fn reaches_beyond(
-        &self,
-        folder: &str,
-        segments: &Segments,
-        before: (Offset, u64),
-        first: Offset,
-    ) -> Result<bool> {
-        if segments.sidecars(before.0, before.1).next().is_none() {
-            return Ok(false);
-        }
-        match self.sidecar_of(folder, segments, before.0, before.1).await {
-            Ok(sidecar) => Ok(sidecar.range.next > first),
-            // `verify` tells of it; what comes after it is sound, and the source must not be kept waiting.
-            Err(error) if error.kind() == Kind::Damaged => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Reads the sidecar that describes the log of `length_bytes` at `first`.
-    async fn sidecar_of(&self, folder: &str, segments: &Segments, first: Offset, length_bytes: u64) -> Result<Sidecar> {
-        let log = || self.store.describe(&format!("{folder}{}", layout::log(first)));
-        let mut fitting = segments.sidecars(first, length_bytes).peekable();
-        let mut chosen = fitting.next();
-        if fitting.peek().is_some() {
-            // Two sidecars of one length: the log itself says which is its own.
-            let bytes = self.store.read(&format!("{folder}{}", layout::log(first))).await?.unwrap_or_default();
-            let digest = xxhash_rust::xxh3::xxh3_128(&bytes);
-            chosen = segments.sidecars(first, length_bytes).find(|&found| found == digest);
-        }
-        let Some(digest) = chosen else {
-            // A listing beside a living writer is no snapshot: the sidecar may have come between two of its pages.
-            return Err(Error::transient("segment has no sidecar").with("object", log()).hint("run `verify`"));
-        };
-        let key = format!("{folder}{}", layout::sidecar(first, length_bytes, digest));
-        let Some(bytes) = self.store.read(&key).await? else {
-            return Err(Error::transient("sidecar went while we read it").with("object", self.store.describe(&key)));
-        };
-        Sidecar::decode(&bytes).map_err(|error| error.with("object", self.store.describe(&key)))
     }
 
     fn check_cluster(&self, cluster_id: Option<&str>) -> Result<()> {
@@ -259,19 +193,21 @@ pub struct Segments {
     pub logs: Vec<(Offset, u64)>,
     /// (first offset, length of the log described, its digest) of each sidecar, in order.
     pub sidecars: Vec<(Offset, u64, u128)>,
+    /// Whether there is an object that says where the chain begins.
+    pub has_begin: bool,
 }
 
 impl Segments {
     /// Sorts out a listing.
     pub fn new(listed: Vec<crate::store::Listed>) -> Self {
-        let mut segments = Self { logs: Vec::new(), sidecars: Vec::new() };
+        let mut segments = Self { logs: Vec::new(), sidecars: Vec::new(), has_begin: false };
         for entry in listed.into_iter().filter(|entry| !entry.is_folder) {
             match Name::parse(&entry.name) {
                 Some(Name::Log { first }) => segments.logs.push((first, entry.size_bytes)),
                 Some(Name::Sidecar { first, length_bytes, digest }) => {
                     segments.sidecars.push((first, length_bytes, digest));
                 }
-                None => {}
+                None => segments.has_begin |= entry.name == layout::BEGIN,
             }
         }
         segments.logs.sort_unstable();

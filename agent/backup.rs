@@ -7,6 +7,7 @@
 //! Cancellation: SIGTERM and SIGINT let every pipeline close, upload and commit what it holds, within its
 //! `shutdown_timeout`; a second one ends the process at once. Crash: see `archive::sink`; nothing here is durable.
 
+mod losses;
 mod pass;
 mod topics;
 mod watch;
@@ -202,11 +203,13 @@ async fn attempt(
         _ = stopped.wait_for(|stop| *stop) => return Ok(()),
     };
     watch.running();
-    let topics = pipeline.source.topics.join(", ");
+    let topics = pipeline.source.topics.to_string();
     tracing::info!(pipeline = pipeline.name, topics, backup = pipeline.sink.backup_id, "capturing");
     let shutdown_timeout = pipeline.sink.shutdown_timeout;
     let control = Control { budget: budget.clone(), stop: stopped, shutdown_timeout };
-    pipeline::run(&mut source, &mut sink, watch, control).await
+    let outcome = pipeline::run(&mut source, &mut sink, watch, control).await;
+    source.close().await;
+    outcome
 }
 
 /// Opens both ends of a pipeline, and makes the backup where there is none.
@@ -230,19 +233,22 @@ pub(crate) async fn start(pipeline: &config::Pipeline, mode: Mode, budget: &Budg
     let source = Source::open(source::Options {
         properties,
         topics: pipeline.source.topics.clone(),
+        // One pass reads everything: what a group would leave to others, nobody else may be there to read.
+        group_id: pipeline.source.group_id.clone().filter(|_| mode == Mode::Agent),
         start: pipeline.source.start,
         metadata_interval: pipeline.source.metadata_interval,
+        transaction_patience: pipeline.source.transaction_patience,
         one_pass: mode == Mode::Once,
         budget: budget.clone(),
         rate: RateLimit::new(pipeline.max_bytes_per_second),
     })
     .await?;
-    let wanted = &pipeline.source.topics;
+    let wanted = pipeline.source.topics.names();
     let metadata = source.client().metadata(Some(wanted)).await?;
     let create = || Archive::create(&store, &pipeline.sink.backup_id, metadata.cluster_id.as_deref());
     // On the wrong cluster topics are missing too: a backup that is there tells that first.
     let held = if held.is_some() { Some(create().await?) } else { None };
-    topics::check(wanted, &metadata, source.client(), mode, held.as_ref()).await?;
+    topics::check(&pipeline.source.topics, &metadata, source.client(), mode, held.as_ref()).await?;
     let archive = match held {
         Some(archive) => archive,
         None => create().await?,

@@ -1,10 +1,11 @@
 //! The record batch, Kafka's unit of storage and transfer (format v2), seen from outside: its 61-byte header, its
-//! checksum, and the empty batches that stand for a gap.
+//! checksum, the empty batches that stand for a gap, and the marks that we leave in what we made ourselves.
 //!
 //! Pure: bytes in, values out. The records inside are the work of [`records`], their compression of [`codec`]; capture
-//! needs neither. Layout and meaning of the fields: <https://kafka.apache.org/documentation/#recordbatch>.
+//! needs neither. What brokers still hold in older formats is made into batches by [`legacy`]. Layout and meaning of the fields: <https://kafka.apache.org/documentation/#recordbatch>.
 
 pub mod codec;
+pub mod legacy;
 pub mod records;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -23,6 +24,9 @@ const CRC_FROM: usize = 21;
 
 /// The base sequence of the empty batches that we write for gaps: no producer writes it, Kafka's tools accept it.
 pub const GAP_SEQUENCE: i32 = -2;
+
+/// The base sequence of the batches that we make of older formats: no producer writes it, Kafka's tools accept it.
+pub const CONVERTED_SEQUENCE: i32 = -3;
 
 /// How the records of a batch are compressed; the value is Kafka's, bits 0–2 of the attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -167,6 +171,11 @@ impl Header {
     /// Returns whether this is one of the empty batches that we write for a gap.
     pub fn is_gap(&self) -> bool {
         self.count == 0 && self.producer_id == -1 && self.base_sequence == GAP_SEQUENCE
+    }
+
+    /// Returns whether we made this batch of messages of format v0 or v1.
+    pub fn is_converted(&self) -> bool {
+        self.producer_id == -1 && self.base_sequence == CONVERTED_SEQUENCE
     }
 
     /// Returns the effective time of the first record as far as the header tells it: the greatest time where the broker

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use self::section::Section;
 use crate::error::{Error, Result};
-use crate::kafka::source::Start;
+use crate::kafka::source::{Selection, Start};
 
 /// The largest segment: Kafka's tools count positions in a file with 31 bits, and a segment closes at the first batch
 /// past its size.
@@ -64,12 +64,16 @@ pub struct Pipeline {
 /// `[pipeline.source]` of type `kafka`.
 #[derive(Clone)]
 pub struct Source {
-    /// The topics, by exact name.
-    pub topics: Vec<String>,
+    /// The topics.
+    pub topics: Selection,
+    /// The consumer group whose members share the partitions, if there is one.
+    pub group_id: Option<String>,
     /// Where a partition begins that the archive holds nothing of.
     pub start: Start,
     /// How often the topics are looked at again.
     pub metadata_interval: Duration,
+    /// How long the last stable offset may stand still while the log goes on.
+    pub transaction_patience: Duration,
     /// The client's properties by librdkafka's names; they hold secrets.
     pub kafka: BTreeMap<String, String>,
 }
@@ -78,8 +82,10 @@ impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Source")
             .field("topics", &self.topics)
+            .field("group_id", &self.group_id)
             .field("start", &self.start)
             .field("metadata_interval", &self.metadata_interval)
+            .field("transaction_patience", &self.transaction_patience)
             .field("kafka", &self.kafka.keys())
             .finish()
     }
@@ -173,25 +179,56 @@ impl Source {
             "archive" => Err("`archive` as a source (restore) belongs to a later version".to_owned()),
             _ => Err(format!("there is no source of type `{text}`: it is `kafka`")),
         })?;
-        let topics = section.list("topics")?;
-        if topics.is_empty() {
-            return Err(section.error("topics", "must name at least one topic"));
-        }
-        for (i, topic) in topics.iter().enumerate() {
-            let at = format!("topics[{i}]");
-            value::check_topic(topic).map_err(|reason| section.error(&at, reason))?;
-            if topics[..i].contains(topic) {
-                return Err(section.error(&at, format!("`{topic}` is named twice")));
-            }
-        }
+        let topics = read_topics(section)?;
+        let group_id = section.given_text("group_id")?;
         let kafka = section.properties("kafka")?;
         if kafka.get("bootstrap.servers").is_none_or(|servers| servers.trim().is_empty()) {
             return Err(section.error("kafka", "needs \"bootstrap.servers\", as \"127.0.0.1:9092\""));
         }
+        if let (Some(group_id), Some(other)) = (&group_id, kafka.get("group.id"))
+            && group_id != other
+        {
+            return Err(section.error("group_id", format!("`{group_id}`, but kafka has \"group.id\" = \"{other}\"")));
+        }
         let start = section.read("start", value::start)?;
         let metadata_interval = section.duration("metadata_interval")?;
-        Ok(Self { topics, start, metadata_interval, kafka })
+        let transaction_patience = section.duration("transaction_patience")?;
+        Ok(Self { topics, group_id, start, metadata_interval, transaction_patience, kafka })
     }
+}
+
+/// Reads which topics are chosen: by name, by pattern, or both.
+fn read_topics(section: &mut Section) -> Result<Selection> {
+    let topics = section.optional_list("topics")?.unwrap_or_default();
+    let regex = section.given_text("topics_regex")?;
+    let excludes = section.optional_list("topics_exclude")?.unwrap_or_default();
+    if topics.is_empty() && regex.is_none() {
+        return Err(section.error("topics", "must name at least one topic, unless topics_regex is given"));
+    }
+    if regex.is_none() && !excludes.is_empty() {
+        let reason = "excludes from what topics_regex matches, which is not given: leave it out";
+        return Err(section.error("topics_exclude", reason));
+    }
+    let check = |pattern: &str| Selection::new(Vec::new(), Some(pattern), &[]).map(drop);
+    if let Some(regex) = &regex {
+        check(regex).map_err(|error| section.error("topics_regex", error))?;
+    }
+    for (i, exclude) in excludes.iter().enumerate() {
+        check(exclude).map_err(|error| section.error(&format!("topics_exclude[{i}]"), error))?;
+    }
+    let selection = Selection::new(topics, regex.as_deref(), &excludes)?;
+    let topics = selection.names();
+    for (i, topic) in topics.iter().enumerate() {
+        let at = format!("topics[{i}]");
+        value::check_topic(topic).map_err(|reason| section.error(&at, reason))?;
+        if topics[..i].contains(topic) {
+            return Err(section.error(&at, format!("`{topic}` is named twice")));
+        }
+        if selection.excludes(topic) {
+            return Err(section.error(&at, format!("`{topic}` is named here and excluded by topics_exclude")));
+        }
+    }
+    Ok(selection)
 }
 
 impl Sink {
@@ -216,13 +253,30 @@ impl Sink {
 }
 
 /// Checks that `pipeline` does not get in the way of one before it.
+///
+/// Topics that one backup would get twice are found where at least one of the two names them. Two patterns cannot be
+/// compared: if both match a topic, both pipelines capture it, and the archive keeps it once, at twice the reading.
 fn check_against(before: &[Pipeline], pipeline: &Pipeline, section: &Section) -> Result<()> {
     let root = |sink: &Sink| (sink.path.trim_end_matches('/').to_owned(), sink.backup_id.clone());
     for other in before {
         if other.name == pipeline.name {
             return Err(section.error("name", format!("another pipeline is named `{}` too", pipeline.name)));
         }
-        let topic = pipeline.source.topics.iter().find(|topic| other.source.topics.contains(topic));
+        let cluster = |source: &Source| source.kafka.get("bootstrap.servers").cloned();
+        if let Some(group_id) = &pipeline.source.group_id
+            && other.source.group_id.as_ref() == Some(group_id)
+            && cluster(&other.source) == cluster(&pipeline.source)
+        {
+            let reason = format!(
+                "pipeline `{}` is in group `{group_id}` too, and each would get only a part of the partitions: give \
+                 each a group of its own",
+                other.name
+            );
+            return Err(section.error("source.group_id", reason));
+        }
+        let (mine, theirs) = (&pipeline.source.topics, &other.source.topics);
+        let named = mine.names().iter().find(|topic| theirs.holds(topic, false));
+        let topic = named.or_else(|| theirs.names().iter().find(|topic| mine.holds(topic, false)));
         if let Some(topic) = topic.filter(|_| root(&other.sink) == root(&pipeline.sink)) {
             let reason = format!(
                 "pipeline `{}` writes topic `{topic}` to backup `{}` too: give one of them another backup_id",

@@ -17,7 +17,7 @@ use crate::backup::{self, Mode};
 use crate::budget::Budget;
 use crate::config;
 use crate::error::{Error, Kind, Result};
-use crate::kafka::source::Start;
+use crate::kafka::source::{METADATA_INTERVAL, Selection, Start, TRANSACTION_PATIENCE};
 use crate::pipeline::{self, Control};
 
 /// A segment closes at this size: small enough that a partition gets several in the demo.
@@ -75,9 +75,11 @@ fn pipeline(options: &Options, backup_id: &str, cluster: &Cluster) -> config::Pi
         name: "demo".to_owned(),
         max_bytes_per_second: None,
         source: config::Source {
-            topics: shop::TOPICS.map(|(topic, _)| topic.to_owned()).into(),
+            topics: Selection::named(shop::TOPICS.map(|(topic, _)| topic)),
+            group_id: None,
             start: Start::Earliest,
-            metadata_interval: Duration::from_secs(30),
+            metadata_interval: METADATA_INTERVAL,
+            transaction_patience: TRANSACTION_PATIENCE,
             kafka: BTreeMap::from(kafka.map(|(name, value)| (name.to_owned(), value.to_owned()))),
         },
         sink: config::Sink {

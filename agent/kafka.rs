@@ -8,10 +8,12 @@
 //! - [`wire`]: one connection; requests, answers, memory for answers.
 //! - [`client`]: the control plane of a cluster: metadata, offsets, settings of topics.
 //! - [`fetch`]: fetch sessions and what an answer holds; pure.
+//! - [`membership`]: one member of a consumer group, through rdkafka.
 //! - [`source`]: capture, as a [`pipeline::Source`](crate::pipeline::Source).
 
 pub mod client;
 pub mod fetch;
+pub mod membership;
 pub mod properties;
 pub mod source;
 pub mod wire;

@@ -123,6 +123,19 @@ pub struct TopicConfig {
     pub set: bool,
 }
 
+/// Where a partition's log begins and ends, as its leader said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// The first offset that can be read; −1 where it was not told.
+    pub start: Offset,
+    /// The end of what a read-committed reader may see, exclusive.
+    pub last_stable: Offset,
+    /// The end as replicated, exclusive.
+    pub high_watermark: Offset,
+    /// When it was said.
+    pub at: Timestamp,
+}
+
 /// What a source tells.
 #[derive(Debug)]
 pub enum Event {
@@ -130,20 +143,40 @@ pub enum Event {
     Topic(Topic),
     /// A partition is ours: ask the sink where to go on, then [`Source::start`] it.
     Assigned(Partition),
-    /// A partition is no longer ours: the sink closes it.
+    /// A partition is no longer ours: the sink closes it, and [`Source::closed`] follows. Until then it is not assigned
+    /// again.
     Revoked(Partition),
+    /// Nothing is held of a partition, and by the source's `start` policy it begins at `offset`: the sink keeps that,
+    /// so that a later start begins nowhere else, and says with [`Answer::Restart`] where to go on.
+    Begins {
+        /// The partition.
+        partition: Partition,
+        /// That of the tip for which this was asked.
+        generation: u32,
+        /// The first offset that shall be held.
+        offset: Offset,
+    },
+    /// The source has lost records that the sink holds: what both have ends, in leader epoch `epoch`, at `end`. The
+    /// sink goes on beside what it holds, never over it, and says with [`Answer::Restart`] from where.
+    Diverged {
+        /// The partition.
+        partition: Partition,
+        /// That of the tip for which this was found.
+        generation: u32,
+        /// The newest leader epoch, not above that of the last batch held, that the source's log has; −1 where it has
+        /// none or cannot tell.
+        epoch: i32,
+        /// Where that epoch ends in the source's log, exclusive.
+        end: Offset,
+    },
     /// Data of a partition.
     Batch(Batch),
-    /// What the leader said of a partition's end.
+    /// What the leader said of a partition's log.
     Observed {
         /// The partition.
         partition: Partition,
-        /// The log end as replicated, exclusive.
-        high_watermark: Offset,
-        /// The end of what a read-committed reader may see, exclusive.
-        last_stable: Offset,
-        /// When it was said.
-        at: Timestamp,
+        /// Where it begins and ends.
+        log: Log,
     },
     /// A one-pass source has brought everything of this partition, up to `next`.
     Finished {
@@ -174,6 +207,9 @@ pub trait Source: Send {
 
     /// Hears that everything of `partition` before `next` is durable.
     fn durable(&mut self, partition: &Partition, next: Offset);
+
+    /// Hears that the sink has let go of `partition`: nothing of it is on its way any more.
+    fn closed(&mut self, partition: &Partition);
 }
 
 /// What a sink answers.
@@ -235,6 +271,14 @@ pub trait Sink: Send {
     /// Opens a partition; its [`Tip`] comes as [`Answer::Restart`], since finding it may take requests.
     fn open(&mut self, partition: &Partition);
 
+    /// Keeps that a partition of which nothing is held begins at `offset`, or takes what another has kept; its
+    /// [`Answer::Restart`] says which. Ignored if `generation` is not that of the sink's last restart.
+    fn begin(&mut self, partition: &Partition, generation: u32, offset: Offset);
+
+    /// Makes durable what it holds and goes on beside it: what the source still has of it ends, in leader epoch
+    /// `epoch`, at `end`. [`Answer::Restart`] says from where. Ignored if `generation` is not that of the last restart.
+    fn diverge(&mut self, partition: &Partition, generation: u32, epoch: i32, end: Offset);
+
     /// Takes a batch. Never waits: what is in flight is bounded by the budget that the batch's permit is from.
     fn put(&mut self, batch: Batch);
 
@@ -254,8 +298,12 @@ pub trait Sink: Send {
 pub trait Observer: Send {
     /// A batch has come from the source.
     fn received(&mut self, batch: &Batch);
-    /// The source told of a partition's end; both are exclusive.
-    fn observed(&mut self, partition: &Partition, high_watermark: Offset, last_stable: Offset);
+    /// A topic was found, or its settings have changed.
+    fn topic(&mut self, topic: &Topic);
+    /// The source told where a partition's log begins and ends.
+    fn observed(&mut self, partition: &Partition, log: &Log);
+    /// The source has lost what the sink holds of a partition from `end` on.
+    fn diverged(&mut self, partition: &Partition, end: Offset);
     /// A partition was opened at `next` (`None`: nothing is held yet).
     fn opened(&mut self, partition: &Partition, next: Option<Offset>);
     /// Everything of a partition before `next` is durable.
@@ -332,7 +380,6 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 enum State {
     Open,
     Closing,
-    Closed,
 }
 
 /// A partition in the loop.
@@ -382,9 +429,7 @@ impl<'a, S: Source, K: Sink, O: Observer> Flow<'a, S, K, O> {
     }
 
     fn is_done(&self) -> bool {
-        (self.exhausted || self.stopping.is_some())
-            && self.topics == 0
-            && self.partitions.values().all(|flowing| flowing.state == State::Closed)
+        (self.exhausted || self.stopping.is_some()) && self.topics == 0 && self.partitions.is_empty()
     }
 
     /// Returns whether the source has something to bring: while stopping, only what must be read again.
@@ -409,6 +454,7 @@ impl<'a, S: Source, K: Sink, O: Observer> Flow<'a, S, K, O> {
             Event::Topic(_) | Event::Assigned(_) if self.stopping.is_some() => {}
             Event::Topic(topic) => {
                 self.topics += 1;
+                self.observer.topic(&topic);
                 self.sink.topic(topic);
             }
             Event::Assigned(partition) => {
@@ -416,17 +462,28 @@ impl<'a, S: Source, K: Sink, O: Observer> Flow<'a, S, K, O> {
                 let flowing = Flowing { state: State::Open, generation: 0, put: 0, until: None, revoked: false };
                 self.partitions.insert(partition, flowing);
             }
-            Event::Revoked(partition) => {
-                if let Some(flowing) = self.partitions.get_mut(&partition) {
+            Event::Revoked(partition) => match self.partitions.get_mut(&partition) {
+                Some(flowing) => {
                     flowing.revoked = true;
+                    self.close(&partition);
                 }
-                self.close(&partition);
+                None => self.source.closed(&partition),
+            },
+            // While we stop there is nothing to keep: nothing of it was read.
+            Event::Begins { partition, generation, offset } => {
+                if self.is_current(&partition, generation) {
+                    self.sink.begin(&partition, generation, offset);
+                }
+            }
+            Event::Diverged { partition, generation, epoch, end } => {
+                if self.is_current(&partition, generation) {
+                    self.observer.diverged(&partition, end);
+                    self.sink.diverge(&partition, generation, epoch, end);
+                }
             }
             Event::Finished { partition, .. } => self.close(&partition),
             Event::Batch(batch) => self.put(batch),
-            Event::Observed { partition, high_watermark, last_stable, .. } => {
-                self.observer.observed(&partition, high_watermark, last_stable);
-            }
+            Event::Observed { partition, log } => self.observer.observed(&partition, &log),
             Event::Trouble { subject, reason } => self.observer.trouble(&subject, reason.as_deref()),
         }
     }
@@ -498,11 +555,16 @@ impl<'a, S: Source, K: Sink, O: Observer> Flow<'a, S, K, O> {
     }
 
     fn closed(&mut self, partition: &Partition) {
+        self.partitions.remove(partition);
         self.observer.closed(partition);
-        if let Some(flowing) = self.partitions.get_mut(partition) {
-            flowing.state = State::Closed;
-            flowing.until = None;
-        }
+        self.source.closed(partition);
+    }
+
+    /// Returns whether the partition is read, in that generation, to go on being read.
+    fn is_current(&self, partition: &Partition, generation: u32) -> bool {
+        let flowing = self.partitions.get(partition);
+        let current = |flowing: &Flowing| flowing.generation == generation && flowing.state == State::Open;
+        self.stopping.is_none() && flowing.is_some_and(current)
     }
 
     /// Stops reading, hands over what was read already, and closes everything.
@@ -532,8 +594,7 @@ impl<'a, S: Source, K: Sink, O: Observer> Flow<'a, S, K, O> {
         if let Some(failure) = self.failure.take() {
             return failure;
         }
-        let open = self.partitions.iter().filter(|(_, flowing)| flowing.state != State::Closed);
-        let mut names: Vec<_> = open.map(|(partition, _)| partition.to_string()).collect();
+        let mut names: Vec<_> = self.partitions.keys().map(Partition::to_string).collect();
         names.sort();
         if self.topics > 0 {
             names.push("the settings of topics".to_owned());

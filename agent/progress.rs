@@ -4,10 +4,14 @@
 //! watermark beyond what is durable; it is the RPO, since what was written before that moment survives the loss of
 //! the source. Kept per partition in bounded memory, whatever the pace of observations.
 
+mod headroom;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::record::Offset;
+use self::headroom::Headroom;
+pub use self::headroom::Retention;
+use crate::record::{Offset, Timestamp};
 
 /// Sightings closer together than this are one. Half of it keeps twice as many, double makes the lag of a busy
 /// partition coarser than the second in which it is shown.
@@ -32,6 +36,7 @@ pub struct Progress {
     durable: Option<Offset>,
     /// Sightings of high watermarks beyond what is durable; rising in offset and time.
     pending: VecDeque<Sighting>,
+    headroom: Headroom,
 }
 
 impl Progress {
@@ -65,6 +70,7 @@ impl Progress {
     /// Takes note that everything before `next` is durable, or that there is nothing to keep before it.
     pub fn durable(&mut self, next: Offset, now: Instant) {
         self.durable = Some(next);
+        self.headroom.durable(next);
         while self.pending.front().is_some_and(|sighting| sighting.high_watermark <= next) {
             self.pending.pop_front();
         }
@@ -74,6 +80,33 @@ impl Progress {
         {
             self.pending.push_back(Sighting { high_watermark, first_seen: now });
         }
+    }
+
+    /// Takes note of what the topic's settings say of retention, `None` when they do not tell.
+    pub fn retained(&mut self, retention: Option<Retention>) {
+        self.headroom.retained(retention);
+    }
+
+    /// Takes note of where the leader's log starts.
+    pub fn starts(&mut self, start: Offset, now: Instant) {
+        self.headroom.starts(start, now);
+    }
+
+    /// Takes note that batches up to `next` were received, the first of them with the greatest time `time`.
+    pub fn received(&mut self, next: Offset, time: Timestamp) {
+        self.headroom.received(next, time);
+    }
+
+    /// Takes note that the leader has lost records that were received.
+    pub fn diverged(&mut self) {
+        self.headroom.forget();
+    }
+
+    /// Returns the seconds until the source's retention may delete what is not durable, or, when all is, what would be
+    /// written now; infinite where it never will. `None` until settings and both ends are known.
+    pub fn headroom_seconds(&self, now: Instant, clock: Timestamp) -> Option<f64> {
+        let waits = (self.lag()? > 0).then(|| self.durable_lag(now));
+        self.headroom.seconds(self.durable?, waits, (now, clock))
     }
 
     /// Returns the records (offsets, to be exact) that the source has and the archive has not; `None` until both ends

@@ -4,6 +4,7 @@
 //! always the offset to read, "last" the one read.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -60,7 +61,7 @@ impl FromStr for TopicId {
 /// One partition of one timeline of a topic: name, topic id, index.
 ///
 /// Cheap to clone; it displays as `orders-3`, as in Kafka's logs.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Partition {
     /// The topic's name.
     pub topic: Arc<str>,
@@ -68,6 +69,18 @@ pub struct Partition {
     pub topic_id: TopicId,
     /// The partition's number, from 0.
     pub index: i32,
+}
+
+impl Hash for Partition {
+    /// Lets the id stand for the name: each Fetch looks every partition up several times.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        if self.topic_id.is_none() {
+            self.topic.hash(state);
+        } else {
+            state.write_u128(self.topic_id.0.as_u128());
+        }
+        state.write_i32(self.index);
+    }
 }
 
 impl fmt::Display for Partition {

@@ -1,4 +1,5 @@
-//! Where an archive's objects lie: a folder or any object store that OpenDAL reaches. The only file that names opendal.
+//! Where an archive's objects lie: a folder or any object store that OpenDAL reaches. Only this file's children name
+//! opendal: `remote` (operations, errors), `location` (URLs), `multipart` (streaming uploads).
 //!
 //! What it guarantees: an object is created whole or not at all, and only if there was none of its key
 //! ([`Creation`]); what was created is durable. Nothing is ever overwritten; nothing but our own temporary files is
@@ -9,27 +10,26 @@
 //! folder. A crash leaves at most a temporary file under `.tmp/`; those older than a day go when an agent starts.
 //! Elsewhere the store's conditional write does it; a store without one is refused.
 //!
-//! Retries are the caller's: only it knows from where to begin again.
+//! Retries are the caller's, but for a few seconds' worth inside `remote`: only the caller knows from where to begin
+//! again. A conditional request that is repeated after its answer was lost meets its own object and answers
+//! [`Creation::Exists`]: who gets that looks at what is there before it believes in another writer.
 
 mod folder;
+mod location;
+mod multipart;
+mod remote;
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use opendal::Operator;
+use bytes::Bytes;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use folder::LocalFile;
-
-/// Slices below this are copied together before a remote store gets them: a smaller bound makes a write of each
-/// trickled batch, a larger one copies what could be handed over as it is.
-const COPY_BELOW_BYTES: usize = 64 * 1024;
-
-/// Copied bytes are handed on at this size.
-const HAND_ON_BYTES: usize = 1024 * 1024;
+use location::Location;
+use multipart::Multipart;
+use remote::Remote;
 
 /// Whether an object was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ const HAND_ON_BYTES: usize = 1024 * 1024;
 pub enum Creation {
     /// It was, by this call.
     Created,
-    /// There was one of that key before.
+    /// There was one of that key before; it may be this call's own, created by a request whose answer was lost.
     Exists,
 }
 
@@ -57,7 +57,7 @@ pub struct Listed {
 enum Place {
     /// A folder of this machine; it need not be there yet.
     Folder(Arc<Path>),
-    Remote(Operator),
+    Remote(Remote),
 }
 
 /// A place that holds objects by key. Clones share it.
@@ -70,15 +70,16 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store at `path`: a folder, `file:///folder`, or `memory://name` (this process's memory, by name).
+    /// Opens the store at `path`: a folder, `file:///folder`, `memory://name` (this process's memory, by name), or an
+    /// object store, `s3://bucket/prefix?region=…`, `gcs://…`, `azblob://…` (`docs/stores.md` has the parameters).
     ///
-    /// Nothing is created or checked yet.
+    /// Nothing is created or checked yet, and nothing is sent.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for a URL of a service that this build does not reach.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for a URL of a service that this build does not reach, or with a
+    /// parameter that it does not have.
     pub fn open(path: &str) -> Result<Self> {
-        let shown = without_secrets(path);
-        let wrong = |error: opendal::Error| Error::usage(format!("cannot open the store `{shown}`")).source(error);
+        let shown = location::without_secrets(path);
         let place = match path.split_once("://") {
             None => {
                 let root = std::path::absolute(path)
@@ -86,19 +87,9 @@ impl Store {
                 Place::Folder(root.into())
             }
             Some(("file", root)) if root.starts_with('/') => Place::Folder(Path::new(root).into()),
-            Some(("memory", name)) => Place::Remote(memory(name).map_err(wrong)?),
-            Some((scheme, _)) => {
-                return Err(Error::usage(format!("stores of type `{scheme}` are not supported"))
-                    .with("path", shown)
-                    .hint("use a folder, file:///folder or memory://name"));
-            }
+            Some(("memory", name)) => Place::Remote(Remote::memory(name)?),
+            Some((scheme, rest)) => Place::Remote(Remote::open(&Location::parse(scheme, rest)?)?),
         };
-        if let Place::Remote(operator) = &place
-            && !operator.info().capability().write_with_if_not_exists
-        {
-            return Err(Error::usage(format!("the store `{shown}` cannot create an object only if it is absent"))
-                .hint("without that two agents would overwrite each other; use another store"));
-        }
         Ok(Self { place, prefix: String::new(), url: shown.into() })
     }
 
@@ -112,10 +103,11 @@ impl Store {
         format!("{}/{}{key}", self.url.trim_end_matches('/'), self.prefix)
     }
 
-    /// Makes sure that objects can be created, and clears a dead agent's temporary files.
+    /// Makes sure that a folder can hold objects, and clears a dead agent's temporary files. An object store is asked
+    /// nothing: its first answers tell.
     ///
     /// # Errors
-    /// [`Kind::Usage`] when the folder cannot be made or written.
+    /// [`Kind::Usage`](crate::error::Kind::Usage) when the folder cannot be made or written.
     pub async fn prepare(&self) -> Result<()> {
         let Place::Folder(folder) = self.place.clone() else { return Ok(()) };
         let prepared = blocking(move || folder::prepare(&folder)).await;
@@ -129,13 +121,19 @@ impl Store {
     /// Lists the objects and folders directly below `folder` (empty, or with a slash at its end), sorted by name; a
     /// folder that is not there is empty.
     pub async fn list(&self, folder: &str) -> Result<Vec<Listed>> {
+        self.list_from(folder, "").await
+    }
+
+    /// Lists as [`list`](Self::list) does what has a name that begins with `prefix`; an object store is asked for no
+    /// more than that.
+    pub async fn list_from(&self, folder: &str, prefix: &str) -> Result<Vec<Listed>> {
         let key = format!("{}{folder}", self.prefix);
         let mut listed = match &self.place {
             Place::Folder(root) => {
-                let path = root.join(&key);
-                blocking(move || folder::list(&path)).await
+                let (path, prefix) = (root.join(&key), prefix.to_owned());
+                blocking(move || folder::list(&path, &prefix)).await
             }
-            Place::Remote(operator) => list_remote(operator, &key).await,
+            Place::Remote(remote) => remote.list(&key, prefix).await,
         }
         .map_err(|error| error.with("folder", self.describe(folder)))?;
         listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -150,9 +148,7 @@ impl Store {
                 let path = root.join(full_key);
                 blocking(move || folder::exists(&path)).await
             }
-            Place::Remote(operator) => {
-                operator.exists(&full_key).await.map_err(|error| store_error("cannot look for", error))
-            }
+            Place::Remote(remote) => remote.exists(&full_key).await,
         };
         found.map_err(|error| error.with("object", self.describe(key)))
     }
@@ -165,11 +161,7 @@ impl Store {
                 let path = root.join(full_key);
                 blocking(move || folder::read(&path)).await
             }
-            Place::Remote(operator) => match operator.read(&full_key).await {
-                Ok(buffer) => Ok(Some(buffer.to_bytes())),
-                Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(None),
-                Err(error) => Err(store_error("cannot read", error)),
-            },
+            Place::Remote(remote) => remote.read(&full_key).await,
         };
         read.map_err(|error| error.with("object", self.describe(key)))
     }
@@ -182,10 +174,7 @@ impl Store {
                 let path = root.join(full_key);
                 blocking(move || folder::read_range(&path, range)).await
             }
-            Place::Remote(operator) => match operator.read_with(&full_key).range(range).await {
-                Ok(buffer) => Ok(buffer.to_bytes()),
-                Err(error) => Err(store_error("cannot read", error)),
-            },
+            Place::Remote(remote) => remote.read_range(&full_key, range).await,
         };
         read.map_err(|error| error.with("object", self.describe(key)))
     }
@@ -212,18 +201,13 @@ impl Store {
         let place = self.describe(key);
         let target = match &self.place {
             Place::Folder(root) => Target::Local(LocalFile::new(root.clone(), root.join(full_key))),
-            Place::Remote(operator) => {
-                let writer = operator.writer_with(&full_key).if_not_exists(true).await;
-                let failed = |error| store_error("cannot create", error).with("object", &place);
-                let writer = Box::new(writer.map_err(failed)?);
-                Target::Remote(Remote { writer, pending: BytesMut::new(), written_bytes: 0 })
-            }
+            Place::Remote(remote) => Target::Remote(Multipart::new(remote.clone(), full_key)),
         };
         Ok(Upload { target: Some(target), place })
     }
 }
 
-/// An object that is being written and not yet there. Dropped, it leaves nothing.
+/// An object that is being written and not yet there. Dropped, it leaves nothing that a reader sees.
 pub struct Upload {
     /// `None` once it has ended.
     target: Option<Target>,
@@ -232,23 +216,16 @@ pub struct Upload {
 
 enum Target {
     Local(LocalFile),
-    Remote(Remote),
-}
-
-/// An upload through OpenDAL.
-struct Remote {
-    writer: Box<opendal::Writer>,
-    /// Small slices, copied together, so that they do not keep whole frames in memory.
-    pending: BytesMut,
-    written_bytes: usize,
+    Remote(Multipart),
 }
 
 impl Upload {
-    /// Appends `bytes`; some of them may stay in memory ([`held_bytes`](Self::held_bytes)).
+    /// Appends `bytes`; some of them may stay in memory ([`held_bytes`](Self::held_bytes)), but as copies: the memory
+    /// of `bytes` itself is free when this returns.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
         let wrote = match self.target.as_mut().expect("an upload is written before it ends") {
             Target::Local(file) => file.write(&bytes).await,
-            Target::Remote(remote) => remote.write(bytes).await,
+            Target::Remote(upload) => upload.write(bytes).await,
         };
         wrote.map_err(|error| error.with("object", &self.place))
     }
@@ -257,7 +234,7 @@ impl Upload {
     pub fn held_bytes(&self) -> usize {
         match &self.target {
             Some(Target::Local(file)) => file.held_bytes(),
-            Some(Target::Remote(remote)) => remote.written_bytes,
+            Some(Target::Remote(upload)) => upload.held_bytes(),
             None => 0,
         }
     }
@@ -266,7 +243,7 @@ impl Upload {
     pub async fn sync(&mut self) -> Result<()> {
         let synced = match self.target.as_mut().expect("an upload is synced before it ends") {
             Target::Local(file) => file.sync().await,
-            Target::Remote(remote) => remote.flush().await,
+            Target::Remote(_) => Ok(()),
         };
         synced.map_err(|error| error.with("object", &self.place))
     }
@@ -278,75 +255,17 @@ impl Upload {
     pub async fn finish(mut self) -> Result<Creation> {
         let finished = match self.target.take().expect("an upload ends once") {
             Target::Local(file) => file.link(self.place.clone()).await,
-            Target::Remote(remote) => remote.close().await,
+            Target::Remote(upload) => upload.finish().await,
         };
         finished.map_err(|error| error.with("object", &self.place))
     }
 
-    /// Ends the upload without an object.
+    /// Ends the upload without an object; what an unreachable store keeps of it is its lifecycle rule's to clear.
     pub async fn abort(mut self) {
-        if let Some(Target::Remote(mut remote)) = self.target.take() {
-            // What an unreachable store keeps of it is its own lifecycle rule's to clear.
-            let _ = remote.writer.abort().await;
+        if let Some(Target::Remote(upload)) = self.target.take() {
+            upload.abort().await;
         }
     }
-}
-
-impl Remote {
-    async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        self.written_bytes += bytes.len();
-        if bytes.len() < COPY_BELOW_BYTES {
-            self.pending.extend_from_slice(&bytes);
-            return if self.pending.len() < HAND_ON_BYTES { Ok(()) } else { self.flush().await };
-        }
-        self.flush().await?;
-        self.hand_on(bytes).await
-    }
-
-    async fn flush(&mut self) -> Result<()> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
-        let pending = self.pending.split().freeze();
-        self.hand_on(pending).await
-    }
-
-    async fn hand_on(&mut self, bytes: Bytes) -> Result<()> {
-        self.writer.write(bytes).await.map_err(|error| store_error("cannot upload", error))
-    }
-
-    async fn close(mut self) -> Result<Creation> {
-        self.flush().await?;
-        match self.writer.close().await {
-            Ok(_) => Ok(Creation::Created),
-            Err(error) if error.kind() == opendal::ErrorKind::ConditionNotMatch => Ok(Creation::Exists),
-            Err(error) => Err(store_error("cannot complete an upload", error)),
-        }
-    }
-}
-
-async fn list_remote(operator: &Operator, folder: &str) -> Result<Vec<Listed>> {
-    let entries = operator.list(folder).await.map_err(|error| store_error("cannot list", error))?;
-    Ok(entries
-        .into_iter()
-        .filter(|entry| entry.path() != folder)
-        .map(|entry| Listed {
-            name: entry.name().trim_end_matches('/').to_owned(),
-            size_bytes: entry.metadata().content_length(),
-            is_folder: entry.metadata().is_dir(),
-        })
-        .collect())
-}
-
-/// Returns this process's memory store of that name: two pipelines, or a test's writer and reader, share it.
-fn memory(name: &str) -> opendal::Result<Operator> {
-    static STORES: LazyLock<Mutex<HashMap<String, Operator>>> = LazyLock::new(Mutex::default);
-    let mut stores = STORES.lock().expect("nobody panics while holding the map");
-    if let Some(operator) = stores.get(name) {
-        return Ok(operator.clone());
-    }
-    let operator = Operator::new(opendal::services::Memory::default())?;
-    Ok(stores.entry(name.to_owned()).or_insert(operator).clone())
 }
 
 /// Runs blocking file work off the runtime's threads.
@@ -357,77 +276,5 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     }
 }
 
-/// Returns a URL as it may be shown: without its user and its parameters, where credentials may stand.
-fn without_secrets(path: &str) -> String {
-    let Some((scheme, rest)) = path.split_once("://") else { return path.to_owned() };
-    let place = rest.split_once('?').map_or(rest, |(place, _)| place);
-    let place = place.split_once('@').map_or(place, |(_, place)| place);
-    format!("{scheme}://{place}")
-}
-
-fn store_error(what: &str, error: opendal::Error) -> Error {
-    let kind = match error.kind() {
-        opendal::ErrorKind::Unsupported | opendal::ErrorKind::ConfigInvalid => Kind::Failed,
-        _ => Kind::Transient,
-    };
-    Error::new(kind, what).source(error)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Every kind of store passes the same suite.
-    async fn creates_once_and_whole(store: Store) {
-        store.prepare().await.expect("a writable store");
-        assert_eq!(store.create("a/b/x", Bytes::from_static(b"one")).await.expect("created"), Creation::Created);
-        assert_eq!(store.create("a/b/x", Bytes::from_static(b"two")).await.expect("refused"), Creation::Exists);
-        assert_eq!(store.read("a/b/x").await.expect("read").as_deref(), Some(&b"one"[..]));
-        assert_eq!(store.read_range("a/b/x", 1..3).await.expect("read"), &b"ne"[..]);
-        assert_eq!(store.read("a/none").await.expect("read"), None);
-        let mut dropped = store.upload("a/b/y").await.expect("begun");
-        dropped.write(Bytes::from_static(b"half")).await.expect("written");
-        drop(dropped);
-        let names = |listed: Vec<Listed>| listed.into_iter().map(|entry| entry.name).collect::<Vec<_>>();
-        assert_eq!(names(store.list("a/b/").await.expect("listed")), ["x"]);
-        assert_eq!(names(store.list("a/").await.expect("listed")), ["b"]);
-        assert!(store.list("none/").await.expect("listed").is_empty());
-        assert_eq!(names(store.within("a").list("b/").await.expect("listed")), ["x"]);
-    }
-
-    #[tokio::test]
-    async fn a_folder_creates_once_and_whole() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = Store::open(folder.path().to_str().expect("UTF-8")).expect("opened");
-        creates_once_and_whole(store).await;
-        assert_eq!(std::fs::read_dir(folder.path().join(".tmp")).expect("listed").count(), 0);
-    }
-
-    #[tokio::test]
-    async fn memory_creates_once_and_whole() {
-        creates_once_and_whole(Store::open("memory://store-suite").expect("opened")).await;
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn of_32_writers_of_one_key_one_wins() {
-        let folder = tempfile::tempdir().expect("a folder");
-        for path in [folder.path().to_str().expect("UTF-8"), "memory://store-race"] {
-            let store = Store::open(path).expect("opened");
-            let writers: Vec<_> = (0..32_u8)
-                .map(|n| {
-                    let store = store.clone();
-                    tokio::spawn(async move { (n, store.create("key", Bytes::from(vec![n; 1000])).await) })
-                })
-                .collect();
-            let mut winners = Vec::new();
-            for writer in writers {
-                let (n, creation) = writer.await.expect("no panic");
-                if creation.expect("an answer") == Creation::Created {
-                    winners.push(n);
-                }
-            }
-            assert_eq!(winners.len(), 1, "{path}");
-            assert_eq!(store.read("key").await.expect("read").as_deref(), Some(&vec![winners[0]; 1000][..]));
-        }
-    }
-}
+mod tests;

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::support::agent::Backup;
-use crate::support::chain::{assert_prefix, assert_same};
+use crate::support::chain::{assert_prefix, assert_same, up_to};
 use crate::support::kafka::Kafka;
 use crate::support::wait_for;
 use crate::support::workload::{Contents, Load, Writer};
@@ -86,9 +87,32 @@ fn a_crash_before_the_first_commit_leaves_a_sound_archive_that_goes_on() {
     let kafka = Kafka::shared_with_disk();
     let topic = kafka.topic("crash-early", 1, &[]);
     let _ = Writer::new(kafka, &[]).write(&topic, &Contents::new().records(1, 100, 500));
-    for point in ["backup-created", "topic-created"] {
+    for point in ["backup-created", "topic-created", "begin-created"] {
         crash_at(kafka, &topic, point, 1);
     }
+}
+
+#[test]
+fn an_agent_killed_before_its_first_segment_begins_at_the_same_offset_again() {
+    need_crash_points();
+    let kafka = Kafka::shared_with_disk();
+    let topic = kafka.topic("crash-begin", 1, &[]);
+    let (writer, mut contents) = (Writer::new(kafka, &[]), Contents::new());
+    let _ = writer.write(&topic, &contents.records(1, 100, 100));
+    let backup = Backup::of(kafka, &[&topic]).source("start", "latest");
+    let mut agent = backup.run_with(&[("KAFKA_BACKUP_CRASH_AT", "begin-created")]);
+    assert_eq!(agent.wait().signal(), Some(9), "{}", agent.log());
+    assert_eq!(backup.command("verify", &[]).code, Some(0), "a begin alone is sound");
+    // The end moves on while no agent runs.
+    let _ = writer.write(&topic, &contents.records(1, 50, 100));
+    let mut agent = backup.run();
+    agent.wait_until("what came meanwhile is archived", |_| (backup.chain(&topic, 0).next() == 150).then_some(()));
+    agent.terminate();
+    assert_eq!(backup.chain(&topic, 0).0[0].first, 100);
+    let log = kafka.log_bytes(&topic, 0);
+    let before = up_to(&log, 100).len();
+    assert_same("what came after the begin", &backup.chain(&topic, 0).bytes(), &log[before..]);
+    let _ = backup.command("verify", &[]).ok();
 }
 
 /// Returns the last step that each partition had passed, from a trace of crash points. A line is `step subject`; the

@@ -1,6 +1,5 @@
-//! What happens to topics in their lives: records expire, topics are deleted and made again, partitions are added.
-
-use nix::sys::signal::Signal;
+//! What happened to topics between two passes: records expired, topics were deleted and made again. What happens to
+//! them while an agent runs is in `topic_life`.
 
 use crate::support::agent::Backup;
 use crate::support::chain::{Chain, assert_same, headers};
@@ -77,71 +76,6 @@ fn a_topic_made_again_has_a_timeline_of_its_own() {
     let older_id = older[0].file_name().and_then(|name| name.to_str()).expect("a topic id");
     assert!(table.contains(older_id), "the older timeline is named below the topic:\n{table}");
     assert_eq!(backup.cat(&topic), read_committed(kafka, &topic), "the newest is meant unless told otherwise");
-    let _ = backup.command("verify", &[]).ok();
-}
-
-#[test]
-fn an_agent_finds_added_partitions() {
-    let kafka = Kafka::shared_with_disk();
-    let topic = kafka.topic("added", 1, &[]);
-    let mut contents = Contents::new();
-    let _ = Writer::new(kafka, &[]).write(&topic, &contents.records(1, 10, 100));
-    let backup = Backup::of(kafka, &[&topic]).source("metadata_interval", "1s");
-    let mut agent = backup.run();
-    agent.wait_until("it archives", |_| (backup.chain(&topic, 0).next() == 10).then_some(()));
-    kafka.add_partitions(&topic, 3);
-    let _ = Writer::new(kafka, &[]).write(&topic, &contents.records(3, 10, 100));
-    agent.wait_until("it archives the new partitions", |_| {
-        (0..3)
-            .all(|partition| backup.chain(&topic, partition).bytes() == kafka.log_bytes(&topic, partition))
-            .then_some(())
-    });
-}
-
-#[test]
-fn an_agent_says_that_its_topic_was_made_again_and_a_restart_reads_it() {
-    let kafka = Kafka::shared_with_disk();
-    let topic = kafka.topic("remade", 1, &[]);
-    let mut contents = Contents::new();
-    let _ = Writer::new(kafka, &[]).write(&topic, &contents.records(1, 10, 100));
-    let backup = Backup::of(kafka, &[&topic]).source("metadata_interval", "1s");
-    let mut agent = backup.run();
-    agent.wait_until("it archives", |_| (backup.chain(&topic, 0).next() == 10).then_some(()));
-    let older = backup.timelines(&topic);
-    kafka.delete(&topic);
-    kafka.create(&topic, 1, &[]);
-    let _ = Writer::new(kafka, &[]).write(&topic, &contents.records(1, 15, 100));
-    agent.wait_until("it is not ready and says why", |agent| {
-        agent.get("/readyz").filter(|(code, reason)| *code == 503 && reason.contains("made again"))
-    });
-    agent.terminate();
-    let mut agent = backup.run();
-    agent.wait_until("it archives the topic made again", |_| {
-        let newer = backup.timelines(&topic).into_iter().find(|timeline| !older.contains(timeline))?;
-        (Chain::read(&newer.join("0")).bytes() == kafka.log_bytes(&topic, 0)).then_some(())
-    });
-    assert_eq!(Chain::read(&older[0].join("0")).next(), 10, "the older one is untouched");
-}
-
-#[test]
-fn a_partition_that_appears_with_its_first_records_gone_begins_with_a_declared_gap() {
-    let kafka = Kafka::shared();
-    let topic = kafka.topic("appears", 1, &[]);
-    let backup = Backup::of(kafka, &[&topic]).source("metadata_interval", "1s");
-    let mut agent = backup.run();
-    agent.wait_until("it watches the topic", |_| (!backup.timelines(&topic).is_empty()).then_some(()));
-    // Stopped, it cannot see the partition before its first records are gone.
-    agent.signal(Signal::SIGSTOP);
-    kafka.add_partitions(&topic, 2);
-    let mut records = Contents::new().records(1, 50, 100);
-    records.iter_mut().for_each(|record| record.partition = 1);
-    let _ = writer_of_tens(kafka).write(&topic, &records);
-    kafka.delete_records(&topic, 1, 20);
-    agent.signal(Signal::SIGCONT);
-    agent.wait_until("it archives", |_| (backup.chain(&topic, 1).next() == 50).then_some(()));
-    let chain = backup.chain(&topic, 1);
-    assert_eq!((chain.0[0].first, chain.0[0].next), (0, 20), "the gap from the beginning");
-    assert_eq!(backup.cat(&topic), read_committed(kafka, &topic));
     let _ = backup.command("verify", &[]).ok();
 }
 

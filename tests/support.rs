@@ -8,9 +8,13 @@ use std::time::{Duration, Instant};
 
 pub(crate) mod agent;
 pub(crate) mod chain;
+pub(crate) mod cluster;
 pub(crate) mod kafka;
+pub(crate) mod lossy;
+pub(crate) mod old_kafka;
 pub(crate) mod reader;
 pub(crate) mod reaper;
+pub(crate) mod s3;
 pub(crate) mod workload;
 
 /// Long enough for a step on a machine that is busy with other tests; a test that waits this long has failed.
@@ -44,6 +48,8 @@ pub(crate) fn wait_within<T>(deadline: Duration, what: &str, mut condition: impl
 /// Runs a future of a client library to its end.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {
+        // The tests' HTTP client has the features of the agent's, which brings no cryptography of its own.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         builder.worker_threads(1).enable_all().build().expect("a runtime starts")
     });

@@ -2,6 +2,7 @@
 //!
 //! Pure: values in, names out, and back. All names are relative to `<path>/<backup-id>/`.
 
+use crate::error::{Error, Result};
 use crate::record::{Offset, Partition};
 
 /// The object that makes a folder a backup: format, ids, envelope.
@@ -15,9 +16,65 @@ pub fn timeline_folder(topic: &str, topic_id: impl std::fmt::Display) -> String 
     format!("{TOPICS}{topic}/{topic_id}/")
 }
 
+/// The object in a partition's folder that says where its chain begins.
+pub const BEGIN: &str = "begin.json";
+
 /// Returns the folder of a partition, with a slash at its end.
 pub fn partition_folder(partition: &Partition) -> String {
-    format!("{}{}/", timeline_folder(&partition.topic, partition.topic_id), partition.index)
+    chain_folder(partition, None)
+}
+
+/// Returns the folder of a partition's chain, or of a fork of it, with a slash at its end.
+pub fn chain_folder(partition: &Partition, fork: Option<Fork>) -> String {
+    let timeline = timeline_folder(&partition.topic, partition.topic_id);
+    format!("{timeline}{}/", chain_name(partition.index, fork))
+}
+
+/// Returns the name of a chain's folder: `3`, or `3@<epoch>-<end>` for a fork.
+pub fn chain_name(index: i32, fork: Option<Fork>) -> String {
+    fork.map_or_else(|| index.to_string(), |fork| format!("{index}@{fork}"))
+}
+
+/// Reads the name of a chain's folder; `None` when it is none.
+pub fn parse_chain_name(name: &str) -> Option<(i32, Option<Fork>)> {
+    let (index, fork) = match name.split_once('@') {
+        None => (name, None),
+        Some((index, fork)) => (index, Some(fork.parse().ok()?)),
+    };
+    let index: i32 = index.parse().ok()?;
+    // Only the canonical spelling: `03` and `+3` also parse as numbers.
+    (chain_name(index, fork) == name).then_some((index, fork))
+}
+
+/// What tells a fork from its partition: Kafka had lost records that the archive holds, and went on otherwise.
+///
+/// The order is that in which forks were made: the greatest is the newest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fork {
+    /// The leader epoch with which it goes on, or the epoch after that of the newest fork before it, where that is
+    /// greater. −1 where the source has no epochs.
+    pub epoch: i32,
+    /// The offset from which on it differs: what lies before is that of the chain it was made beside.
+    pub end: Offset,
+}
+
+impl std::fmt::Display for Fork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.end)
+    }
+}
+
+impl std::str::FromStr for Fork {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        // An epoch may be −1.
+        let parts = text.rsplit_once('-').and_then(|(epoch, end)| epoch.parse().ok().zip(end.parse().ok()));
+        let fork = parts.map(|(epoch, end)| Self { epoch, end });
+        fork.filter(|fork| fork.end >= 0 && fork.to_string() == text).ok_or_else(|| {
+            Error::usage(format!("`{text}` is no fork")).hint("it is <epoch>-<end>, as `describe` shows it: 7-150234")
+        })
+    }
 }
 
 /// Returns the name of the `n`th topic object.
@@ -102,5 +159,20 @@ mod tests {
             assert_eq!(Name::parse(other), None, "{other}");
         }
         assert_eq!(Name::parse("00000000000000000000.+1-00000000000000000000000000000abc.index"), None);
+    }
+
+    #[test]
+    fn the_name_of_a_chain_reads_back_and_nothing_else_is_one() {
+        let fork = |epoch, end| Some(Fork { epoch, end });
+        for (index, fork, name) in
+            [(3, None, "3"), (3, fork(7, 500), "3@7-500"), (0, fork(-1, 0), "0@-1-0"), (12, fork(0, 9), "12@0-9")]
+        {
+            assert_eq!(chain_name(index, fork), name);
+            assert_eq!(parse_chain_name(name), Some((index, fork)));
+        }
+        for other in ["", "03", "+3", "3@", "3@7", "3@07-5", "3@7-5-5", "3@7--5", "catalog", "3@x-5"] {
+            assert_eq!(parse_chain_name(other), None, "{other}");
+        }
+        assert!(fork(7, 500) > fork(6, 900) && fork(7, 500) > fork(7, 400) && fork(-1, 0) > None);
     }
 }

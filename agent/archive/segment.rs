@@ -71,6 +71,7 @@ impl Builder {
             sealed_at: Timestamp::NONE,
             kind,
             batches: 0,
+            converted: 0,
             records: 0,
             first_record: None,
             last_record: None,
@@ -82,6 +83,12 @@ impl Builder {
             note: if kind == Kind::First { format!("the chain begins at offset {first}") } else { String::new() },
         };
         Self { sidecar, digest: Xxh3::new(), open, next_entry_at: 0, leader_epoch: -1, proven: true }
+    }
+
+    /// Adds a note for people in place of the one that its kind has.
+    pub fn noted(mut self, note: String) -> Self {
+        self.sidecar.note = note;
+        self
     }
 
     /// Makes the log and sidecar of a gap: empty batches over `range`, with `reason` for people.
@@ -169,6 +176,7 @@ impl Builder {
         self.note_place(header);
         self.sidecar.length_bytes += bytes.len() as u64;
         self.sidecar.batches += 1;
+        self.sidecar.converted += u64::from(header.is_converted());
         if header.is_control() {
             self.sidecar.aborted.extend(self.open.end(header.producer_id, header.base_offset));
         } else if header.count > 0 {
@@ -304,6 +312,15 @@ mod tests {
         let mut builder = Builder::new(&partition(), 0, Kind::First, OpenTransactions::default());
         assert_eq!(builder.append(&bytes, &[], 1).expect("sound"), one.len());
         assert!(builder.append(&Bytes::from(one), &[], u64::MAX).is_err());
+    }
+
+    #[test]
+    fn batches_made_of_older_formats_are_counted_by_their_mark() {
+        let old = Bytes::from_static(include_bytes!("../batch/legacy/v1.log"));
+        let converted = batch::legacy::convert(&old, 0, None).bytes.to_vec();
+        let (sidecar, _) = built(&[converted, batch(12, 3, None, false)], &[], OpenTransactions::default());
+        assert_eq!((sidecar.batches, sidecar.converted, sidecar.records), (5, 4, 15));
+        assert_eq!(sidecar.epochs.iter().map(|epoch| epoch.epoch).collect::<Vec<_>>(), [-1, 4]);
     }
 
     #[test]

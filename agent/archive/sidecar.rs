@@ -37,6 +37,8 @@ pub struct Sidecar {
     pub kind: Kind,
     /// Batches in the log.
     pub batches: u64,
+    /// Those among them that were made of messages of format v0 or v1.
+    pub converted: u64,
     /// Records that a read-committed reader gets: no control records, no aborted ones, none before `range.first`.
     pub records: u64,
     /// The offset of the first of these records.
@@ -124,6 +126,7 @@ impl Sidecar {
         out.put_i64(self.sealed_at.0);
         out.put_u8(self.kind as u8);
         out.put_u64(self.batches);
+        out.put_u64(self.converted);
         out.put_u64(self.records);
         out.put_i64(self.first_record.unwrap_or(-1));
         out.put_i64(self.last_record.unwrap_or(-1));
@@ -191,6 +194,7 @@ impl Sidecar {
                 _ => return None,
             },
             batches: body.try_get_u64().ok()?,
+            converted: body.try_get_u64().ok()?,
             records: body.try_get_u64().ok()?,
             first_record: get_offset(body)?,
             last_record: get_offset(body)?,
@@ -281,6 +285,7 @@ mod tests {
             sealed_at: Timestamp(1_700_000_000_000),
             kind: Kind::First,
             batches: 2,
+            converted: 1,
             records: 80,
             first_record: Some(6),
             last_record: None,

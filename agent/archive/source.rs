@@ -4,18 +4,20 @@
 //! Guarantees: nothing is written; what is found wrong is a value ([`Finding`](chain::Finding)) that says where, so
 //! that each reader decides what it stops at; memory is constant, whatever the size of a chain or a segment. A
 //! [`Chain`](chain::Chain) walks from segment to segment, [`Chunks`](chunks::Chunks) through the batches of one,
-//! [`summary`] adds a chain up. Errors of the store are passed on as they are: the caller tries again or gives up.
+//! [`summary`] adds a chain up, [`way`] leads through the forks of a partition. Errors of the store are passed on as they are: the caller tries again or gives up.
 
 pub mod audit;
 pub mod chain;
 pub mod chunks;
 pub mod summary;
+pub mod way;
 
 use std::sync::Arc;
 
+pub use super::layout::Fork;
 use super::{Archive, Segments, TopicObject, layout};
 use crate::error::{Error, Kind, Result};
-use crate::record::{Offset, Partition, Timestamp, TopicId};
+use crate::record::{Partition, Timestamp, TopicId};
 use crate::store::Store;
 
 /// No cluster has a topic of more partitions; a topic object that says so is damaged, and must not cost memory.
@@ -30,7 +32,7 @@ pub struct Timeline {
     pub topic_id: TopicId,
     /// Whether it is the newest of its name, as far as its topic object and its segments tell.
     pub is_newest: bool,
-    /// The newest topic object; `None` where there is none, an error where it is damaged.
+    /// The newest topic object; `None` where there is none, an error where it, or the folder, cannot be read.
     pub object: Result<Option<TopicObject>>,
     /// Its partitions in order, each followed by its forks; partitions that hold nothing are among them.
     pub places: Vec<Place>,
@@ -47,13 +49,17 @@ pub struct Place {
     pub folder: String,
 }
 
-/// What tells a fork from its partition: Kafka had lost records that the archive holds, and went on otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fork {
-    /// The leader epoch with which it went on.
-    pub epoch: i32,
-    /// The offset from which on it differs.
-    pub end: Offset,
+impl Place {
+    /// Makes the place of a partition's chain, or of a fork of it.
+    pub fn new(partition: Partition, fork: Option<Fork>) -> Self {
+        let folder = layout::chain_folder(&partition, fork);
+        Self { partition, fork, folder }
+    }
+
+    /// Returns its name within the topic: `3`, or `3@<epoch>-<end>` for a fork.
+    pub fn name(&self) -> String {
+        layout::chain_name(self.partition.index, self.fork)
+    }
 }
 
 /// Opens the backup `backup_id` below `root` for reading.
@@ -89,21 +95,14 @@ pub async fn backups(root: &Store) -> Result<Vec<String>> {
 /// Returns the timelines of all topics, sorted by name and the newest of a name first.
 ///
 /// # Errors
-/// Those of the store; a damaged topic object is in the timeline.
+/// Those of the store while it lists the topics; what cannot be read of one is in its timeline.
 pub async fn timelines(archive: &Archive) -> Result<Vec<Timeline>> {
     let mut found = Vec::new();
     for topic in archive.store().list(layout::TOPICS).await?.into_iter().filter(|entry| entry.is_folder) {
-        let mut timelines = Vec::new();
-        let folder = format!("{}{}/", layout::TOPICS, topic.name);
-        for entry in archive.store().list(&folder).await?.into_iter().filter(|entry| entry.is_folder) {
-            // Whatever else lies there is not ours to judge.
-            if let Some(topic_id) = entry.name.parse::<TopicId>().ok().filter(|id| id.to_string() == entry.name) {
-                timelines.push(timeline(archive, &topic.name, topic_id).await?);
-            }
-        }
-        if timelines.len() > 1 {
-            timelines = newest_first(archive, timelines).await?;
-        }
+        let mut timelines = match timelines_of(archive, &topic.name).await {
+            Ok(timelines) => timelines,
+            Err(error) => vec![Timeline::unreadable(&topic.name, TopicId::NONE, error)],
+        };
         if let Some(newest) = timelines.first_mut() {
             newest.is_newest = true;
         }
@@ -112,69 +111,71 @@ pub async fn timelines(archive: &Archive) -> Result<Vec<Timeline>> {
     Ok(found)
 }
 
+/// Returns the timelines of one topic, the newest first.
+async fn timelines_of(archive: &Archive, topic: &str) -> Result<Vec<Timeline>> {
+    let mut timelines = Vec::new();
+    let folder = format!("{}{topic}/", layout::TOPICS);
+    for entry in archive.store().list(&folder).await?.into_iter().filter(|entry| entry.is_folder) {
+        // Whatever else lies there is not ours to judge.
+        if let Some(topic_id) = entry.name.parse::<TopicId>().ok().filter(|id| id.to_string() == entry.name) {
+            let read = timeline(archive, topic, topic_id).await;
+            timelines.push(read.unwrap_or_else(|error| Timeline::unreadable(topic, topic_id, error)));
+        }
+    }
+    Ok(if timelines.len() > 1 { newest_first(archive, timelines).await } else { timelines })
+}
+
+impl Timeline {
+    fn unreadable(topic: &str, topic_id: TopicId, error: Error) -> Self {
+        Self { topic: topic.into(), topic_id, is_newest: false, object: Err(error), places: Vec::new() }
+    }
+}
+
 /// Reads what there is of one timeline.
 async fn timeline(archive: &Archive, topic: &str, topic_id: TopicId) -> Result<Timeline> {
+    let folder = layout::timeline_folder(topic, topic_id);
+    let listed = archive.store().list(&folder).await?;
     let object = match archive.topic(topic, &topic_id.to_string()).await {
         Ok(Some((_, object))) if !(0..=MOST_PARTITIONS).contains(&object.topic.partitions) => {
             Err(Error::damaged(format!("topic object says {} partitions", object.topic.partitions))
                 .with("topic", topic))
         }
-        Ok(found) => Ok(found.map(|(_, object)| object)),
-        Err(error) if error.kind() == Kind::Damaged => Err(error),
-        Err(error) => return Err(error),
+        other => other.map(|found| found.map(|(_, object)| object)),
     };
     let topic: Arc<str> = topic.into();
-    let folder = layout::timeline_folder(&topic, topic_id);
-    let place = |index, fork, name: &str| Place {
-        partition: Partition { topic: topic.clone(), topic_id, index },
-        fork,
-        folder: format!("{folder}{name}/"),
-    };
-    let mut places = Vec::new();
-    for entry in archive.store().list(&folder).await?.into_iter().filter(|entry| entry.is_folder) {
-        if let Some((index, fork)) = parse_folder(&entry.name) {
-            places.push(place(index, fork, &entry.name));
-        }
-    }
+    let place = |index, fork| Place::new(Partition { topic: topic.clone(), topic_id, index }, fork);
+    let folders = listed.iter().filter(|entry| entry.is_folder);
+    let mut places: Vec<_> = folders
+        .filter_map(|entry| layout::parse_chain_name(&entry.name))
+        .map(|(index, fork)| place(index, fork))
+        .collect();
     // A partition without records has no folder, but it is there.
     let promised = object.as_ref().ok().and_then(Option::as_ref).map_or(0, |object| object.topic.partitions);
     let mut missing: Vec<i32> = (0..promised).collect();
-    for held in &places {
+    for held in places.iter().filter(|place| place.fork.is_none()) {
         if let Ok(at) = missing.binary_search(&held.partition.index) {
             missing.remove(at);
         }
     }
-    places.extend(missing.into_iter().map(|index| place(index, None, &index.to_string())));
+    places.extend(missing.into_iter().map(|index| place(index, None)));
     places.sort_by_key(|place| (place.partition.index, place.fork));
     Ok(Timeline { topic, topic_id, is_newest: false, object, places })
 }
 
-/// Reads the name of a partition's folder: `3`, or `3@<epoch>-<end>` for a fork.
-fn parse_folder(name: &str) -> Option<(i32, Option<Fork>)> {
-    let (index, fork) = match name.split_once('@') {
-        None => (name, None),
-        Some((index, fork)) => {
-            let (epoch, end) = fork.split_once('-')?;
-            (index, Some(Fork { epoch: epoch.parse().ok()?, end: end.parse().ok()? }))
-        }
-    };
-    let number: i32 = index.parse().ok()?;
-    (number.to_string() == index).then_some((number, fork))
-}
-
 /// Sorts the timelines of one name by when each was last known to live: its topic object, or its latest segment.
-async fn newest_first(archive: &Archive, timelines: Vec<Timeline>) -> Result<Vec<Timeline>> {
+async fn newest_first(archive: &Archive, timelines: Vec<Timeline>) -> Vec<Timeline> {
     let mut dated = Vec::new();
     for timeline in timelines {
         let object = timeline.object.as_ref().ok().and_then(Option::as_ref);
         let mut alive: Option<Timestamp> = object.and_then(|object| object.seen_at.parse().ok());
         for place in &timeline.places {
-            alive = alive.max(last_sealed(archive, place).await?);
+            // What cannot be read tells nothing here; who walks the place says why.
+            alive = alive.max(last_sealed(archive, place).await.ok().flatten());
         }
         dated.push((alive, timeline));
     }
     dated.sort_by_key(|(alive, _)| std::cmp::Reverse(*alive));
-    Ok(dated.into_iter().map(|(_, timeline)| timeline).collect())
+    dated.into_iter().map(|(_, timeline)| timeline).collect()
 }
 
 /// Returns when the last segment of a chain was sealed; `None` where there is none, or it does not say.

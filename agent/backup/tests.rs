@@ -6,6 +6,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
 use super::*;
+use crate::kafka::source::Selection;
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
@@ -48,6 +49,21 @@ async fn a_topic_that_does_not_exist_is_named_and_nothing_is_made() {
         assert_eq!(error.to_string(), "topic \"order\" does not exist on the cluster; did you mean \"orders\"?");
         assert!(!path.exists(), "{mode:?}");
     }
+}
+
+#[tokio::test]
+async fn a_pattern_that_matches_nothing_is_waited_for_by_an_agent_only() {
+    let (cluster, folder) = (cluster(&["orders", "__mine"]), tempfile::tempdir().expect("a folder"));
+    let mut pipeline = pipeline(&cluster.bootstrap_servers(), "orders", &folder.path().join("archive"));
+    for pattern in ["order", "__.*"] {
+        pipeline.source.topics = Selection::new(vec!["orders".into()], Some(pattern), &[]).expect("a pattern");
+        let error = refused(&pipeline, Mode::Once).await;
+        assert_eq!(error.kind(), Kind::Usage);
+        let says = format!("no topic of the cluster matches the pattern of orders, /{pattern}/; ");
+        assert!(error.to_string().starts_with(&says), "{error}");
+    }
+    assert!(!folder.path().join("archive").exists());
+    drop(start(&pipeline, Mode::Agent, &Budget::new(1 << 20)).await.map_err(|error| panic!("{error}")));
 }
 
 #[tokio::test]

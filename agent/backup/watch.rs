@@ -6,12 +6,14 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use super::losses::Losses;
 use super::pass::Pass;
+use crate::batch::Header;
 use crate::budget::Budget;
 use crate::error::Error;
-use crate::pipeline::{Batch, Observer};
-use crate::progress::Progress;
-use crate::record::{Offset, Partition};
+use crate::pipeline::{Batch, Log, Observer, Payload, Topic};
+use crate::progress::{Progress, Retention};
+use crate::record::{Offset, OffsetRange, Partition, Timestamp};
 use crate::telemetry::{Health, PartitionMetrics, PipelineMetrics};
 
 /// The observer of one pipeline.
@@ -26,11 +28,18 @@ pub(super) struct Watch {
     budget: Budget,
     has_run: bool,
     partitions: HashMap<Partition, Watched>,
+    /// What the topics keep, by name.
+    retention: HashMap<String, Option<Retention>>,
+    losses: Losses,
 }
 
 struct Watched {
     progress: Progress,
     metrics: PartitionMetrics,
+    /// The end of the last gap that was counted: a gap that could not be written is received again.
+    gaps_until: Offset,
+    /// Where the source's log ended when a fork was last counted, until the archive goes on beside it.
+    fork_at: Option<Offset>,
 }
 
 impl Watch {
@@ -48,6 +57,8 @@ impl Watch {
             budget,
             has_run: false,
             partitions: HashMap::new(),
+            retention: HashMap::new(),
+            losses: Losses::default(),
         }
     }
 
@@ -84,11 +95,35 @@ impl Watch {
     }
 
     fn of(&mut self, partition: &Partition) -> &mut Watched {
-        let pipeline = &self.pipeline;
-        self.partitions.entry(partition.clone()).or_insert_with(|| Watched {
-            progress: Progress::new(),
-            metrics: PartitionMetrics::new(pipeline, partition),
+        let Self { pipeline, retention, partitions, .. } = self;
+        partitions.entry(partition.clone()).or_insert_with(|| {
+            let mut progress = Progress::new();
+            progress.retained(retention.get(&*partition.topic).copied().flatten());
+            let metrics = PartitionMetrics::new(pipeline, partition);
+            Watched { progress, metrics, gaps_until: 0, fork_at: None }
         })
+    }
+
+    fn gap(&mut self, partition: &Partition, range: OffsetRange, why: &str) {
+        let watched = self.of(partition);
+        if range.next <= watched.gaps_until {
+            return;
+        }
+        watched.gaps_until = range.next;
+        watched.metrics.gap((range.next - range.first).max(0).cast_unsigned());
+        let (subject, reason) = self.losses.gap(partition, range, why, Instant::now());
+        self.trouble(&subject, Some(&reason));
+    }
+
+    /// Says no longer what the source has lost; it is counted, and the archive tells of it.
+    fn leave_unsaid(&mut self, losses: &[String]) {
+        for subject in losses {
+            self.health.set(subject, None);
+            tracing::info!(pipeline = self.pipeline, "{subject}: no longer shown in /readyz; the archive tells of it");
+        }
+        if !losses.is_empty() {
+            self.metrics.show(self.health.count());
+        }
     }
 }
 
@@ -99,22 +134,59 @@ impl Observer for Watch {
         if watched.progress.durable_next().is_none() {
             watched.progress.durable(batch.range.first, Instant::now());
         }
+        match &batch.payload {
+            Payload::Encoded { bytes, .. } => {
+                // A header that cannot be read is the sink's to refuse.
+                let time = Header::read(bytes).map_or(Timestamp::NONE, |header| header.max_timestamp);
+                watched.progress.received(batch.range.next, time);
+            }
+            Payload::Gap { reason } => self.gap(batch.partition(), batch.range, reason),
+        }
         if let Some(pass) = &mut self.pass {
             pass.received(batch.partition(), batch.range);
         }
     }
 
-    fn observed(&mut self, partition: &Partition, high_watermark: Offset, last_stable: Offset) {
-        self.of(partition).progress.observe(high_watermark, last_stable, Instant::now());
-        if let Some(pass) = &mut self.pass {
-            pass.observed(partition, last_stable);
+    fn topic(&mut self, topic: &Topic) {
+        let configs = topic.configs.as_deref().unwrap_or_default();
+        let setting = |name: &str| configs.iter().find(|config| config.name == name)?.value.as_deref();
+        let retention = Retention::of(setting);
+        for (_, watched) in self.partitions.iter_mut().filter(|(partition, _)| *partition.topic == topic.name) {
+            watched.progress.retained(retention);
         }
+        self.retention.insert(topic.name.clone(), retention);
+    }
+
+    fn observed(&mut self, partition: &Partition, log: &Log) {
+        let (progress, now) = (&mut self.of(partition).progress, Instant::now());
+        progress.observe(log.high_watermark, log.last_stable, now);
+        if log.start >= 0 {
+            progress.starts(log.start, now);
+        }
+        if let Some(pass) = &mut self.pass {
+            pass.observed(partition, log.last_stable);
+        }
+    }
+
+    fn diverged(&mut self, partition: &Partition, end: Offset) {
+        let watched = self.of(partition);
+        // Found again, because going on beside it has failed.
+        if watched.fork_at.replace(end) == Some(end) {
+            return;
+        }
+        watched.gaps_until = 0;
+        watched.progress.diverged();
+        watched.metrics.fork();
+        let (subject, reason) = self.losses.fork(partition, end, Instant::now());
+        self.trouble(&subject, Some(&reason));
     }
 
     fn opened(&mut self, partition: &Partition, next: Option<Offset>) {
         let watched = self.of(partition);
         if let Some(next) = next {
             watched.progress.durable(next, Instant::now());
+            watched.fork_at = watched.fork_at.filter(|end| next > *end);
+            self.losses.opened(partition, next);
         }
         if let Some(pass) = &mut self.pass {
             pass.opened(partition, next);
@@ -126,7 +198,9 @@ impl Observer for Watch {
         let watched = self.of(partition);
         watched.progress.durable(next, now);
         watched.metrics.captured(records, bytes);
-        watched.metrics.show(&watched.progress, now);
+        watched.metrics.show(&watched.progress, now, Timestamp::now());
+        let over = self.losses.durable(partition, next);
+        self.leave_unsaid(&over);
         self.metrics.upload_seconds.record(took.as_secs_f64());
         if let Some(pass) = &mut self.pass {
             pass.durable(records, bytes);
@@ -152,8 +226,17 @@ impl Observer for Watch {
 
     fn tick(&mut self) {
         let now = Instant::now();
+        let clock = Timestamp::now();
         for watched in self.partitions.values() {
-            watched.metrics.show(&watched.progress, now);
+            watched.metrics.show(&watched.progress, now, clock);
+        }
+        let over = self.losses.expired(now);
+        self.leave_unsaid(&over);
+        // A pipeline that starts again has taken back all it said.
+        let news =
+            self.losses.standing().filter(|(subject, reason)| self.health.set(subject, Some((*reason).to_owned())));
+        if news.count() > 0 {
+            self.metrics.show(self.health.count());
         }
         self.metrics.memory_used_bytes.set(self.budget.used_bytes() as f64);
         if let Some(pass) = &mut self.pass {

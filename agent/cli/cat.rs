@@ -13,13 +13,15 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use super::table::Output;
 use crate::archive::Archive;
+use crate::archive::layout;
 use crate::archive::source::chain::{Chain, Link};
 use crate::archive::source::chunks::Segment;
-use crate::archive::source::{self, Place, Timeline};
+use crate::archive::source::way::{self, Branch, Part};
+use crate::archive::source::{self, Fork, Place, Timeline};
 use crate::batch::records::{Record, Records};
 use crate::batch::{self, Header};
-use crate::error::{Error, Result};
-use crate::record::{Offset, Timestamp, TopicId};
+use crate::error::{Error, Kind, Result};
+use crate::record::{Offset, OffsetRange, Partition, Timestamp, TopicId};
 
 /// What the user typed after `cat`.
 #[derive(Debug, clap::Args)]
@@ -53,6 +55,10 @@ struct Choice {
     /// Only this partition; may be repeated
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole::<i32>)]
     partition: Vec<i32>,
+    /// Read this chain of a partition, as `describe` names it, instead of its newest fork: 3@7-150234 a fork with what
+    /// it shares, 3 what the partition held before any fork; may be repeated
+    #[arg(long, value_name = "CHAIN", value_parser = chain_name)]
+    fork: Vec<(i32, Option<Fork>)>,
     /// The first offset to print
     #[arg(long, value_name = "OFFSET", allow_negative_numbers = true, value_parser = whole::<Offset>)]
     from_offset: Option<Offset>,
@@ -68,6 +74,12 @@ struct Choice {
     /// Print at most so many records, all partitions together
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = whole::<u64>)]
     limit: Option<u64>,
+}
+
+/// Reads the name of a chain.
+fn chain_name(text: &str) -> Result<(i32, Option<Fork>), String> {
+    layout::parse_chain_name(text)
+        .ok_or_else(|| "write it as `describe` does: 3@7-150234 for a fork of partition 3, 3 for itself".to_owned())
 }
 
 /// Reads a whole number that is not negative.
@@ -100,15 +112,15 @@ pub async fn run(args: Args) -> Result<()> {
     args.choice.check()?;
     let root = super::open(&args.path)?;
     let archive = source::open(&root, &args.backup_id).await?;
-    let places = choose(source::timelines(&archive).await?, &args.topic, &args.choice.partition)?;
+    let chosen = choose(source::timelines(&archive).await?, &args.topic, &args.choice)?;
     let mut printer = Printer::new(args.choice, Output::stdout()?);
     let mut failed = None;
-    for place in &places {
-        match printer.place(&archive, place).await {
+    for (partition, branch) in &chosen {
+        match printer.partition(&archive, partition, *branch).await {
             Ok(()) if printer.is_done() => break,
             Ok(()) => {}
             Err(error) => {
-                let error = error.with("topic", &place.partition.topic).with("partition", place.partition.index);
+                let error = error.with("topic", &partition.topic).with("partition", partition.index);
                 match &failed {
                     None => failed = Some(error),
                     Some(_) => tracing::error!("{error}"),
@@ -120,8 +132,8 @@ pub async fn run(args: Args) -> Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-/// Returns the places that were asked for: of the newest timelines where none is named.
-fn choose(timelines: Vec<Timeline>, topics: &[String], partitions: &[i32]) -> Result<Vec<Place>> {
+/// Returns the partitions that were asked for, of the newest timelines where none is named, and which chain of each.
+fn choose(timelines: Vec<Timeline>, topics: &[String], choice: &Choice) -> Result<Vec<(Partition, Branch)>> {
     let mut wanted = Vec::new();
     for topic in topics {
         let (name, topic_id) = match topic.split_once('@') {
@@ -141,13 +153,37 @@ fn choose(timelines: Vec<Timeline>, topics: &[String], partitions: &[i32]) -> Re
             wanted.iter().any(|&(name, topic_id)| is_wanted(timeline, name, topic_id))
         }
     });
-    let places: Vec<_> = chosen.flat_map(|timeline| timeline.places).filter(|place| place.fork.is_none()).collect();
-    if let Some(missing) = partitions.iter().find(|&&index| !places.iter().any(|place| place.partition.index == index))
-    {
+    let mut chosen: Vec<_> = chosen.collect();
+    if let Some(at) = chosen.iter().position(|timeline| timeline.places.is_empty() && timeline.object.is_err()) {
+        let Timeline { topic, object, .. } = chosen.swap_remove(at);
+        return object.err().map_or(Ok(Vec::new()), |error| Err(error.with("topic", topic)));
+    }
+    let places: Vec<_> = chosen.into_iter().flat_map(|timeline| timeline.places).collect();
+    if let Some(missing) = choice.partition.iter().find(|&&n| !places.iter().any(|place| place.partition.index == n)) {
         return Err(Error::usage(format!("none of the topics has a partition {missing}")));
     }
-    let is_chosen = |place: &Place| partitions.is_empty() || partitions.contains(&place.partition.index);
-    Ok(places.into_iter().filter(is_chosen).collect())
+    for &(index, fork) in &choice.fork {
+        if !places.iter().any(|place| (place.partition.index, place.fork) == (index, fork)) {
+            let forks: Vec<_> = places.iter().filter(|place| place.fork.is_some()).map(Place::name).collect();
+            let held = if forks.is_empty() { "no forks".to_owned() } else { forks.join(", ") };
+            return Err(Error::usage(format!("none of the topics has `{}`", layout::chain_name(index, fork)))
+                .hint(format!("there is: {held}")));
+        }
+    }
+    let is_chosen = |index| choice.partition.is_empty() || choice.partition.contains(&index);
+    let branch = |partition: &Partition, forks: &[Option<Fork>]| {
+        let named = choice.fork.iter().find(|(index, fork)| *index == partition.index && forks.contains(fork));
+        named.map_or(Branch::Newest, |&(_, fork)| fork.map_or(Branch::Own, Branch::Fork))
+    };
+    let of_one = places.chunk_by(|a, b| a.partition == b.partition);
+    let of_one = of_one.filter(|chains| is_chosen(chains[0].partition.index));
+    let chosen = of_one.map(|chains| {
+        let forks: Vec<_> = chains.iter().map(|place| place.fork).collect();
+        // Without forks there is nothing to look for.
+        let branch = if forks == [None] { Branch::Own } else { branch(&chains[0].partition, &forks) };
+        (chains[0].partition.clone(), branch)
+    });
+    Ok(chosen.collect())
 }
 
 /// Returns the names of what is held, the first few of many.
@@ -184,9 +220,20 @@ impl Printer {
         self.left == 0 || self.output.is_closed()
     }
 
-    async fn place(&mut self, archive: &Archive, place: &Place) -> Result<()> {
-        let from = self.choice.from_offset.unwrap_or(0);
-        let to = self.choice.to_offset.unwrap_or(Offset::MAX);
+    /// Prints a partition along the way of `branch`.
+    async fn partition(&mut self, archive: &Archive, partition: &Partition, branch: Branch) -> Result<()> {
+        for part in way::way(archive, partition, branch).await? {
+            self.part(archive, &part).await?;
+        }
+        Ok(())
+    }
+
+    async fn part(&mut self, archive: &Archive, Part { place, range }: &Part) -> Result<()> {
+        let from = self.choice.from_offset.unwrap_or(0).max(range.first);
+        let to = self.choice.to_offset.unwrap_or(Offset::MAX).min(range.next);
+        if from >= to {
+            return Ok(());
+        }
         let mut chain = Chain::open(archive, place).await?;
         while let Some(link) = chain.next().await? {
             match link {
@@ -204,6 +251,13 @@ impl Printer {
                 Link::Segment(segment) if segment.sidecar.range.next <= from || self.is_outside(&segment) => {}
                 Link::Segment(segment) => self.segment(&segment, place, from, to).await?,
             }
+        }
+        let reached = chain.reached().unwrap_or(0);
+        if range.next < Offset::MAX && reached < to {
+            let missing = OffsetRange { first: reached.max(from), next: to };
+            return Err(Error::new(Kind::Hole, format!("`{}` does not hold what a fork goes on from", place.name()))
+                .with("offsets", missing)
+                .hint(format!("--from-offset {} reads on behind it", range.next)));
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::offset_mapping::{GapData, gaps, notes};
+use super::offset_mapping::{GapData, LostData, gaps, lost, notes};
 use super::table::{self, Output, Page};
 use super::{ArchiveArgs, Format};
 use crate::archive::Backup;
@@ -68,11 +68,16 @@ struct PartitionData {
     partition: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     fork: Option<String>,
+    /// Of a fork: what the source had lost when it began, and which chain holds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost_by_source: Option<LostData>,
     covers_from: Option<Offset>,
     covers_to: Option<Offset>,
     first_offset: Option<Offset>,
     last_offset: Option<Offset>,
     record_count: u64,
+    /// Batches that were made of messages of format v0 or v1.
+    converted_batches: u64,
     segments: u64,
     bytes: u64,
     first_time: Option<String>,
@@ -98,7 +103,7 @@ impl Description {
     fn csv(&self) -> String {
         let heads = [
             "topic,topic_id,newest,partition,fork,covers_from,covers_to,first_offset,last_offset",
-            "record_count,segments,bytes,first_time,max_time,sealed_at,gaps,findings\n",
+            "record_count,converted_batches,segments,bytes,first_time,max_time,sealed_at,gaps,findings\n",
         ];
         let mut lines = heads.join(",");
         for topic in &self.topics {
@@ -130,12 +135,14 @@ impl PartitionData {
         let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
         Self {
             partition: place.partition.index,
-            fork: place.fork.map(|fork| format!("{}-{}", fork.epoch, fork.end)),
+            fork: place.fork.map(|fork| fork.to_string()),
+            lost_by_source: lost(summary),
             covers_from: summary.range.map(|range| range.first),
             covers_to: summary.range.map(|range| range.next),
             first_offset: summary.first_record,
             last_offset: summary.last_record,
             record_count: summary.records,
+            converted_batches: summary.converted,
             segments: summary.segments,
             bytes: summary.bytes,
             first_time: time(summary.first_time),
@@ -157,6 +164,7 @@ impl PartitionData {
             offset(self.first_offset),
             offset(self.last_offset),
             self.record_count.to_string(),
+            self.converted_batches.to_string(),
             self.segments.to_string(),
             self.bytes.to_string(),
             text(&self.first_time),
@@ -185,6 +193,7 @@ fn page(description: &Description, summarised: &[Summarised]) -> Page {
         let rows: Vec<_> = places.iter().map(|(place, summary)| row(place, summary)).collect();
         page.table(&[&heads[..], &times[..]].concat(), &rows);
         notes(&mut page, places);
+        converted(&mut page, places);
         if let Some(error) = &topic.error {
             page.line(format_args!("Finding: {error}"));
         }
@@ -194,9 +203,8 @@ fn page(description: &Description, summarised: &[Summarised]) -> Page {
 }
 
 fn row(place: &Place, summary: &Summary) -> Vec<String> {
-    let fork = place.fork.map(|fork| format!("@{}-{}", fork.epoch, fork.end)).unwrap_or_default();
     vec![
-        format!("{}{fork}", place.partition.index),
+        place.name(),
         table::or_dash(summary.range.as_ref().map(OffsetRange::to_string)),
         table::or_dash(summary.first_record),
         table::or_dash(summary.last_record),
@@ -206,6 +214,17 @@ fn row(place: &Place, summary: &Summary) -> Vec<String> {
         table::or_dash(summary.first_time),
         table::or_dash(summary.max_time),
     ]
+}
+
+/// Says which partitions are not what the broker held, bit by bit.
+fn converted(page: &mut Page, places: &[(Place, Summary)]) {
+    for (place, summary) in places.iter().filter(|(_, summary)| summary.converted > 0) {
+        let batches = if summary.converted == 1 { "batch" } else { "batches" };
+        page.line(format_args!(
+            "Converted: partition {}, {} {batches} made of record format v0 or v1",
+            place.partition.index, summary.converted
+        ));
+    }
 }
 
 /// Adds the settings that somebody had chosen; the brokers' defaults are in the JSON.
@@ -240,6 +259,9 @@ mod tests {
         fixture.topic("orders", "_", 2).await;
         fixture.segment("orders", 0, 5, Kind::First, &[fixture.batch(5, 5)]).await;
         fixture.gap_of("orders", "_", 0, 10..20).await;
+        let old = Bytes::from_static(include_bytes!("../batch/legacy/v1.log"));
+        let batches = crate::batch::legacy::convert(&old, 0, None).bytes;
+        fixture.segment("orders", 1, 0, Kind::First, &[batches]).await;
         let summarised = summarise(&fixture.archive).await.expect("sound");
         let description = Description::new(fixture.archive.backup(), &summarised);
         let page = page(&description, &summarised);
@@ -247,7 +269,8 @@ mod tests {
             "Backup: b",
             "Topic: orders (_)",
             "0          [5, 20)  5             9            5             2 ",
-            "1          -        -             -            0             0 ",
+            "1          [0, 12)  0             11           12            1 ",
+            "Converted: partition 1, 4 batches made of record format v0 or v1",
             "Gap: partition 0, offsets [10, 20): retention",
             "retention.ms=1000",
         ] {

@@ -4,10 +4,12 @@ use serde::Serialize;
 
 use super::Format;
 use super::table::{self, Output, Page};
+use crate::archive::source::Timeline;
 use crate::archive::source::chain::{self, Chain, Finding};
 use crate::archive::{Archive, layout, source};
 use crate::config::value::shown_path;
 use crate::error::{Error, Kind, Result};
+use crate::record::Offset;
 use crate::store::Store;
 
 /// What the user typed after `list`.
@@ -42,6 +44,24 @@ struct TopicRow {
     topic_id: String,
     newest: bool,
     partitions: usize,
+    /// With those of the forks.
+    segments: usize,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    forks: Vec<ForkRow>,
+    /// Why it, or a part of it, cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// A fork of a partition, as listed.
+#[derive(Debug, Serialize)]
+struct ForkRow {
+    partition: i32,
+    fork: String,
+    covers_from: Offset,
+    /// The end of what it holds, exclusive; `None` where it cannot be read.
+    covers_to: Option<Offset>,
     segments: usize,
     bytes: u64,
 }
@@ -141,47 +161,26 @@ fn worst(mut errors: Vec<Error>) -> Result<()> {
 async fn list_topics(archive: &Archive, format: Format, output: &mut Output) -> Result<()> {
     let (mut rows, mut findings) = (Vec::new(), Vec::new());
     for timeline in source::timelines(archive).await? {
-        let mut row = TopicRow {
-            topic: timeline.topic.to_string(),
-            topic_id: timeline.topic_id.to_string(),
-            newest: timeline.is_newest,
-            partitions: timeline.places.iter().filter(|place| place.fork.is_none()).count(),
-            segments: 0,
-            bytes: 0,
-        };
         let before = findings.len();
-        findings.extend(Finding::of_object(archive, &timeline));
-        for place in &timeline.places {
-            match Chain::open(archive, place).await {
-                Ok(chain) => {
-                    let (segments, bytes) = chain.size();
-                    row.segments += segments;
-                    row.bytes += bytes;
-                }
-                Err(error) => findings.push(Finding::of_end(archive, place, &error)),
-            }
-        }
+        let mut row = topic_row(archive, &timeline, &mut findings).await;
         for finding in &findings[before..] {
             tracing::error!("{}: {finding}", row.topic);
         }
+        row.error = findings.get(before).map(Finding::to_string);
         rows.push(row);
     }
     let backup_id = &archive.backup().backup_id;
     match format {
         Format::Json => output.json(&rows)?,
         Format::Csv => {
-            output.write(b"topic,topic_id,newest,partitions,segments,bytes\n")?;
-            for row in &rows {
-                let numbers = [row.partitions as u64, row.segments as u64, row.bytes].map(|number| number.to_string());
-                let [partitions, segments, bytes] = numbers;
-                let newest = row.newest.to_string();
-                let cells = [row.topic.clone(), row.topic_id.clone(), newest, partitions, segments, bytes];
-                output.write(table::csv(&cells).as_bytes())?;
+            output.write(b"topic,topic_id,newest,partitions,segments,bytes,fork,covers_from,covers_to\n")?;
+            for line in rows.iter().flat_map(TopicRow::lines) {
+                output.write(line.as_bytes())?;
             }
         }
         Format::Table => {
             let mut page = Page::new(format_args!("Topics: {backup_id}"));
-            let rows: Vec<_> = rows.into_iter().map(topic_cells).collect();
+            let rows: Vec<_> = rows.iter().flat_map(TopicRow::shown).collect();
             page.table(&["Topic", "Partitions", "Segments", "Bytes", "Topic Id"], &rows);
             output.write(page.text().as_bytes())?;
         }
@@ -189,9 +188,84 @@ async fn list_topics(archive: &Archive, format: Format, output: &mut Output) -> 
     chain::verdict(backup_id, &findings)
 }
 
-fn topic_cells(row: TopicRow) -> Vec<String> {
-    let id = if row.newest { row.topic_id } else { format!("{} (older timeline)", row.topic_id) };
-    vec![row.topic, row.partitions.to_string(), row.segments.to_string(), table::size(row.bytes), id]
+/// Adds up one timeline; what cannot be read of it is a finding.
+async fn topic_row(archive: &Archive, timeline: &Timeline, findings: &mut Vec<Finding>) -> TopicRow {
+    let mut row = TopicRow {
+        topic: timeline.topic.to_string(),
+        topic_id: timeline.topic_id.to_string(),
+        newest: timeline.is_newest,
+        partitions: timeline.places.iter().filter(|place| place.fork.is_none()).count(),
+        segments: 0,
+        bytes: 0,
+        forks: Vec::new(),
+        error: None,
+    };
+    findings.extend(Finding::of_object(archive, timeline));
+    for place in &timeline.places {
+        let (segments, bytes) = match Chain::open(archive, place).await {
+            Ok(chain) => chain.size(),
+            Err(error) => {
+                findings.push(Finding::of_end(archive, place, &error));
+                continue;
+            }
+        };
+        row.segments += segments;
+        row.bytes += bytes;
+        // A folder without segments is no fork: a writer stopped before its first commit.
+        if let Some(fork) = place.fork.filter(|_| segments > 0) {
+            let end = archive.end_of(&place.partition, Some(fork)).await;
+            let covers_to = end.unwrap_or_else(|error| {
+                findings.push(Finding::of_end(archive, place, &error));
+                None
+            });
+            let (partition, covers_from) = (place.partition.index, fork.end);
+            row.forks.push(ForkRow { partition, fork: fork.to_string(), covers_from, covers_to, segments, bytes });
+        }
+    }
+    row
+}
+
+impl TopicRow {
+    /// Returns the lines of CSV: the topic's, then one for each fork.
+    fn lines(&self) -> Vec<String> {
+        let cells = |partitions: String, segments: usize, bytes: u64, fork: [String; 3]| {
+            let (topic, id, newest) = (self.topic.clone(), self.topic_id.clone(), self.newest.to_string());
+            let mut cells = vec![topic, id, newest, partitions, segments.to_string(), bytes.to_string()];
+            cells.extend(fork);
+            table::csv(&cells)
+        };
+        let mut lines = vec![cells(self.partitions.to_string(), self.segments, self.bytes, Default::default())];
+        for fork in &self.forks {
+            let to = fork.covers_to.map(|to| to.to_string()).unwrap_or_default();
+            let named = [fork.name(), fork.covers_from.to_string(), to];
+            lines.push(cells(String::new(), fork.segments, fork.bytes, named));
+        }
+        lines
+    }
+
+    /// Returns the rows of the table: the topic's, then one for each fork.
+    fn shown(&self) -> Vec<Vec<String>> {
+        let mut id = if self.newest { self.topic_id.clone() } else { format!("{} (older timeline)", self.topic_id) };
+        if self.error.is_some() {
+            id.push_str(" (not all can be read)");
+        }
+        let size = table::size(self.bytes);
+        let mut rows = vec![vec![self.topic.clone(), self.partitions.to_string(), self.segments.to_string(), size, id]];
+        for fork in &self.forks {
+            let to = fork.covers_to.map_or_else(|| "?".to_owned(), |to| to.to_string());
+            let holds = format!("fork: offsets [{}, {to})", fork.covers_from);
+            let name = format!("  {}", fork.name());
+            rows.push(vec![name, "-".to_owned(), fork.segments.to_string(), table::size(fork.bytes), holds]);
+        }
+        rows
+    }
+}
+
+impl ForkRow {
+    /// Returns the name of its chain, as `describe` shows it.
+    fn name(&self) -> String {
+        format!("{}@{}", self.partition, self.fork)
+    }
 }
 
 #[cfg(test)]
@@ -202,7 +276,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::archive::source::tests::Fixture;
+    use crate::archive::source::Fork;
+    use crate::archive::source::tests::{Fixture, three};
 
     #[derive(Clone, Default)]
     struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -254,6 +329,31 @@ mod tests {
         listed(&root, path).await.1.expect("it holds nothing");
         let typo = format!("{path}/typo");
         assert_eq!(listed(&root, &typo).await.1.expect_err("not there").kind(), Kind::Usage);
+    }
+
+    /// Lists the topics of the backup in `format`.
+    async fn topics(fixture: &Fixture, format: Format) -> String {
+        let written = Shared::default();
+        let mut output = Output::to(Box::new(written.clone()));
+        list_topics(&fixture.archive, format, &mut output).await.expect("sound");
+        output.finish().expect("written");
+        String::from_utf8(written.0.lock().expect("nobody panics").clone()).expect("UTF-8")
+    }
+
+    #[tokio::test]
+    async fn a_fork_is_a_row_below_its_topic_with_the_offsets_it_holds() {
+        let fixture = three().await;
+        fixture.fork_segment(Fork { epoch: 7, end: 12 }, &[fixture.batch(12, 3)]).await;
+        let text = topics(&fixture, Format::Table).await;
+        let cells = |line: Option<&str>| line.map(|line| line.split("  ").map(str::trim).map(str::to_owned).collect());
+        let row: Vec<String> = cells(text.lines().last()).expect("a row");
+        let row: Vec<_> = row.iter().filter(|cell| !cell.is_empty()).collect();
+        assert_eq!((row[0].as_str(), row[2].as_str()), ("0@7-12", "1"), "{text}");
+        assert_eq!(row[4], "fork: offsets [12, 15)");
+        let csv = topics(&fixture, Format::Csv).await;
+        assert!(csv.lines().nth(2).is_some_and(|line| line.ends_with(",0@7-12,12,15")), "{csv}");
+        let json: serde_json::Value = serde_json::from_str(&topics(&fixture, Format::Json).await).expect("JSON");
+        assert_eq!((&json[0]["segments"], &json[0]["forks"][0]["covers_to"]), (&4.into(), &15.into()));
     }
 
     #[tokio::test]

@@ -1,5 +1,6 @@
 //! `show-offset-mapping`: for each partition the first and last record held, and how many a read-committed reader
-//! gets. The table and the CSV are the user's page (`docs/offset-management.md`), to the letter.
+//! gets. The table and the CSV are the user's page (`docs/offset-management.md`), to the letter. Where a partition has
+//! forks, its row is what a reader gets along the newest.
 
 use serde::Serialize;
 
@@ -59,6 +60,7 @@ fn page(backup_id: &str, summarised: &[Summarised]) -> Page {
 }
 
 fn row((place, summary): &(Place, Summary)) -> Vec<String> {
+    let summary = read_by_default(summary);
     vec![
         place.partition.index.to_string(),
         table::or_dash(summary.first_record),
@@ -67,27 +69,34 @@ fn row((place, summary): &(Place, Summary)) -> Vec<String> {
     ]
 }
 
+/// Returns what a reader of the partition gets: along the newest fork, where there is one.
+fn read_by_default(summary: &Summary) -> &Summary {
+    summary.newest.as_deref().unwrap_or(summary)
+}
+
 /// Adds gaps, forks and findings as lines.
 pub(super) fn notes(page: &mut Page, places: &[(Place, Summary)]) {
     for (place, summary) in places {
-        let index = place.partition.index;
-        if let Some(fork) = place.fork {
-            let held = held(summary);
-            page.line(format_args!("Fork: partition {index}, epoch {} from offset {}: {held}", fork.epoch, fork.end));
+        if let (Some(fork), Some(left)) = (place.fork, &summary.left) {
+            let (held, name) = (held(summary), place.name());
+            page.line(format_args!("Fork: {name}, leader epoch {} from offset {} on: {held}", fork.epoch, fork.end));
+            if !left.lost.is_empty() {
+                page.line(format_args!("Lost by the source: offsets {}, held by {}", left.lost, left.held_by));
+            }
         }
         for gap in &summary.gaps {
             let (range, reason) = (gap.range, &gap.reason);
-            page.line(format_args!("Gap: partition {index}, offsets {range}: {reason} ({})", gap.at));
+            page.line(format_args!("Gap: partition {}, offsets {range}: {reason} ({})", place.name(), gap.at));
         }
         for finding in &summary.findings {
-            page.line(format_args!("Finding: partition {index}, {finding}"));
+            page.line(format_args!("Finding: partition {}, {finding}", place.name()));
         }
     }
 }
 
 fn older_timeline(page: &mut Page, timeline: &Timeline, places: &[(Place, Summary)]) {
     for (place, summary) in places.iter().filter(|(place, _)| place.fork.is_none()) {
-        let held = held(summary);
+        let held = held(read_by_default(summary));
         page.line(format_args!("Older timeline: {}, partition {}: {held}", timeline.topic_id, place.partition.index));
     }
 }
@@ -135,11 +144,40 @@ struct PartitionMapping {
     partition: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     fork: Option<String>,
+    /// Of a fork: what the source had lost when it began, and which chain holds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost_by_source: Option<LostData>,
+    /// Of a partition that has forks: what a reader gets along the newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    newest: Option<Held>,
     first_offset: Option<Offset>,
     last_offset: Option<Offset>,
     record_count: u64,
     gaps: Vec<GapData>,
     findings: Vec<String>,
+}
+
+/// The records of a way along forks, as data.
+#[derive(Debug, Serialize)]
+struct Held {
+    first_offset: Option<Offset>,
+    last_offset: Option<Offset>,
+    record_count: u64,
+}
+
+/// What a source had lost, as data.
+#[derive(Debug, Serialize)]
+pub(super) struct LostData {
+    first_offset: Offset,
+    next_offset: Offset,
+    held_by: String,
+}
+
+/// Returns what the source had lost when a fork began, as data.
+pub(super) fn lost(summary: &Summary) -> Option<LostData> {
+    let left = summary.left.as_ref()?;
+    let (first_offset, next_offset) = (left.lost.first, left.lost.next);
+    Some(LostData { first_offset, next_offset, held_by: left.held_by.clone() })
 }
 
 /// A gap as data.
@@ -165,7 +203,13 @@ pub(super) fn gaps(summary: &Summary) -> Vec<GapData> {
 fn mapping(backup_id: &str, summarised: &[Summarised]) -> Mapping {
     let partition = |(place, summary): &(Place, Summary)| PartitionMapping {
         partition: place.partition.index,
-        fork: place.fork.map(|fork| format!("{}-{}", fork.epoch, fork.end)),
+        fork: place.fork.map(|fork| fork.to_string()),
+        lost_by_source: lost(summary),
+        newest: summary.newest.as_deref().map(|newest| Held {
+            first_offset: newest.first_record,
+            last_offset: newest.last_record,
+            record_count: newest.records,
+        }),
         first_offset: summary.first_record,
         last_offset: summary.last_record,
         record_count: summary.records,
@@ -187,7 +231,8 @@ mod tests {
     use super::*;
     use crate::archive::Archive;
     use crate::archive::sidecar::Kind;
-    use crate::archive::source::tests::Fixture;
+    use crate::archive::source::Fork;
+    use crate::archive::source::tests::{Fixture, three};
     use crate::store::Store;
 
     #[tokio::test]
@@ -230,6 +275,29 @@ Partition  First Offset  Last Offset  Record Count
             "topic,partition,first_offset,last_offset,record_count,topic_id\nt,0,7,9,3,{new}\nt,0,0,4,5,{old}\n"
         );
         assert_eq!(super::lines(&summarised), csv);
+    }
+
+    #[tokio::test]
+    async fn the_row_of_a_forked_partition_is_what_a_reader_of_the_newest_gets() {
+        let fixture = three().await;
+        fixture.fork_segment(Fork { epoch: 7, end: 12 }, &[fixture.batch(12, 2)]).await;
+        let summarised = summarise(&fixture.archive).await.expect("sound");
+        let page = page("b", &summarised);
+        let lines: Vec<_> = page.text().lines().skip(7).collect();
+        assert_eq!(lines[0], "0          0             13           14");
+        assert_eq!(lines[1], "Fork: 0@7-12, leader epoch 7 from offset 12 on: offsets 12 to 13, 2 records");
+        assert_eq!(lines[2], "Lost by the source: offsets [12, 20), held by 0");
+        let json = serde_json::to_value(mapping("b", &summarised)).expect("data");
+        let partitions = &json["topics"][0]["partitions"];
+        assert_eq!(
+            (&partitions[0]["record_count"], &partitions[0]["newest"]["record_count"]),
+            (&20.into(), &14.into())
+        );
+        assert_eq!(
+            (&partitions[1]["fork"], &partitions[1]["lost_by_source"]["next_offset"]),
+            (&"7-12".into(), &20.into())
+        );
+        chain::verdict("b", &findings(&fixture.archive, &summarised)).expect("sound");
     }
 
     #[tokio::test]

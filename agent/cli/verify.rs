@@ -1,7 +1,7 @@
 //! `verify`: reads every byte of a backup and says whether it is what was written.
 //!
-//! Looked at: the topic objects, each chain from its lowest segment (holes, sidecars), each batch's checksum, each log's
-//! digest, and each sidecar against its log. Partitions are checked side by side, one per processor; memory is a few
+//! Looked at: the topic objects, each chain from its beginning (holes, sidecars), each batch's checksum, each log's
+//! digest, each sidecar against its log, and whether each fork has a parent that holds what lies before it. Partitions are checked side by side, one per processor; memory is a few
 //! MiB for each. What could not be read is a finding too: not to have looked is no success.
 
 use serde::Serialize;
@@ -12,13 +12,16 @@ use super::{ArchiveArgs, Format};
 use crate::archive::Archive;
 use crate::archive::source::audit::audit;
 use crate::archive::source::chain::{self, Chain, Finding, Link, What};
+use crate::archive::source::way::{self, Reach};
 use crate::archive::source::{self, Place, Timeline};
 use crate::error::{Error, Result};
 
 /// What the user typed after `verify`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 sound (work that a writer left unfinished at the end of a chain included), \
-    4 damage, 5 a hole that nothing declares, 1 something could not be looked at, 10 no such backup")]
+#[command(
+    after_help = "Exit codes: 0 sound (forks, and work that a writer left unfinished at the end of a chain, included), \
+    4 damage, 5 a hole that nothing declares, 1 something could not be looked at, 10 no such backup"
+)]
 pub struct Args {
     #[command(flatten)]
     pub(super) archive: ArchiveArgs,
@@ -77,7 +80,7 @@ impl TopicReport {
             topic: timeline.topic.to_string(),
             topic_id: timeline.topic_id.to_string(),
             newest: timeline.is_newest,
-            partitions: timeline.places.len() as u64,
+            partitions: timeline.places.iter().filter(|place| place.fork.is_none()).count() as u64,
             count: Count::default(),
             findings: Finding::of_object(archive, timeline).map(|finding| (None, finding)).into_iter().collect(),
         }
@@ -88,8 +91,7 @@ impl TopicReport {
         self.count.batches += count.batches;
         self.count.records += count.records;
         self.count.bytes += count.bytes;
-        let fork = place.fork.map(|fork| format!("@{}-{}", fork.epoch, fork.end)).unwrap_or_default();
-        let name = format!("{}{fork}", place.partition.index);
+        let name = place.name();
         self.findings.extend(findings.into_iter().map(|finding| (Some(name.clone()), finding)));
     }
 
@@ -103,14 +105,20 @@ impl TopicReport {
             What::Hole,
             What::Unchecked,
             What::Unfinished,
+            What::EarlyBegin,
+            What::Fork,
         ];
         let count = |what: What| self.findings.iter().filter(|(_, finding)| finding.what == what).count() as u64;
         let told: Vec<_> =
             worst_first.into_iter().filter(|what| count(*what) > 0).map(|what| (what, count(what))).collect();
         match told.as_slice() {
             [] => "sound".to_owned(),
-            [(What::Unfinished, _)] => "sound, unfinished".to_owned(),
-            told => told.iter().map(|&(what, n)| counted(what, n)).collect::<Vec<_>>().join(", "),
+            told => {
+                let sound = told.iter().all(|(what, _)| what.exit_kind().is_none());
+                let told = told.iter().map(|&(what, n)| counted(what, n));
+                let words = sound.then(|| "sound".to_owned()).into_iter().chain(told);
+                words.collect::<Vec<_>>().join(", ")
+            }
         }
     }
 }
@@ -119,8 +127,9 @@ impl TopicReport {
 fn counted(what: What, count: u64) -> String {
     match what {
         What::NoSidecar => format!("{} without a sidecar", table::counted(count, "segment")),
-        What::Unchecked | What::Unfinished | What::Debris => format!("{count} {}", what.name()),
-        What::Hole | What::DamagedSidecar | What::DamagedLog | What::DamagedObject => {
+        What::Unfinished => what.name().to_owned(),
+        What::Unchecked | What::Debris => format!("{count} {}", what.name()),
+        What::EarlyBegin | What::Fork | What::Hole | What::DamagedSidecar | What::DamagedLog | What::DamagedObject => {
             table::counted(count, what.name())
         }
     }
@@ -144,8 +153,8 @@ async fn check(archive: &Archive) -> Result<Report> {
         {
             let archive = archive.clone();
             let _ = running.spawn(async move {
-                let (count, findings) = check_place(&archive, &place).await;
-                (n, topic, place, count, findings)
+                let checked = check_place(&archive, &place).await;
+                (n, topic, place, checked)
             });
         }
         match running.join_next().await {
@@ -155,36 +164,66 @@ async fn check(archive: &Archive) -> Result<Report> {
         }
     }
     done.sort_unstable_by_key(|&(n, ..)| n);
-    for (_, topic, place, count, findings) in done {
-        topics[topic].add(&place, count, findings);
+    let mut of_topics: Vec<Vec<(Place, Checked)>> = topics.iter().map(|_| Vec::new()).collect();
+    for (_, topic, place, checked) in done {
+        of_topics[topic].push((place, checked));
+    }
+    for (topic, mut places) in topics.iter_mut().zip(of_topics) {
+        check_forks(archive, &mut places);
+        for (place, checked) in places {
+            topic.add(&place, checked.count, checked.findings);
+        }
     }
     Ok(Report { backup_id: archive.backup().backup_id.clone(), topics })
 }
 
-/// Checks one chain; what could not be read ends it with a finding.
-async fn check_place(archive: &Archive, place: &Place) -> (Count, Vec<Finding>) {
-    let (mut count, mut findings) = (Count::default(), Vec::new());
-    if let Err(error) = walk(archive, place, &mut count, &mut findings).await {
-        findings.push(Finding::of_end(archive, place, &error));
-    }
-    (count, findings)
+/// What was found of one chain.
+#[derive(Default)]
+struct Checked {
+    count: Count,
+    findings: Vec<Finding>,
+    reach: Reach,
 }
 
-async fn walk(archive: &Archive, place: &Place, count: &mut Count, findings: &mut Vec<Finding>) -> Result<()> {
+/// Says which forks there are, and finds those whose parent does not hold what lies before them.
+fn check_forks(archive: &Archive, places: &mut [(Place, Checked)]) {
+    let chains: Vec<_> = places.iter().map(|(place, checked)| (place, checked.reach)).collect();
+    for (at, left, missing) in way::forks(archive, &chains) {
+        let (place, checked) = &mut places[at];
+        let object = archive.store().describe(&place.folder);
+        let (range, detail) = (Some(left.lost).filter(|lost| !lost.is_empty()), left.describe(place));
+        checked.findings.extend(missing);
+        checked.findings.push(Finding { what: What::Fork, object, range, detail });
+    }
+}
+
+/// Checks one chain; what could not be read ends it with a finding.
+async fn check_place(archive: &Archive, place: &Place) -> Checked {
+    let mut checked = Checked::default();
+    if let Err(error) = walk(archive, place, &mut checked).await {
+        checked.findings.push(Finding::of_end(archive, place, &error));
+    }
+    checked
+}
+
+async fn walk(archive: &Archive, place: &Place, checked: &mut Checked) -> Result<()> {
     let mut chain = Chain::open(archive, place).await?;
+    checked.reach.is_held = chain.size().0 > 0;
     while let Some(link) = chain.next().await? {
         match link {
-            Link::Finding(finding) => findings.push(finding),
+            Link::Finding(finding) => checked.findings.push(finding),
             Link::Segment(segment) => {
                 let audit = audit(&segment).await?;
-                count.segments += 1;
-                count.batches += audit.batches;
-                count.records += audit.records;
-                count.bytes += segment.sidecar.length_bytes;
-                findings.extend(audit.findings);
+                checked.count.segments += 1;
+                checked.count.batches += audit.batches;
+                checked.count.records += audit.records;
+                checked.count.bytes += segment.sidecar.length_bytes;
+                checked.findings.extend(audit.findings);
             }
         }
+        checked.reach.next = chain.reached();
     }
+    checked.reach = Reach { next: chain.reached(), is_whole: true, ..checked.reach };
     Ok(())
 }
 

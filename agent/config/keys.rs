@@ -57,6 +57,10 @@ const fn required(path: &'static str, holds: Type, reason: &'static str) -> Key 
     Key { path, holds, default: None, required: true, reason }
 }
 
+const fn optional(path: &'static str, holds: Type, reason: &'static str) -> Key {
+    Key { path, holds, default: None, required: false, reason }
+}
+
 const fn with_default(path: &'static str, holds: Type, default: &'static str, reason: &'static str) -> Key {
     Key { path, holds, default: Some(default), required: false, reason }
 }
@@ -80,17 +84,36 @@ pub const KEYS: &[Key] = &[
     ),
     section("pipeline", Type::Sections, true, "what is captured into where; as many as needed"),
     required("pipeline.name", Type::Text, "names the pipeline in logs, metrics and /readyz"),
-    Key {
-        path: "pipeline.max_bytes_per_second",
-        holds: Type::Size,
-        default: None,
-        required: false,
-        reason: "limit on what the pipeline fetches, so that catching up leaves the brokers and the network to others; \
-                 none by default, since lag is data at risk",
-    },
+    optional(
+        "pipeline.max_bytes_per_second",
+        Type::Size,
+        "limit on what the pipeline fetches, so that catching up leaves the brokers and the network to others; none by \
+         default, since lag is data at risk",
+    ),
     section("pipeline.source", Type::Section, true, "where the data comes from"),
     required("pipeline.source.type", Type::Text, "`kafka`"),
-    required("pipeline.source.topics", Type::List, "topics to capture, by exact name"),
+    optional(
+        "pipeline.source.topics",
+        Type::List,
+        "topics to capture, by exact name; needed unless topics_regex is given",
+    ),
+    optional(
+        "pipeline.source.topics_regex",
+        Type::Text,
+        "a regular expression: topics whose whole name matches are captured, also those that appear later; never \
+         Kafka's own, nor names that begin with `__`, which are captured only when topics names them",
+    ),
+    optional(
+        "pipeline.source.topics_exclude",
+        Type::List,
+        "regular expressions: topics whose whole name matches one of them are not taken by topics_regex",
+    ),
+    optional(
+        "pipeline.source.group_id",
+        Type::Text,
+        "the consumer group in which agents share the partitions and commit how far they are; without it this agent \
+         reads all of them",
+    ),
     with_default(
         "pipeline.source.start",
         Type::Text,
@@ -102,7 +125,14 @@ pub const KEYS: &[Key] = &[
         "pipeline.source.metadata_interval",
         Type::Duration,
         "30s",
-        "how soon new partitions, deleted and re-created topics are noticed; one small request per interval",
+        "how soon new topics and partitions, deleted and re-created topics are noticed; one small request per interval",
+    ),
+    with_default(
+        "pipeline.source.transaction_patience",
+        Type::Duration,
+        "5m",
+        "how long a transaction may hold back what can be read while its partition goes on, before /readyz names it; \
+         well beyond Kafka's transaction time-out of a minute; half may name what is only slow",
     ),
     required(
         "pipeline.source.kafka",
@@ -144,8 +174,6 @@ pub const KEYS: &[Key] = &[
 
 /// Keys of the design that this version does not know yet, so that the error can say so.
 pub const LATER: &[&str] = &[
-    "pipeline.source.group_id",
-    "pipeline.source.topics_regex",
     "pipeline.source.until",
     "pipeline.source.from",
     "pipeline.source.savepoint",

@@ -86,6 +86,14 @@ impl Section {
         text.ok_or_else(|| self.error(name, format!("is missing: {}", self.key(name).reason)))
     }
 
+    /// Takes the text `name`, if it is given; it is not empty then.
+    pub(super) fn given_text(&mut self, name: &str) -> Result<Option<String>> {
+        match self.optional_text(name)? {
+            Some(text) if text.trim().is_empty() => Err(self.error(name, "must not be empty")),
+            text => Ok(text),
+        }
+    }
+
     /// Takes the value of `name` that `read` makes of its text; its error is the reason.
     pub(super) fn read<T>(&mut self, name: &str, read: impl Fn(&str) -> Result<T, String>) -> Result<T> {
         let text = self.text(name)?;
@@ -114,12 +122,12 @@ impl Section {
         }
     }
 
-    /// Takes the list of texts `name`.
-    pub(super) fn list(&mut self, name: &str) -> Result<Vec<String>> {
+    /// Takes the list of texts `name`, if it is given.
+    pub(super) fn optional_list(&mut self, name: &str) -> Result<Option<Vec<String>>> {
         let given = match self.given.remove(name) {
             Some(Value::Array(given)) => given,
             Some(other) => return Err(self.error(name, format!("must be a list of texts, not {}", kind_of(&other)))),
-            None => return Err(self.error(name, format!("is missing: {}", self.key(name).reason))),
+            None => return Ok(None),
         };
         let mut list = Vec::with_capacity(given.len());
         for (i, value) in given.into_iter().enumerate() {
@@ -129,7 +137,7 @@ impl Section {
             }
         }
         self.keep(name, list.clone().into());
-        Ok(list)
+        Ok(Some(list))
     }
 
     /// Takes the table of properties `name`. Numbers and booleans are taken as their text, and tables inside (from

@@ -45,6 +45,8 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(pipeline.sink.shutdown_timeout, Duration::from_secs(25));
     assert_eq!(pipeline.source.start, Start::Earliest);
     assert_eq!(pipeline.source.metadata_interval, crate::kafka::source::METADATA_INTERVAL);
+    assert_eq!(pipeline.source.transaction_patience, crate::kafka::source::TRANSACTION_PATIENCE);
+    assert_eq!(pipeline.source.group_id, None);
     assert_eq!(pipeline.max_bytes_per_second, None);
 }
 
@@ -59,8 +61,8 @@ fn an_unknown_key_names_the_nearest_known_one_on_one_line() {
         "a.toml: pipeline[0].roll_bytes: unknown key here, did you mean pipeline.sink.roll_bytes?"
     );
     assert_eq!(refused("[agnet]\n"), "a.toml: agnet: unknown key, did you mean agent?");
-    assert!(refused_with("type = \"kafka\"", "zzzzzzzzzzzz = 1").contains("known here: type, topics, start"));
-    assert!(refused_with("type = \"kafka\"", "group_id = \"g\"").ends_with("it belongs to a later version"));
+    assert!(refused_with("type = \"kafka\"", "zzzzzzzzzzzz = 1").contains("known here: type, topics, topics_regex"));
+    assert!(refused_with("type = \"kafka\"", "until = \"2026\"").ends_with("it belongs to a later version"));
 }
 
 #[test]
@@ -81,6 +83,23 @@ fn a_number_without_a_unit_is_an_error() {
 fn values_that_cannot_work_are_refused() {
     for (from, to, says) in [
         ("[\"orders\"]", "[]", "pipeline[0].source.topics: must name at least one topic"),
+        ("topics = [\"orders\"]", "", "source.topics: must name at least one topic, unless topics_regex is given"),
+        ("topics = [\"orders\"]", "topics_regex = \"*\"", "source.topics_regex: `*` is no regular expression"),
+        ("topics = [\"orders\"]", "topics_regex = \" \"", "source.topics_regex: must not be empty"),
+        ("topics =", "topics_exclude = [\"a\"]\ntopics =", "topics_exclude: excludes from what topics_regex matches"),
+        ("topics =", "topics_regex = \"a\"\ntopics_exclude = [\"x\", \"(\"]\ntopics =", "topics_exclude[1]: `(` is no"),
+        (
+            "topics =",
+            "topics_regex = \"a\"\ntopics_exclude = [\"or.*\"]\ntopics =",
+            "topics[0]: `orders` is named here",
+        ),
+        ("topics =", "group_id = \"\"\ntopics =", "source.group_id: must not be empty"),
+        (
+            "kafka = {",
+            "group_id = \"g\"\nkafka = { \"group.id\" = \"h\",",
+            "group_id: `g`, but kafka has \"group.id\" = \"h\"",
+        ),
+        ("topics =", "transaction_patience = \"0s\"\ntopics =", "transaction_patience: must be more than 0"),
         ("[\"orders\"]", "\"orders\"", "topics: must be a list of texts, not a text"),
         ("[\"orders\"]", "[\"a\", \"a\"]", "topics[1]: `a` is named twice"),
         ("[\"orders\"]", "[\"or ders\"]", "topics[0]: `or ders` is no topic name"),
@@ -110,6 +129,38 @@ fn two_pipelines_do_not_share_a_name_or_a_topic_of_a_backup() {
     assert!(refused(&format!("{SMALL}{second}")).contains("writes topic `orders` to backup `b-1` too"));
     let other_topic = second.replace("[\"orders\"]", "[\"payments\"]");
     assert!(parse(&format!("{SMALL}{other_topic}")).is_ok());
+}
+
+#[test]
+fn a_topic_named_by_one_pipeline_is_not_matched_by_another_of_the_same_backup() {
+    let second = SMALL.replace("name = \"orders\"", "name = \"other\"");
+    let matching = second.replace("topics = [\"orders\"]", "topics_regex = \"ord.*\"");
+    for text in [format!("{SMALL}{matching}"), format!("{matching}{SMALL}")] {
+        assert!(refused(&text).contains("writes topic `orders` to backup `b-1` too"));
+    }
+    let excluding = matching.replace("\"ord.*\"", "\"ord.*\"\ntopics_exclude = [\"orders\"]");
+    assert!(parse(&format!("{SMALL}{excluding}")).is_ok());
+}
+
+#[test]
+fn two_pipelines_do_not_share_a_group() {
+    let first = SMALL.replace("topics =", "group_id = \"g\"\ntopics =");
+    let second = first.replace("name = \"orders\"", "name = \"other\"").replace("\"b-1\"", "\"b-2\"");
+    let line = refused(&format!("{first}{second}"));
+    assert!(line.contains("pipeline[1].source.group_id: pipeline `orders` is in group `g` too"), "{line}");
+    let elsewhere = second.replace("127.0.0.1:9092", "127.0.0.1:9192");
+    assert!(parse(&format!("{first}{elsewhere}")).is_ok(), "another cluster has another group of that name");
+}
+
+#[test]
+fn topics_are_chosen_by_name_and_by_pattern() {
+    let keys = "topics_regex = \"shop[.].*\"\ntopics_exclude = [\"shop[.]test\"]\ngroup_id = \"g\"\ntopics =";
+    let config = parse(&SMALL.replace("topics =", keys)).expect("valid");
+    let source = &config.pipelines[0].source;
+    for (name, holds) in [("orders", true), ("shop.a", true), ("shop.test", false), ("workshop.a", false)] {
+        assert_eq!(source.topics.holds(name, false), holds, "{name}");
+    }
+    assert_eq!(source.group_id.as_deref(), Some("g"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, Progres
 use tokio::sync::watch;
 
 use super::cluster::Tally;
-use crate::pipeline::{Batch, Observer};
+use crate::pipeline::{Batch, Log, Observer, Topic};
 use crate::record::{Offset, Partition};
 use crate::telemetry::logging;
 
@@ -96,7 +96,9 @@ impl Observer for Progress {
         self.end_when_complete();
     }
 
-    fn observed(&mut self, _: &Partition, _: Offset, _: Offset) {}
+    fn topic(&mut self, _: &Topic) {}
+    fn observed(&mut self, _: &Partition, _: &Log) {}
+    fn diverged(&mut self, _: &Partition, _: Offset) {}
 
     fn opened(&mut self, _: &Partition, _: Option<Offset>) {}
 

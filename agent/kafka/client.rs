@@ -2,13 +2,21 @@
 //!
 //! Order: requests to one broker go one after the other over one connection of its own, apart from the connections
 //! that fetch: a broker answers a connection in order, and a question would wait behind a long poll for its whole
-//! wait. Retry: a question to *any* broker tries them all, known ones first, then `bootstrap.servers`; a connection that
-//! was kept and turns out dead is opened once more; nothing else is tried again here. Cancel: safe at any point; a
-//! connection in mid-answer is closed.
+//! wait. Retry: a question to *any* broker tries them all, known ones first, then `bootstrap.servers`, the next one as
+//! soon as one has been silent for [`PATIENCE`], and takes the first answer; a connection that was kept and turns out
+//! dead is opened once more; nothing else is tried again here. Cancel: safe at any point; a connection in mid-answer is
+//! closed, and no task is left behind.
+//!
+//! Identity: a client is of one cluster, the first that answered it. Every connection is asked for its cluster before
+//! anything else is believed of it ([`Client::connect`]): brokers that were replaced by those of another cluster, behind
+//! the same addresses and with the same topics' names, are an error and not a source.
 
+mod epochs;
 mod metadata;
+mod race;
+mod transactions;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,7 +27,7 @@ use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListO
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::protocol::{Request, StrBytes};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
@@ -27,11 +35,22 @@ use crate::kafka::wire::{Connection, Throttled};
 use crate::kafka::{Properties, code_name};
 use crate::pipeline::TopicConfig;
 use crate::record::{Offset, Timestamp};
+pub use epochs::{EpochAnswer, EpochQuery};
 pub use metadata::{Metadata, PartitionMetadata, TopicMetadata};
+use race::Race;
+pub use transactions::ActiveTransaction;
 
 /// How long a one-shot command waits for a cluster before it gives up: long enough for a broker to start beside us,
 /// short enough to be watched.
 pub const OPEN_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a broker may be silent before the next one is asked as well. A half-open connection answers nothing for ever;
+/// with half of this a broker in a long pause of its garbage collector would double the questions, with twice as much
+/// two dead brokers of five would hold up a look at the cluster for eight seconds.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The versions of Metadata that we speak. Version 4 is the first that can ask without creating.
+const METADATA: RangeInclusive<i16> = 4..=12;
 
 /// DescribeConfigs: the resource type of a topic.
 const RESOURCE_TOPIC: i8 = 2;
@@ -55,6 +74,8 @@ struct Shared {
 struct Known {
     cluster_id: Option<String>,
     brokers: BTreeMap<i32, String>,
+    /// The addresses that were silent or failed when they were asked last; they are asked after the others.
+    doubtful: HashSet<String>,
 }
 
 /// Which offset of a partition is asked for.
@@ -156,24 +177,37 @@ impl Client {
     /// Asks any broker for the cluster's brokers and the given topics; all topics for `None`. Creates none.
     ///
     /// # Errors
-    /// [`Kind::Transient`](crate::error::Kind::Transient), naming the brokers tried, when none answers.
+    /// [`Kind::Transient`](crate::error::Kind::Transient), naming the brokers tried, when none answers;
+    /// [`Kind::Failed`](crate::error::Kind::Failed) when those that answer are of another cluster than before.
     pub async fn metadata(&self, topics: Option<&[String]>) -> Result<Metadata> {
         let topic = |name: &String| MetadataRequestTopic::default().with_name(Some(topic_name(name)));
         let request = m::MetadataRequest::default()
             .with_topics(topics.map(|topics| topics.iter().map(topic).collect()))
             .with_allow_auto_topic_creation(false);
-        // Version 4 is the first that can ask without creating.
-        let Some(answer) = self.ask_any(4..=12, &request).await? else {
-            return Err(
-                Error::failed("the cluster is too old: no common version of Metadata").hint("Kafka 0.11 at least")
-            );
-        };
+        let answer = self.ask_any(METADATA, &request).await?.ok_or_else(too_old)?;
         let metadata = Metadata::from_answer(answer);
-        let mut known = self.known();
-        known.cluster_id.clone_from(&metadata.cluster_id);
-        known.brokers.clone_from(&metadata.brokers);
-        drop(known);
+        self.known().brokers.clone_from(&metadata.brokers);
         Ok(metadata)
+    }
+
+    /// Opens a connection to the broker at `address`, which must be of our cluster; the first that answers says which
+    /// that is.
+    ///
+    /// # Errors
+    /// As [`Connection::open`]; [`Kind::Failed`](crate::error::Kind::Failed), with both ids, for a broker of another
+    /// cluster.
+    pub async fn connect(&self, address: &str) -> Result<Connection> {
+        let mut connection = Connection::open(address, self.properties()).await?;
+        let version = connection.version::<m::MetadataRequest>(METADATA).ok_or_else(too_old)?;
+        let nothing = m::MetadataRequest::default().with_topics(Some(Vec::new())).with_allow_auto_topic_creation(false);
+        let met = connection.call(&nothing, version).await?.cluster_id;
+        let Some(met) = met.map(|id| id.to_string()) else { return Ok(connection) };
+        let ours = self.known().cluster_id.get_or_insert_with(|| met.clone()).clone();
+        if ours == met {
+            return Ok(connection);
+        }
+        Err(Error::failed(format!("broker {address} now answers for another cluster: it was {ours}, it is {met}"))
+            .hint("nothing is read from it; correct `bootstrap.servers`, or use another backup for the other cluster"))
     }
 
     /// Asks `broker`, which must lead all the partitions, for offsets; answers are in the order of the queries.
@@ -187,9 +221,7 @@ impl Client {
         queries: &[OffsetQuery],
         isolation: Isolation,
     ) -> Result<Vec<OffsetAnswer>> {
-        let address = self
-            .address(broker)
-            .ok_or_else(|| Error::transient(format!("broker {broker} is not in the cluster's metadata")))?;
+        let address = self.known_address(broker)?;
         // A partition may stand only once in a request: several questions of one go in several requests.
         let mut answers = vec![OffsetAnswer { code: -1, offset: -1, leader_epoch: -1 }; queries.len()];
         let mut left: Vec<usize> = (0..queries.len()).collect();
@@ -245,24 +277,45 @@ impl Client {
         Ok(settings.collect())
     }
 
-    /// Asks one broker after the other until one answers; `None` when the one that was reached lacks the call.
+    /// Asks one broker after the other, the next one when one has failed or been silent for a while, and takes the first
+    /// answer; `None` when the one that answered lacks the call.
     async fn ask_any<R>(&self, ours: RangeInclusive<i16>, request: &R) -> Result<Option<R::Response>>
     where
         R: Request,
         R::Response: Throttled,
     {
         let addresses = self.addresses();
-        let mut last = None;
-        for address in &addresses {
-            match self.ask(address, ours.clone(), request).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => last = Some(error),
+        let mut left = addresses.iter();
+        let mut race = Race::default();
+        let mut last: Option<Error> = None;
+        loop {
+            match left.next() {
+                Some(address) => {
+                    let ask = self.ask(address, ours.clone(), request);
+                    race.enter(async move { (address, ask.await) });
+                }
+                None if race.is_empty() => break,
+                None => {}
+            }
+            let patience = if left.len() > 0 { PATIENCE } else { Duration::MAX };
+            match timeout(patience, race.next()).await {
+                Ok((address, Ok(answer))) => {
+                    self.known().doubtful.remove(address);
+                    return Ok(answer);
+                }
+                Ok((address, Err(error))) => {
+                    self.known().doubtful.insert(address.clone());
+                    // That a broker is of another cluster says more than that a further one is away.
+                    last = last.filter(|last| !last.retryable()).or(Some(error));
+                }
+                // The newest one is silent; those before it are already known to be.
+                Err(_) => self.doubt(addresses.get(addresses.len() - left.len() - 1)),
             }
         }
-        let error = Error::transient(format!("no broker answers; tried {}", addresses.join(", ")));
         Err(match last {
-            Some(last) => error.source(last),
-            None => error,
+            Some(last) if !last.retryable() => last,
+            Some(last) => Error::transient(format!("no broker answers; tried {}", addresses.join(", "))).source(last),
+            None => Error::transient("no broker is known"),
         })
     }
 
@@ -285,7 +338,7 @@ impl Client {
                 return Ok(Some(answer));
             }
         }
-        let mut connection = Connection::open(address, self.properties()).await?;
+        let mut connection = self.connect(address).await?;
         let answer = match connection.version::<R>(ours) {
             Some(version) => Some(connection.call(request, version).await?),
             None => None,
@@ -294,8 +347,17 @@ impl Client {
         Ok(answer)
     }
 
+    fn doubt(&self, address: Option<&String>) {
+        self.known().doubtful.extend(address.cloned());
+    }
+
+    fn known_address(&self, broker: i32) -> Result<String> {
+        let unknown = || Error::transient(format!("broker {broker} is not in the cluster's metadata"));
+        self.address(broker).ok_or_else(unknown)
+    }
+
     /// Returns the addresses to try: known brokers, from a random one on so that clients spread, then the bootstrap
-    /// servers, which may be all that is left when every broker has moved.
+    /// servers, which may be all that is left when every broker has moved; at last those that did not answer before.
     fn addresses(&self) -> Vec<String> {
         let mut addresses: Vec<String> = self.known().brokers.values().cloned().collect();
         if !addresses.is_empty() {
@@ -307,6 +369,8 @@ impl Client {
                 addresses.push(server.clone());
             }
         }
+        let known = self.known();
+        addresses.sort_by_key(|address| known.doubtful.contains(address));
         addresses
     }
 
@@ -317,6 +381,10 @@ impl Client {
     fn connections(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<Option<Connection>>>>> {
         self.0.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn too_old() -> Error {
+    Error::failed("the cluster is too old: no common version of Metadata").hint("Kafka 0.11 at least")
 }
 
 fn topic_name(name: &str) -> m::TopicName {
@@ -358,6 +426,8 @@ fn list_offsets_request(
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::mocking::MockCluster;
+
     use super::*;
 
     #[tokio::test]
@@ -371,6 +441,43 @@ mod tests {
         assert_eq!(error.kind(), crate::error::Kind::Failed);
         let text = error.to_string();
         assert!(text.contains("127.0.0.1:1, localhost:1") && !text.contains('\n'), "{text}");
+    }
+
+    fn client(servers: &str) -> Client {
+        let map = [("bootstrap.servers".to_owned(), servers.to_owned())];
+        Client::new(Properties::new(map.into()).expect("good properties"))
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_takes_connections_and_is_silent_holds_up_one_look_a_little_and_the_next_not_at_all() {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        // The system accepts for it; nobody ever answers.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = silent.local_addr().expect("bound").to_string();
+        let client = client(&format!("{address},{}", cluster.bootstrap_servers()));
+        let began = Instant::now();
+        client.metadata(Some(&[])).await.expect("the other one answers");
+        assert!((PATIENCE..PATIENCE * 3).contains(&began.elapsed()), "{:?}", began.elapsed());
+        assert_eq!(client.addresses().last(), Some(&address), "it is asked last from now on");
+    }
+
+    #[tokio::test]
+    async fn a_broker_of_another_cluster_is_refused_and_nothing_it_says_is_taken_over() {
+        let (ours, other) =
+            (MockCluster::new(1).expect("a mock cluster"), MockCluster::new(2).expect("a mock cluster"));
+        let client = client(&ours.bootstrap_servers());
+        let known = client.metadata(Some(&[])).await.expect("it answers").brokers;
+        let (id, met) = (client.cluster_id().expect("it has an id"), other.bootstrap_servers());
+        let error = client.connect(met.split(',').next().expect("a broker")).await.expect_err("another cluster");
+        assert!(!error.retryable() && error.to_string().contains(&format!("it was {id}")), "{error}");
+        // A broker of ours that another cluster has taken the address of.
+        client.known().brokers = BTreeMap::from([(1, met.split(',').next().expect("a broker").to_owned())]);
+        client.connections().clear();
+        let asked = OffsetQuery { topic: "t".into(), index: 0, leader_epoch: -1, at: At::Latest };
+        let error = client.list_offsets(1, &[asked], Isolation::Committed).await.expect_err("another cluster");
+        assert!(error.to_string().contains("another cluster"), "{error}");
+        client.metadata(Some(&[])).await.expect("the bootstrap server is of ours still");
+        assert_eq!((client.address(1), client.cluster_id()), (known.get(&1).cloned(), Some(id)));
     }
 
     #[test]

@@ -2,18 +2,15 @@
 //!
 //! [`Session`] keeps what the broker remembers of our requests, so that each names only what has changed; [`slice()`]
 //! finds the whole, sound, wanted batches in what came back. Batches are looked at from outside (header and checksum);
-//! nothing is decoded and nothing is allocated per batch.
+//! nothing is decoded and nothing is allocated per batch, but for what is still in the formats before v2.
 
 mod session;
 
 use bytes::Bytes;
 
-use crate::batch;
+use crate::batch::{self, legacy};
 use crate::record::{Offset, OffsetRange};
 pub use session::{Limits, Session, Verdict, Want};
-
-/// Where the format of an entry stands; the same in every format.
-const MAGIC_AT: usize = 16;
 
 /// What the records of one partition in a Fetch answer come to.
 #[derive(Debug, Default)]
@@ -23,7 +20,7 @@ pub struct Sliced {
     /// Whether a batch at or past the end of the pass was seen: there is nothing left to bring.
     pub at_end: bool,
     /// What ended the slice early.
-    pub problem: Option<Problem>,
+    pub damage: Option<Damage>,
 }
 
 /// Whole batches of one partition, one after the other.
@@ -31,47 +28,53 @@ pub struct Sliced {
 pub struct Slice {
     /// What they cover: from the offset that was asked for to the end of the last batch.
     pub range: OffsetRange,
-    /// Their bytes, a slice of the frame.
+    /// Their bytes, a slice of the frame; our own, marked, where the broker sent messages of format v0 or v1.
     pub bytes: Bytes,
     /// The leader epoch of the last batch.
     pub last_epoch: i32,
 }
 
-/// Why batches from some offset on cannot be taken.
+/// Where batches cannot be taken any more, and why: a wrong checksum, or a header that contradicts itself or its
+/// neighbour.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Problem {
-    /// The batch is not what its producer sent: wrong checksum, or a header that contradicts itself or its neighbour.
-    Damaged {
-        /// The base offset of the batch, or the offset that was to come.
-        offset: Offset,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// The batch has format v0 or v1, which brokers before Kafka 4 may still hold.
-    OldFormat {
-        /// Its offset: of its last record, where it is compressed.
-        offset: Offset,
-        /// Its format.
-        magic: u8,
-    },
+pub struct Damage {
+    /// The base offset of the batch, or the offset that was to come.
+    pub offset: Offset,
+    /// What is wrong with it.
+    pub what: String,
 }
 
 /// Finds in `records` the batches from `position` on that end before `end` (exclusive bound on base offsets, where
 /// there is one): whole ones with right checksums. A partial last batch is left out, as are batches before `position`.
-/// What precedes a problem is good and is returned with it.
+/// What precedes damage is good and is returned with it.
+///
+/// Messages of format v0 or v1 become batches. Where an answer holds both, what it begins with is returned and the rest
+/// is left to the next Fetch, so that batches are never copied for the sake of their neighbours.
 pub fn slice(records: &Bytes, position: Offset, end: Option<Offset>) -> Sliced {
     let mut sliced = Sliced::default();
     let (mut from, mut to, mut at) = (0, 0, 0);
     let (mut next, mut last_epoch) = (position, -1);
-    for entry in batch::walk(records) {
-        let (start, header) = match entry {
-            Ok(found) => found,
+    while let Some(total) = batch::entry_bytes(&records[at..]).filter(|total| *total <= records.len() - at) {
+        let start = at;
+        if legacy::is_old(&records[start..]) {
+            if to > from {
+                break;
+            }
+            at += total;
+            if legacy::offset(&records[start..]) >= position || !legacy::crc_matches(&records[start..at]) {
+                return converted(&records.slice(start..), position, end);
+            }
+            (from, to) = (at, at);
+            continue;
+        }
+        let header = match batch::Header::read(&records[start..]) {
+            Ok(header) => header,
             Err(error) => {
-                sliced.problem = Some(unreadable(&records[at..], next, &error));
+                sliced.damage = Some(Damage { offset: next, what: error.to_string() });
                 break;
             }
         };
-        at = start + header.total_bytes;
+        at += total;
         if to == from && header.next_offset() <= position {
             // A fetch is not batch-aligned, and brokers may begin a batch early.
             (from, to) = (at, at);
@@ -83,12 +86,12 @@ pub fn slice(records: &Bytes, position: Offset, end: Option<Offset>) -> Sliced {
         }
         if to > from && header.base_offset < next {
             let what = format!("its base offset {} lies before the batch in front of it ends", header.base_offset);
-            sliced.problem = Some(Problem::Damaged { offset: next, what });
+            sliced.damage = Some(Damage { offset: next, what });
             break;
         }
         if !batch::crc_matches(&records[start..at]) {
             let what = "its checksum does not match its bytes".to_owned();
-            sliced.problem = Some(Problem::Damaged { offset: header.base_offset, what });
+            sliced.damage = Some(Damage { offset: header.base_offset, what });
             break;
         }
         to = at;
@@ -102,13 +105,12 @@ pub fn slice(records: &Bytes, position: Offset, end: Option<Offset>) -> Sliced {
     sliced
 }
 
-fn unreadable(rest: &[u8], next: Offset, error: &crate::error::Error) -> Problem {
-    match (rest.get(MAGIC_AT), rest.first_chunk::<8>()) {
-        (Some(magic @ (0 | 1)), Some(offset)) => {
-            Problem::OldFormat { offset: i64::from_be_bytes(*offset), magic: *magic }
-        }
-        _ => Problem::Damaged { offset: next, what: error.to_string() },
-    }
+/// Makes batches of the messages of format v0 or v1 with which `rest` begins.
+fn converted(rest: &Bytes, position: Offset, end: Option<Offset>) -> Sliced {
+    let legacy::Converted { bytes, next, at_end, damage } = legacy::convert(rest, position, end);
+    let range = OffsetRange { first: position, next };
+    let data = (!bytes.is_empty()).then_some(Slice { range, bytes, last_epoch: -1 });
+    Sliced { data, at_end, damage: damage.map(|(offset, what)| Damage { offset, what }) }
 }
 
 #[cfg(test)]
@@ -129,7 +131,7 @@ mod tests {
     fn whole_batches_from_the_position_on_are_taken_without_copying() {
         let records = batches(&[(0, 10), (10, 20), (25, 30)]);
         let sliced = slice(&records, 10, None);
-        assert_eq!((range(&sliced), sliced.problem.clone()), (Some((10, 30, 122)), None));
+        assert_eq!((range(&sliced), sliced.damage.clone()), (Some((10, 30, 122)), None));
         let data = sliced.data.expect("data");
         assert_eq!((data.bytes.as_ptr(), data.last_epoch), (records[61..].as_ptr(), 5));
     }
@@ -165,23 +167,52 @@ mod tests {
         records[61 + 40] ^= 1;
         let sliced = slice(&records.into(), 0, None);
         assert_eq!(range(&sliced), Some((0, 10, 61)));
-        assert!(matches!(sliced.problem, Some(Problem::Damaged { offset: 10, .. })));
+        assert!(matches!(sliced.damage, Some(Damage { offset: 10, .. })));
     }
 
     #[test]
     fn batches_out_of_order_are_damage() {
         let back = slice(&batches(&[(10, 20), (5, 8), (20, 30)]), 10, None);
         assert_eq!(range(&back), Some((10, 20, 61)));
-        assert!(matches!(back.problem, Some(Problem::Damaged { offset: 20, .. })));
+        assert!(matches!(back.damage, Some(Damage { offset: 20, .. })));
         let sliced = slice(&batches(&[(0, 10), (5, 15)]), 0, None);
         assert_eq!(range(&sliced), Some((0, 10, 61)));
-        assert!(matches!(sliced.problem, Some(Problem::Damaged { offset: 10, .. })));
+        assert!(matches!(sliced.damage, Some(Damage { offset: 10, .. })));
+    }
+
+    /// Kafka's own messages of format v1, offsets 0 to 11; no leader epoch.
+    const OLD: &[u8] = include_bytes!("../batch/legacy/v1.log");
+
+    #[test]
+    fn messages_of_an_old_format_come_as_batches_without_a_leader_epoch() {
+        let sliced = slice(&Bytes::from_static(OLD), 0, None);
+        let data = sliced.data.expect("data");
+        assert_eq!((data.range.next, data.last_epoch, sliced.at_end, sliced.damage), (12, -1, false, None));
+        assert!(batch::walk(&data.bytes).all(|item| item.is_ok_and(|(_, header)| header.is_converted())));
     }
 
     #[test]
-    fn an_old_format_is_told_from_damage() {
+    fn of_an_answer_in_two_formats_the_first_is_taken_and_the_rest_is_left_to_the_next_fetch() {
+        let upgraded = Bytes::from([OLD, &batches(&[(12, 20), (20, 25)])].concat());
+        assert_eq!(slice(&upgraded, 0, None).data.map(|data| data.range.next), Some(12));
+        let sliced = slice(&upgraded, 12, None);
+        assert_eq!(range(&sliced), Some((12, 25, 122)));
+        assert_eq!(sliced.data.map(|data| data.bytes.as_ptr()), Some(upgraded[OLD.len()..].as_ptr()));
+        let mut old = OLD.to_vec();
+        old.drain(..142);
+        let downgraded = Bytes::from([&batches(&[(0, 3)])[..], &old].concat());
+        assert_eq!(range(&slice(&downgraded, 0, None)), Some((0, 3, 61)));
+        assert_eq!(slice(&downgraded, 3, None).data.map(|data| data.range.next), Some(12));
+    }
+
+    #[test]
+    fn a_batch_whose_format_was_damaged_is_damage() {
         let mut records = batches(&[(7, 8)]).to_vec();
         records[16] = 1;
-        assert_eq!(slice(&records.into(), 0, None).problem, Some(Problem::OldFormat { offset: 7, magic: 1 }));
+        let records = Bytes::from(records);
+        for position in [0, 9] {
+            let sliced = slice(&records, position, None);
+            assert!(sliced.data.is_none() && matches!(sliced.damage, Some(Damage { offset: 7, .. })), "{sliced:?}");
+        }
     }
 }

@@ -12,27 +12,34 @@
 mod fetcher;
 mod flow;
 mod reading;
+mod selection;
 mod watch;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use crate::budget::{Budget, RateLimit};
 use crate::error::{Error, Result};
-use crate::kafka::client::{self, OffsetAnswer};
+use crate::kafka::client::{self, EpochAnswer, OffsetAnswer};
+use crate::kafka::membership;
 use crate::kafka::wire::Toll;
 use crate::kafka::{Client, Properties};
 use crate::pipeline::{self, Event, Tip, TopicConfig};
 use crate::record::{Offset, Partition, Timestamp};
+pub use selection::Selection;
 use watch::Watch;
 pub use watch::no_such_topics;
 
 /// How often topics, partitions and settings are looked at, unless told otherwise. With half, a cluster of a thousand
 /// agents answers twice the metadata; with twice as much, a new topic waits a minute for its first backup.
 pub const METADATA_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long the last stable offset may stand still while the log goes on, unless told otherwise: well beyond Kafka's
+/// default transaction time-out of a minute.
+pub const TRANSACTION_PATIENCE: Duration = Duration::from_secs(5 * 60);
 
 /// How long a one-pass source keeps trying to read a partition before it fails: longer than a leader election and a
 /// broker's restart take.
@@ -59,12 +66,17 @@ pub enum Start {
 pub struct Options {
     /// The connection to the cluster.
     pub properties: Properties,
-    /// The topics, by name.
-    pub topics: Vec<String>,
+    /// The topics.
+    pub topics: Selection,
+    /// The consumer group whose members share the partitions; `None` reads all of them.
+    pub group_id: Option<String>,
     /// Where a partition begins of which the archive holds nothing.
     pub start: Start,
     /// How often topics, partitions and settings are looked at ([`METADATA_INTERVAL`]).
     pub metadata_interval: Duration,
+    /// How long the last stable offset may stand still while the log goes on, before the transaction that holds it is
+    /// named ([`TRANSACTION_PATIENCE`]).
+    pub transaction_patience: Duration,
     /// Whether to stop at the last stable offsets seen at the start.
     pub one_pass: bool,
     /// The memory that fetched bytes are paid from.
@@ -81,6 +93,7 @@ pub struct Source {
     commands: Commands,
     watch: AbortHandle,
     one_pass: bool,
+    in_group: bool,
     /// Whether every partition of a pass was told.
     complete: bool,
     /// The partitions that a pass has not finished, with their newest generation.
@@ -118,16 +131,32 @@ type Commands = mpsc::UnboundedSender<Command>;
 enum Command {
     Start(Partition, Tip),
     Stop(Partition),
+    /// The sink has let a partition go.
+    Closed(Partition),
+    /// Everything of a partition before this offset is durable.
+    Durable(Partition, Offset),
+    /// What the consumer group has told.
+    Group(membership::Told),
+    /// Leave the group, end, and say so.
+    Leave(oneshot::Sender<()>),
     /// The cluster's metadata, and the settings of topics where they were asked for.
     Found(Result<Found>),
     /// The answers to questions for offsets, in their order.
     Offsets(Purpose, Vec<Asked>, Result<Vec<OffsetAnswer>>),
+    /// The answers to questions whether a leader's log agrees with what is held, in their order.
+    Epochs(Vec<Agreement>, Result<Vec<EpochAnswer>>),
     /// A fetcher gives a partition back.
     Returned(Returned),
     /// A partition that was in trouble is read again.
     Recovered(Partition, u32),
     /// A broker cannot be reached (`Some`) or can again (`None`).
     Broker(String, Option<String>),
+    /// A broker has not answered for longer than one that is well takes: does it still lead what is read from it?
+    Overdue,
+    /// An open transaction holds a partition's last stable offset here (`Some`), or none does (`None`).
+    Stable(Partition, Option<Offset>),
+    /// What its leader tells of the transactions that are open in a partition whose last stable offset stands there.
+    Transactions(Partition, Offset, Result<Vec<(client::ActiveTransaction, Option<String>)>>),
 }
 
 #[derive(Debug)]
@@ -154,6 +183,14 @@ struct Asked {
     at: client::At,
 }
 
+/// A partition whose leader, of that epoch, is asked whether its log agrees with what is held.
+#[derive(Debug)]
+struct Agreement {
+    partition: Partition,
+    generation: u32,
+    leader_epoch: i32,
+}
+
 /// A partition that a fetcher cannot read on.
 #[derive(Debug)]
 struct Returned {
@@ -166,6 +203,8 @@ struct Returned {
 
 #[derive(Debug)]
 enum Cause {
+    /// Another broker leads it, as the watch knows.
+    Led,
     /// This broker does not lead it (any more), or not yet: Kafka's error code, and who leads it, where that was said,
     /// as (broker, epoch).
     Moved(i16, Option<(i32, i32)>),
@@ -195,7 +234,7 @@ impl Source {
         };
         let (told, items) = mpsc::channel(EVENTS);
         let (commands, heard) = mpsc::unbounded_channel();
-        let one_pass = options.one_pass;
+        let (one_pass, in_group) = (options.one_pass, options.group_id.is_some());
         let toll = Toll { budget: options.budget.clone(), rate: options.rate.clone() };
         let watch = Watch::new(client.clone(), options, toll, told, commands.clone(), heard);
         let watch = tokio::spawn(watch.run()).abort_handle();
@@ -205,10 +244,20 @@ impl Source {
             commands,
             watch,
             one_pass,
+            in_group,
             complete: false,
             unfinished: HashMap::new(),
             failure: None,
         })
+    }
+
+    /// Ends the source; where it is in a group it leaves it first, so that the others need not wait to hear that it is
+    /// gone.
+    pub async fn close(self) {
+        let (left, done) = oneshot::channel();
+        self.tell(Command::Leave(left));
+        // It ends without an answer only when the watch had ended before.
+        let _ = done.await;
     }
 
     /// Returns the client of the cluster's control plane, which shares its connections.
@@ -267,8 +316,14 @@ impl pipeline::Source for Source {
         self.tell(Command::Stop(partition.clone()));
     }
 
-    fn durable(&mut self, _partition: &Partition, _next: Offset) {
-        // Commits to a consumer group come later; the chain in the archive is the truth.
+    fn durable(&mut self, partition: &Partition, next: Offset) {
+        if self.in_group {
+            self.tell(Command::Durable(partition.clone(), next));
+        }
+    }
+
+    fn closed(&mut self, partition: &Partition) {
+        self.tell(Command::Closed(partition.clone()));
     }
 }
 

@@ -257,7 +257,7 @@ pub(super) fn prepare(root: &Path) -> Result<()> {
 }
 
 /// Lists a folder; one that is not there is empty.
-pub(super) fn list(path: &Path) -> Result<Vec<Listed>> {
+pub(super) fn list(path: &Path, start: &str) -> Result<Vec<Listed>> {
     let entries = match std::fs::read_dir(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(failed("cannot list"))?,
@@ -265,13 +265,14 @@ pub(super) fn list(path: &Path) -> Result<Vec<Listed>> {
     let mut listed = Vec::new();
     for entry in entries {
         let entry = entry.map_err(failed("cannot list"))?;
+        // Before the call for its metadata: a folder of a thousand may have one of that name.
+        let Some(name) = entry.file_name().into_string().ok().filter(|name| name.starts_with(start)) else { continue };
         // Links are followed: a topic may lie on another disk.
         let metadata = match std::fs::metadata(entry.path()) {
             // It went between the two calls; a link to nothing is an error, not nothing.
             Err(error) if error.kind() == ErrorKind::NotFound && !entry.path().is_symlink() => continue,
             other => other.map_err(failed("cannot list"))?,
         };
-        let Ok(name) = entry.file_name().into_string() else { continue };
         if name != TEMPORARY {
             let size_bytes = if metadata.is_dir() { 0 } else { metadata.len() };
             listed.push(Listed { name, size_bytes, is_folder: metadata.is_dir() });

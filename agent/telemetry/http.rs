@@ -89,6 +89,8 @@ mod tests {
     use super::*;
 
     async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+        // reqwest is built for the store's TLS, and asks for its cryptography even where none is spoken.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let response = reqwest::get(format!("http://{address}{path}")).await.expect("an answer");
         (response.status().as_u16(), response.text().await.expect("a body"))
     }

@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::record::Partition;
+use crate::record::{Partition, Timestamp};
 
 /// Records that became durable.
 const RECORDS: &str = "kafka_backup_captured_records_total";
@@ -29,6 +29,14 @@ const HIGH_WATERMARK: &str = "kafka_backup_high_watermark_offset";
 const LAST_STABLE: &str = "kafka_backup_last_stable_offset";
 /// The end of what is durable.
 const DURABLE: &str = "kafka_backup_durable_offset";
+/// How long until the source deletes what is not durable.
+const HEADROOM: &str = "kafka_backup_headroom_seconds";
+/// Stretches that the source had deleted before they were archived.
+const GAPS: &str = "kafka_backup_gaps_total";
+/// The offsets in them.
+const GAP_OFFSETS: &str = "kafka_backup_gap_offsets_total";
+/// Times that the source had lost what the archive holds.
+const FORKS: &str = "kafka_backup_forks_total";
 /// How long making a segment durable took.
 const UPLOAD: &str = "kafka_backup_upload_latency_seconds";
 /// Whether nothing is wrong with a pipeline.
@@ -47,6 +55,12 @@ const FETCHED: &str = "kafka_backup_fetched_bytes_total";
 const FETCHES: &str = "kafka_backup_fetches_total";
 /// Waits that brokers asked for; recorded by `kafka::wire`.
 const THROTTLE: &str = "kafka_backup_throttle_seconds_total";
+/// Partitions that a consumer group has given; recorded by `kafka::membership`.
+const GROUP_PARTITIONS: &str = "kafka_backup_group_partitions";
+/// Fetches of the client that only takes part in a group; recorded by `kafka::membership`.
+const GROUP_FETCHES: &str = "kafka_backup_group_fetches";
+/// Reports of that client; recorded by `kafka::membership`.
+const GROUP_STATISTICS: &str = "kafka_backup_group_statistics_total";
 /// Always 1; its labels tell the version.
 const BUILD: &str = "kafka_backup_build_info";
 
@@ -92,6 +106,15 @@ fn describe() {
     describe_gauge!(HIGH_WATERMARK, Unit::Count, "End of what the source has replicated, exclusive.");
     describe_gauge!(LAST_STABLE, Unit::Count, "End of what a read-committed reader of the source may see, exclusive.");
     describe_gauge!(DURABLE, Unit::Count, "End of what is durable in the archive, exclusive.");
+    describe_gauge!(
+        HEADROOM,
+        Unit::Seconds,
+        "Time until the source's retention may delete what is not durable, or, when all is, what would be written \
+         now; +Inf where it never will, NaN while it is not known."
+    );
+    describe_counter!(GAPS, Unit::Count, "Stretches that the source had deleted before they were archived.");
+    describe_counter!(GAP_OFFSETS, Unit::Count, "Offsets that the source had deleted before they were archived.");
+    describe_counter!(FORKS, Unit::Count, "Times that the source had lost records that the archive holds.");
     describe_histogram!(UPLOAD, Unit::Seconds, "Time from closing a segment to its being durable.");
     describe_gauge!(READY, "1 when nothing is wrong with the pipeline, else 0; /readyz says what is.");
     describe_gauge!(TROUBLES, Unit::Count, "Things that are wrong with the pipeline: its lines of /readyz.");
@@ -101,6 +124,9 @@ fn describe() {
     describe_counter!(FETCHED, Unit::Bytes, "Bytes of Fetch answers.");
     describe_counter!(FETCHES, Unit::Count, "Fetch answers.");
     describe_counter!(THROTTLE, Unit::Seconds, "Time that brokers asked us to wait (quotas), which we did.");
+    describe_gauge!(GROUP_PARTITIONS, Unit::Count, "Partitions that this member of the consumer group has.");
+    describe_gauge!(GROUP_FETCHES, Unit::Count, "Fetches of the client that only takes part in the group: 0.");
+    describe_counter!(GROUP_STATISTICS, Unit::Count, "Reports of that client about itself.");
     describe_gauge!(BUILD, "Always 1; the label tells the version.");
 }
 
@@ -115,6 +141,10 @@ pub struct PartitionMetrics {
     high_watermark: Gauge,
     last_stable: Gauge,
     durable: Gauge,
+    headroom: Gauge,
+    gaps: Counter,
+    gap_offsets: Counter,
+    forks: Counter,
 }
 
 impl PartitionMetrics {
@@ -127,6 +157,9 @@ impl PartitionMetrics {
         ];
         let counter = |name| metrics::counter!(name, labels.clone());
         let gauge = |name| metrics::gauge!(name, labels.clone());
+        let headroom = gauge(HEADROOM);
+        // A new gauge is 0, which would be an alarm.
+        headroom.set(f64::NAN);
         Self {
             records: counter(RECORDS),
             bytes: counter(BYTES),
@@ -136,7 +169,22 @@ impl PartitionMetrics {
             high_watermark: gauge(HIGH_WATERMARK),
             last_stable: gauge(LAST_STABLE),
             durable: gauge(DURABLE),
+            headroom,
+            gaps: counter(GAPS),
+            gap_offsets: counter(GAP_OFFSETS),
+            forks: counter(FORKS),
         }
+    }
+
+    /// Counts a gap of `offsets` offsets.
+    pub fn gap(&self, offsets: u64) {
+        self.gaps.increment(1);
+        self.gap_offsets.increment(offsets);
+    }
+
+    /// Counts a fork.
+    pub fn fork(&self) {
+        self.forks.increment(1);
     }
 
     /// Counts a segment of `records` records and `bytes` bytes that became durable.
@@ -146,8 +194,8 @@ impl PartitionMetrics {
         self.segments.increment(1);
     }
 
-    /// Shows `progress` as it is `now`; called at changes and once a second, since a lag grows by itself.
-    pub fn show(&self, progress: &Progress, now: Instant) {
+    /// Shows `progress` as it is `now`, by `clock`; called at changes and once a second, since a lag grows by itself.
+    pub fn show(&self, progress: &Progress, now: Instant, clock: Timestamp) {
         let offsets = [
             (&self.high_watermark, progress.high_watermark()),
             (&self.last_stable, progress.last_stable()),
@@ -162,12 +210,15 @@ impl PartitionMetrics {
             self.lag.set(lag as f64);
         }
         self.durable_lag.set(progress.durable_lag(now).as_secs_f64());
+        self.headroom.set(progress.headroom_seconds(now, clock).unwrap_or(f64::NAN));
     }
 
-    /// Ends the lag of a partition that is no longer ours; whoever has it now shows it.
+    /// Ends what would alarm of a partition that is no longer ours: whoever has it now shows it. The counters and
+    /// offsets stay as they are.
     pub fn retire(&self) {
         self.lag.set(0.0);
         self.durable_lag.set(0.0);
+        self.headroom.set(f64::NAN);
     }
 }
 
@@ -221,10 +272,14 @@ impl std::fmt::Debug for PipelineMetrics {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use super::*;
+    use crate::progress::Retention;
     use crate::record::TopicId;
+
+    const LABELS: &str = "{pipeline=\"p\",topic=\"shown\",partition=\"3\"}";
 
     #[test]
     fn a_partition_shows_what_it_captured_and_how_far_it_is() {
@@ -235,19 +290,27 @@ mod tests {
         progress.observe(12, 11, now);
         progress.durable(10, now);
         metrics.captured(10, 512);
-        metrics.show(&progress, now + std::time::Duration::from_secs(4));
+        metrics.gap(7);
+        metrics.show(&progress, now + std::time::Duration::from_secs(4), Timestamp::now());
+        let unknown = format!("kafka_backup_headroom_seconds{LABELS} NaN");
+        assert!(handle.render().contains(&unknown), "nothing is known of the topic's retention");
+        progress.retained(Some(Retention { ms: None, by_size: true }));
+        metrics.show(&progress, now + std::time::Duration::from_secs(4), Timestamp::now());
         PipelineMetrics::new("p").upload_seconds.record(0.02);
         PipelineMetrics::new("well").show(0);
         PipelineMetrics::new("ill").show(2);
         let text = handle.render();
-        let labels = "{pipeline=\"p\",topic=\"shown\",partition=\"3\"}";
         for line in [
-            format!("kafka_backup_captured_records_total{labels} 10"),
-            format!("kafka_backup_captured_bytes_total{labels} 512"),
-            format!("kafka_backup_captured_segments_total{labels} 1"),
-            format!("kafka_backup_lag_records{labels} 2"),
-            format!("kafka_backup_durable_lag_seconds{labels} 4"),
-            format!("kafka_backup_last_stable_offset{labels} 11"),
+            format!("kafka_backup_captured_records_total{LABELS} 10"),
+            format!("kafka_backup_captured_bytes_total{LABELS} 512"),
+            format!("kafka_backup_captured_segments_total{LABELS} 1"),
+            format!("kafka_backup_lag_records{LABELS} 2"),
+            format!("kafka_backup_durable_lag_seconds{LABELS} 4"),
+            format!("kafka_backup_last_stable_offset{LABELS} 11"),
+            format!("kafka_backup_headroom_seconds{LABELS} inf"),
+            format!("kafka_backup_gaps_total{LABELS} 1"),
+            format!("kafka_backup_gap_offsets_total{LABELS} 7"),
+            format!("kafka_backup_forks_total{LABELS} 0"),
             "kafka_backup_upload_latency_seconds_bucket{pipeline=\"p\",le=\"0.025\"} 1".to_owned(),
             "# TYPE kafka_backup_captured_bytes_total counter".to_owned(),
             "kafka_backup_ready{pipeline=\"well\"} 1".to_owned(),
@@ -256,5 +319,29 @@ mod tests {
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
         }
+    }
+
+    /// Adds the names of metrics in the Rust files of `folder` to `names`.
+    fn names_in(folder: &std::path::Path, names: &mut BTreeSet<String>) {
+        let pattern = regex::Regex::new("\"(kafka_backup_[a-z_]+)\"").expect("a pattern");
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                names_in(&path, names);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).expect("readable");
+                names.extend(pattern.captures_iter(&text).map(|found| found[1].to_owned()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_metric_is_in_the_documentation_and_nothing_else() {
+        let mut names = BTreeSet::new();
+        names_in(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("agent"), &mut names);
+        let row = |line: &str| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned());
+        let documented: BTreeSet<String> = include_str!("../../docs/metrics.md").lines().filter_map(row).collect();
+        assert!(names.len() > 20, "{names:?}");
+        assert_eq!(names, documented);
     }
 }

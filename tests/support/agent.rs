@@ -15,6 +15,7 @@ use super::chain::Chain;
 use super::kafka::Kafka;
 use super::reader::Record;
 use super::reaper::{self, Process};
+use super::s3::S3;
 use super::{DEADLINE, block_on, wait_for, wait_within};
 
 /// Returns the program under test, with nothing of the caller's surroundings that could change what it does.
@@ -33,8 +34,12 @@ pub(crate) struct Backup {
     pipeline: Vec<(String, String)>,
     source: Vec<(String, String)>,
     sink: Vec<(String, String)>,
+    /// Lines of `[pipeline.source]` whose values are lists.
+    lists: Vec<String>,
     kafka: Vec<(String, String)>,
     path: String,
+    /// The folder whose files are the objects below `path`.
+    objects: PathBuf,
 }
 
 impl Backup {
@@ -49,12 +54,14 @@ impl Backup {
         reaper::remove_at_end(folder.path());
         let backup = Self {
             path: folder.path().join("archive").display().to_string(),
+            objects: folder.path().join("archive"),
             folder,
             brokers: brokers.into(),
             topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
             pipeline: Vec::new(),
             source: Vec::new(),
             sink: Vec::new(),
+            lists: Vec::new(),
             kafka: Vec::new(),
         };
         backup.sink("roll_bytes", "1MiB").sink("roll_interval", "1s")
@@ -69,6 +76,12 @@ impl Backup {
     /// Sets a key of `[pipeline.source]`.
     pub(crate) fn source(mut self, key: &str, value: &str) -> Self {
         set(&mut self.source, key, value);
+        self
+    }
+
+    /// Sets a key of `[pipeline.source]` to a list.
+    pub(crate) fn source_list(mut self, key: &str, values: &[&str]) -> Self {
+        self.lists.push(format!("{key} = {values:?}\n"));
         self
     }
 
@@ -87,7 +100,14 @@ impl Backup {
     /// Writes to `path`, a folder or a URL, instead of a folder of its own.
     pub(crate) fn path(mut self, path: &str) -> Self {
         self.path = path.into();
+        self.objects = path.into();
         self
+    }
+
+    /// Writes to `s3` below `prefix`; `parameters` are added to the URL.
+    pub(crate) fn on(self, s3: &S3, prefix: &str, parameters: &str) -> Self {
+        let backup = self.path(&format!("{}{parameters}", s3.url(prefix)));
+        Self { objects: s3.folder(prefix), ..backup }
     }
 
     /// Returns the folder of the whole test.
@@ -112,8 +132,7 @@ name = "test"
 {}
 [pipeline.source]
 type = "kafka"
-topics = {:?}
-kafka = {{ "bootstrap.servers" = {:?}{kafka} }}
+{}kafka = {{ "bootstrap.servers" = {:?}{kafka} }}
 {}
 [pipeline.sink]
 type = "archive"
@@ -121,9 +140,9 @@ backup_id = "test"
 path = {:?}
 {}"#,
             lines(&self.pipeline),
-            self.topics,
+            if self.topics.is_empty() { String::new() } else { format!("topics = {:?}\n", self.topics) },
             self.brokers,
-            lines(&self.source),
+            lines(&self.source) + &self.lists.concat(),
             self.path,
             lines(&self.sink),
         )
@@ -205,13 +224,13 @@ path = {:?}
 
     /// Returns the folders of a topic's timelines.
     pub(crate) fn timelines(&self, topic: &str) -> Vec<PathBuf> {
-        let folders = fs::read_dir(Path::new(&self.path).join("test/topics").join(topic)).into_iter().flatten();
+        let folders = fs::read_dir(self.objects.join("test/topics").join(topic)).into_iter().flatten();
         folders.map(|folder| folder.expect("an entry").path()).collect()
     }
 
     /// Returns a file of the backup, as `backup.json`.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
-        Path::new(&self.path).join("test").join(name)
+        self.objects.join("test").join(name)
     }
 }
 
@@ -278,6 +297,11 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
+    /// Returns the process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         signal::kill(Pid::from_raw(self.process.id() as i32), signal).expect("the agent is there");
@@ -334,6 +358,13 @@ impl Agent {
             value.parse::<f64>().ok()
         });
         values.sum()
+    }
+
+    /// Returns the most memory that the agent has had, as the kernel counts it (`VmHWM`).
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("the agent is there");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a kernel that counts");
+        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
     }
 
     /// Waits for a condition as long as the agent runs.

@@ -14,6 +14,8 @@ pub(crate) struct Header {
     pub(crate) bytes: usize,
     pub(crate) attributes: i16,
     pub(crate) producer_id: i64,
+    pub(crate) base_sequence: i32,
+    pub(crate) leader_epoch: i32,
     /// Records in it.
     pub(crate) count: i32,
 }
@@ -42,6 +44,8 @@ pub(crate) fn headers(log: &[u8]) -> Vec<Header> {
             bytes: field(8, 4) as usize + 12,
             attributes: field(21, 2) as i16,
             producer_id: field(43, 8),
+            base_sequence: field(53, 4) as i32,
+            leader_epoch: field(12, 4) as i32,
             count: field(57, 4) as i32,
         };
         position += header.bytes;

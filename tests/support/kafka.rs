@@ -3,6 +3,7 @@
 //! Most tests share one ([`Kafka::shared`]) and keep apart by topic names; a test that kills or starts a broker has its
 //! own ([`Kafka::start`]).
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::reaper::{self, Process};
@@ -24,7 +26,7 @@ const VERSION: &str = "4.2.1";
 /// The name of a broker's configuration in its folder.
 const CONFIG: &str = "server.properties";
 
-const NEEDED: &str = "the tests start a real Apache Kafka: install a JDK (17 or newer) and Maven";
+pub(super) const NEEDED: &str = "the tests start a real Apache Kafka: install a JDK (17 or newer) and Maven";
 
 /// A cluster that a test may use.
 pub(crate) struct Kafka {
@@ -40,7 +42,7 @@ struct Node {
     folder: Folder,
 }
 
-struct Folder(PathBuf);
+pub(super) struct Folder(pub(super) PathBuf);
 
 impl Drop for Folder {
     fn drop(&mut self) {
@@ -67,6 +69,11 @@ impl Kafka {
         Self::shared()
     }
 
+    /// Returns a cluster that others start and stop.
+    pub(super) fn of_brokers(brokers: &str) -> Self {
+        Self { admin: admin(brokers), brokers: brokers.to_owned(), node: None }
+    }
+
     /// Starts a broker on a free port.
     pub(crate) fn start() -> Self {
         // Between finding a port and listening on it another process may take it.
@@ -88,6 +95,15 @@ impl Kafka {
         let node = self.node.as_mut().expect("a broker of our own");
         node.process =
             Some(launch(&node.folder.0, &self.admin).unwrap_or_else(|log| panic!("Kafka did not return:\n{log}")));
+    }
+
+    /// Puts another cluster in the place of this one: the same port, and nothing of what was there.
+    pub(crate) fn replace(&mut self) {
+        self.stop();
+        let node = self.node.as_ref().expect("a broker of our own");
+        fs::remove_dir_all(node.folder.0.join("data")).expect("the folder is writable");
+        format(&node.folder.0.join(CONFIG));
+        self.start_again();
     }
 
     fn try_start(port: u16) -> Result<Self, String> {
@@ -170,6 +186,25 @@ impl Kafka {
         assert_eq!(deleted.elements()[0].offset(), Offset::Offset(first), "the log starts there now");
     }
 
+    /// Commits `offset` of a partition for a consumer group that has no members.
+    pub(crate) fn commit(&self, group: &str, topic: &str, partition: i32, offset: i64) {
+        let consumer: BaseConsumer = self.client(&[("group.id", group)]).create().expect("a consumer");
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(topic, partition, Offset::Offset(offset)).expect("an offset");
+        consumer.commit(&offsets, CommitMode::Sync).expect("the coordinator answers");
+    }
+
+    /// Returns the offsets that a group has committed for partitions of `topic`.
+    pub(crate) fn committed(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+        let consumer: BaseConsumer = self.client(&[("group.id", group)]).create().expect("a consumer");
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition_range(topic, 0, self.partitions(topic) - 1);
+        let answer = consumer.committed_offsets(partitions, Duration::from_secs(30)).expect("the coordinator answers");
+        let elements = answer.elements();
+        let offset = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
+        elements.iter().filter_map(|it| Some((it.partition(), offset(it.offset())?))).collect()
+    }
+
     /// Returns how many partitions `topic` has.
     pub(crate) fn partitions(&self, topic: &str) -> i32 {
         let answer = self.admin.inner().fetch_metadata(Some(topic), Duration::from_secs(10)).expect("metadata");
@@ -196,7 +231,7 @@ impl Kafka {
     }
 }
 
-fn is_log(path: &Path) -> bool {
+pub(super) fn is_log(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "log")
 }
 
@@ -262,40 +297,57 @@ log.segment.delete.delay.ms=1000
     )
 }
 
-fn format(config: &Path) {
+/// Makes an id as Kafka's clusters and folders have one.
+pub(super) fn new_id() -> String {
     use base64::Engine as _;
-    let id = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(uuid::Uuid::new_v4().as_bytes());
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(uuid::Uuid::new_v4().as_bytes())
+}
+
+fn format(config: &Path) {
+    let id = new_id();
     let config = config.to_str().expect("UTF-8");
     // The id may begin with a dash, which only the form with `=` survives.
     tool("kafka.tools.StorageTool", &["format", &format!("--cluster-id={id}"), "-c", config, "--standalone"]);
 }
 
 /// Returns a command that runs `class` from Kafka's jars.
-fn java(options: &[&str], class: &str, arguments: &[&str]) -> Command {
+pub(super) fn java(options: &[&str], class: &str, arguments: &[&str]) -> Command {
+    java_of(jars(), options, class, arguments)
+}
+
+/// Returns a command that runs `class` from the jars in `libs`.
+pub(super) fn java_of(libs: &Path, options: &[&str], class: &str, arguments: &[&str]) -> Command {
     let mut java = Command::new("java");
     // A short life on a shared machine: no profiling compiler, no threads for collecting garbage.
     java.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]).args(options);
-    java.arg("-cp").arg(jars().join("*")).arg(class).args(arguments);
+    java.arg("-cp").arg(libs.join("*")).arg(class).args(arguments);
     java
 }
 
-/// Returns the folder of Kafka's jars; fetches them when they are not there. Other tests and processes wait meanwhile.
+/// Returns the folder of Kafka's jars; fetches them when they are not there.
 fn jars() -> &'static Path {
     static JARS: OnceLock<PathBuf> = OnceLock::new();
     JARS.get_or_init(|| {
-        let folder = target().join("kafka").join(VERSION);
-        fs::create_dir_all(&folder).expect("the target folder is writable");
-        let lock = File::create(folder.join("lock")).expect("the target folder is writable");
-        lock.lock().expect("a lock on a file");
-        let (libs, complete) = (folder.join("libs"), folder.join("complete"));
-        require("java");
-        if !complete.exists() {
-            require("mvn");
-            fetch_jars(&folder);
-            File::create(complete).expect("the target folder is writable");
-        }
-        libs
+        let kafka = ["kafka_2.13", "kafka-tools"].map(|artifact| ("org.apache.kafka", artifact, VERSION));
+        jars_of(VERSION, &[&kafka[..], &[("org.apache.logging.log4j", "log4j-slf4j2-impl", "2.24.3")]].concat())
     })
+}
+
+/// Returns the folder of the jars of Kafka `version`, which are those of `dependencies` (group, artifact, version);
+/// fetches them when they are not there. Other tests and processes wait meanwhile.
+pub(super) fn jars_of(version: &str, dependencies: &[(&str, &str, &str)]) -> PathBuf {
+    let folder = target().join("kafka").join(version);
+    fs::create_dir_all(&folder).expect("the target folder is writable");
+    let lock = File::create(folder.join("lock")).expect("the target folder is writable");
+    lock.lock().expect("a lock on a file");
+    let (libs, complete) = (folder.join("libs"), folder.join("complete"));
+    require("java");
+    if !complete.exists() {
+        require("mvn");
+        fetch_jars(&folder, version, dependencies);
+        File::create(complete).expect("the target folder is writable");
+    }
+    libs
 }
 
 fn require(program: &str) {
@@ -308,21 +360,16 @@ fn require(program: &str) {
     }
 }
 
-fn fetch_jars(folder: &Path) {
-    let dependency = |group: &str, artifact: &str, version: &str| {
+fn fetch_jars(folder: &Path, kafka: &str, dependencies: &[(&str, &str, &str)]) {
+    let dependency = |(group, artifact, version): &(&str, &str, &str)| {
         format!(
             "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
         )
     };
-    let dependencies = [
-        dependency("org.apache.kafka", "kafka_2.13", VERSION),
-        dependency("org.apache.kafka", "kafka-tools", VERSION),
-        dependency("org.apache.logging.log4j", "log4j-slf4j2-impl", "2.24.3"),
-    ];
     let pom = format!(
         "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion><groupId>tests</groupId>\
          <artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging><dependencies>{}</dependencies></project>",
-        dependencies.concat()
+        dependencies.iter().map(dependency).collect::<String>()
     );
     fs::write(folder.join("pom.xml"), pom).expect("the target folder is writable");
     let mut maven = Command::new("mvn");
@@ -330,7 +377,7 @@ fn fetch_jars(folder: &Path) {
     let output = maven.stdin(Stdio::null()).output().expect(NEEDED);
     assert!(
         output.status.success(),
-        "Maven could not fetch Kafka {VERSION}: {}{}",
+        "Maven could not fetch Kafka {kafka}: {}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );

@@ -95,6 +95,7 @@ impl ProducerContext for Deliveries {
 pub(crate) struct Writer {
     producer: BaseProducer<Deliveries>,
     deliveries: Deliveries,
+    transactional_id: String,
 }
 
 impl Writer {
@@ -106,7 +107,7 @@ impl Writer {
             config.set(*name, *value);
         }
         let producer = config.create_with_context(deliveries.clone()).expect("a producer");
-        Self { producer, deliveries }
+        Self { producer, deliveries, transactional_id: String::new() }
     }
 
     /// Makes a transactional producer of small batches; its transactional id begins with `name`.
@@ -114,7 +115,7 @@ impl Writer {
         let id = format!("{name}-{:08x}", fastrand::u32(..));
         let properties =
             [("transactional.id", &*id), ("transaction.timeout.ms", "600000"), ("batch.num.messages", "50")];
-        let writer = Self::new(kafka, &properties);
+        let writer = Self { transactional_id: id.clone(), ..Self::new(kafka, &properties) };
         writer.producer.init_transactions(DEADLINE).expect("the coordinator answers");
         writer
     }
@@ -163,6 +164,11 @@ impl Writer {
         self.producer.poll(Duration::ZERO);
         let delivered = std::mem::take(&mut *self.deliveries.0.lock().expect("nobody panics while holding it"));
         delivered.into_iter().map(|place| place.expect("the broker takes what was sent")).collect()
+    }
+
+    /// Returns the transactional id of a transactional producer.
+    pub(crate) fn transactional_id(&self) -> &str {
+        &self.transactional_id
     }
 
     /// Begins a transaction.

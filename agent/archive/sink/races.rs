@@ -8,13 +8,16 @@ use tokio::sync::{Notify, watch};
 use super::tests::{PATIENCE, archive, batch, batches, closed, opened, options, partition};
 use super::*;
 use crate::budget::Budget;
-use crate::pipeline::{Control, Event, Observer, Sink as _, Source};
+use crate::error::Result;
+use crate::pipeline::{Control, Event, Log, Observer, Sink as _, Source, Tip};
 
 struct Nobody;
 
 impl Observer for Nobody {
     fn received(&mut self, _: &Batch) {}
-    fn observed(&mut self, _: &Partition, _: Offset, _: Offset) {}
+    fn topic(&mut self, _: &Topic) {}
+    fn observed(&mut self, _: &Partition, _: &Log) {}
+    fn diverged(&mut self, _: &Partition, _: Offset) {}
     fn opened(&mut self, _: &Partition, _: Option<Offset>) {}
     fn durable(&mut self, _: &Partition, _: Offset, _: u64, _: u64, _: Duration) {}
     fn closed(&mut self, _: &Partition) {}
@@ -91,6 +94,8 @@ impl Source for Raced {
     }
 
     fn durable(&mut self, _: &Partition, _: Offset) {}
+
+    fn closed(&mut self, _: &Partition) {}
 }
 
 /// Runs a pass, or an agent that is stopped, whose first segment loses its race; all of it must be archived.
@@ -112,7 +117,7 @@ async fn everything_is_archived(agent: bool, stale: bool, roll_early: bool) {
     let mut sink = Sink::new(archive.clone(), Options { roll_bytes, ..options() });
     let control = Control { budget: Budget::new(1 << 20), stop, shutdown_timeout: PATIENCE };
     pipeline::run(&mut source, &mut sink, &mut Nobody, control).await.expect("all is well");
-    assert_eq!(archive.tip(&partition()).await.expect("a tip"), Some((100, -1)));
+    assert_eq!(archive.tip(&partition()).await.expect("a tip").next, Some(100));
 }
 
 #[tokio::test]
@@ -156,6 +161,8 @@ impl Source for Told {
     fn stop(&mut self, _: &Partition) {}
 
     fn durable(&mut self, _: &Partition, _: Offset) {}
+
+    fn closed(&mut self, _: &Partition) {}
 }
 
 fn topic() -> Topic {
@@ -184,7 +191,7 @@ async fn what_was_read_before_a_source_fails_is_archived() {
     let mut source = Waits(Told(events, Some(Error::damaged("the broker sends a damaged batch"))), Arc::default());
     let error = pipeline::run(&mut source, &mut sink, &mut Nobody, control).await.expect_err("it failed");
     assert_eq!(error.exit_code(), 4);
-    assert_eq!(archive.tip(&partition()).await.expect("a tip"), Some((5, -1)));
+    assert_eq!(archive.tip(&partition()).await.expect("a tip").next, Some(5));
 }
 
 /// As [`Told`], but it fails only after it was started.
@@ -210,4 +217,6 @@ impl Source for Waits {
     fn stop(&mut self, _: &Partition) {}
 
     fn durable(&mut self, _: &Partition, _: Offset) {}
+
+    fn closed(&mut self, _: &Partition) {}
 }

@@ -58,6 +58,7 @@ struct Tally<'a> {
     /// The offset behind the last batch; the segment's first before any.
     next: Offset,
     batches: u64,
+    converted: u64,
     records: u64,
     first_record: Option<Offset>,
     last_record: LastRecord,
@@ -81,6 +82,7 @@ impl<'a> Tally<'a> {
             digest: Xxh3::new(),
             next: segment.sidecar.range.first,
             batches: 0,
+            converted: 0,
             records: 0,
             first_record: None,
             last_record: LastRecord::Known(None),
@@ -116,6 +118,7 @@ impl<'a> Tally<'a> {
             self.place(position, &header);
             self.next = self.next.max(header.next_offset());
             self.batches += 1;
+            self.converted += u64::from(header.is_converted());
         }
         true
     }
@@ -182,6 +185,7 @@ impl<'a> Tally<'a> {
         let pairs = [
             ("next offset", sidecar.range.next.to_string(), self.next.to_string()),
             ("batches", sidecar.batches.to_string(), self.batches.to_string()),
+            ("converted batches", sidecar.converted.to_string(), self.converted.to_string()),
             ("records", sidecar.records.to_string(), self.records.to_string()),
             ("first record", format!("{:?}", sidecar.first_record), format!("{:?}", self.first_record)),
             ("last record", format!("{:?}", sidecar.last_record), format!("{last_record:?}")),

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::chunks::{Chunks, Segment};
 use super::{Place, Timeline};
 use crate::archive::sidecar::{self, Sidecar};
-use crate::archive::{Archive, Segments, layout};
+use crate::archive::{Archive, Segments, begin, layout};
 use crate::batch;
 use crate::error::{Error, Kind, Result};
 use crate::record::{Offset, OffsetRange};
@@ -58,6 +58,10 @@ pub enum What {
     Unfinished,
     /// A log inside another's range: a loser's. No reader reads it.
     Debris,
+    /// A chain that begins before the offset that was kept for it: an older agent's, whose begin came too late.
+    EarlyBegin,
+    /// The source had lost offsets that are held; what it had in their place is in a fork.
+    Fork,
 }
 
 impl What {
@@ -67,7 +71,7 @@ impl What {
             Self::Hole => Some(Kind::Hole),
             Self::NoSidecar | Self::DamagedSidecar | Self::DamagedLog | Self::DamagedObject => Some(Kind::Damaged),
             Self::Unchecked => Some(Kind::Failed),
-            Self::Unfinished | Self::Debris => None,
+            Self::Unfinished | Self::Debris | Self::EarlyBegin | Self::Fork => None,
         }
     }
 
@@ -82,17 +86,20 @@ impl What {
             Self::Unchecked => "unchecked",
             Self::Unfinished => "unfinished",
             Self::Debris => "debris",
+            Self::EarlyBegin => "early begin",
+            Self::Fork => "fork",
         }
     }
 }
 
 impl Finding {
-    /// Returns what is wrong with the topic object of a timeline, if anything is.
+    /// Returns what is wrong with the topic object of a timeline, or with its folder, if anything is.
     pub fn of_object(archive: &Archive, timeline: &Timeline) -> Option<Self> {
         let error = timeline.object.as_ref().err()?;
         let folder = layout::timeline_folder(&timeline.topic, timeline.topic_id);
         let object = archive.store().describe(&folder);
-        Some(Self { what: What::DamagedObject, object, range: None, detail: error.to_string() })
+        let what = if error.kind() == Kind::Damaged { What::DamagedObject } else { What::Unchecked };
+        Some(Self { what, object, range: None, detail: error.to_string() })
     }
 
     /// Returns the finding that a walk along `place` ended with `error`.
@@ -138,6 +145,8 @@ pub struct Chain {
     /// Where the next segment must begin; `None` at the head, and behind a segment that does not tell its end.
     next: Option<Offset>,
     passed_head: bool,
+    /// Whether it was looked at where the chain begins.
+    begun: bool,
     /// Index of the next sidecar to look at once the logs are through.
     sidecar_at: usize,
     /// Where on the chain the folder was listed again.
@@ -161,8 +170,10 @@ impl Chain {
             place: place.clone(),
             listing,
             at: 0,
-            next: None,
-            passed_head: false,
+            // A fork's name says where it begins.
+            next: place.fork.map(|fork| fork.end),
+            passed_head: place.fork.is_some(),
+            begun: place.fork.is_some(),
             sidecar_at: 0,
             relisted: None,
         })
@@ -171,6 +182,12 @@ impl Chain {
     /// Returns where the chain lies.
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// Returns where the walk has come to: the end of the last segment, or where the first one must begin; `None` when
+    /// neither is known.
+    pub fn reached(&self) -> Option<Offset> {
+        self.next
     }
 
     /// Returns how many logs there are, and their bytes.
@@ -183,6 +200,11 @@ impl Chain {
     /// # Errors
     /// Those of the store. What is damaged is a finding, not an error.
     pub async fn next(&mut self) -> Result<Option<Link>> {
+        if !std::mem::replace(&mut self.begun, true)
+            && let Some(finding) = self.begin().await?
+        {
+            return Ok(Some(Link::Finding(finding)));
+        }
         loop {
             let Some(&(first, length_bytes)) = self.listing.logs.get(self.at) else {
                 if self.has_open_end() && self.relist(Relisted::AtEnd).await? {
@@ -207,6 +229,34 @@ impl Chain {
                 return Ok(Some(self.hole(next, first)));
             }
             return self.segment(first, length_bytes).await.map(Some);
+        }
+    }
+
+    /// Looks at where the chain begins by its own word.
+    async fn begin(&mut self) -> Result<Option<Finding>> {
+        if !self.listing.has_begin {
+            return Ok(None);
+        }
+        let object = self.store.describe(&format!("{}{}", self.place.folder, layout::BEGIN));
+        let begin = match begin::read(&self.store, &self.place.folder).await {
+            Ok(Some(begin)) => begin.offset,
+            Ok(None) => return Ok(None),
+            Err(error) if error.kind() == Kind::Damaged => {
+                let detail = error.to_string();
+                return Ok(Some(Finding { what: What::DamagedObject, object, range: None, detail }));
+            }
+            Err(error) => return Err(error),
+        };
+        match self.listing.logs.first() {
+            Some(&(first, _)) if first < begin => {
+                let detail =
+                    format!("the chain begins at offset {first} already, before offset {begin} that was kept for it");
+                Ok(Some(Finding { what: What::EarlyBegin, object, range: None, detail }))
+            }
+            _ => {
+                (self.next, self.passed_head) = (Some(begin), true);
+                Ok(None)
+            }
         }
     }
 

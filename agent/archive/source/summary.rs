@@ -1,9 +1,12 @@
 //! A chain added up from its sidecars: what tables show of a partition.
 //!
-//! No log is read, unless a segment has two fitting sidecars or none (see [`chain`](super::chain)). What cannot be read
+//! No log is read, unless a segment has two fitting sidecars or none (see [`chain`](super::chain)), or a fork was cut in
+//! the middle of one. What cannot be read
 //! is a finding of its place, and the other places are added up all the same.
 
 use super::chain::{Chain, Finding, Link};
+use super::chunks::Segment;
+use super::way::{self, Branch, Left, Part, Reach};
 use super::{Place, Timeline};
 use crate::archive::Archive;
 use crate::archive::sidecar::{Kind, Sidecar};
@@ -21,6 +24,8 @@ pub struct Summary {
     pub last_record: Option<Offset>,
     /// How many such records there are.
     pub records: u64,
+    /// Batches that were made of messages of format v0 or v1.
+    pub converted: u64,
     /// Segments of the chain; gaps are among them.
     pub segments: u64,
     /// Bytes of their logs.
@@ -35,6 +40,12 @@ pub struct Summary {
     pub gaps: Vec<Gap>,
     /// What is not as it should be.
     pub findings: Vec<Finding>,
+    /// How far the chain reaches.
+    pub reach: Reach,
+    /// Of a fork: what it is beside.
+    pub left: Option<Left>,
+    /// Of a partition that has forks: what a reader gets along the newest one.
+    pub newest: Option<Box<Summary>>,
 }
 
 /// Offsets that the source had lost before they could be archived.
@@ -63,9 +74,33 @@ pub async fn summarise(archive: &Archive) -> Result<Vec<Summarised>> {
             let summary = Summary::read(archive, &place).await;
             summaries.push((place, summary));
         }
+        follow_forks(archive, &mut summaries).await;
         summarised.push((timeline, summaries));
     }
     Ok(summarised)
+}
+
+/// Adds what the forks among the chains of a topic are beside, and what a reader gets along the newest of each partition.
+async fn follow_forks(archive: &Archive, summaries: &mut [(Place, Summary)]) {
+    let chains: Vec<_> = summaries.iter().map(|(place, summary)| (place, summary.reach)).collect();
+    for (at, left, finding) in way::forks(archive, &chains) {
+        summaries[at].1.left = Some(left);
+        summaries[at].1.findings.extend(finding);
+    }
+    let forked: Vec<_> = summaries.iter().filter(|(_, summary)| summary.left.is_some()).collect();
+    let forked: Vec<_> = forked.into_iter().map(|(place, _)| place.partition.clone()).collect();
+    for (place, summary) in summaries.iter_mut().filter(|(place, _)| place.fork.is_none()) {
+        if forked.contains(&place.partition) {
+            let mut newest = Summary::default();
+            let read = match way::way(archive, &place.partition, Branch::Newest).await {
+                Ok(parts) => newest.follow(archive, &parts).await,
+                Err(error) => Err(error),
+            };
+            // Damage on the way was found in its chain already; a cut segment's log was looked at only here.
+            summary.findings.extend(read.err().map(|error| Finding::of_end(archive, place, &error)));
+            summary.newest = Some(Box::new(newest));
+        }
+    }
 }
 
 /// Returns everything that was found wrong: with the topic objects, then with the places.
@@ -89,10 +124,31 @@ impl Summary {
 
     async fn walk(&mut self, archive: &Archive, place: &Place) -> Result<()> {
         let mut chain = Chain::open(archive, place).await?;
-        while let Some(link) = chain.next().await? {
-            match link {
-                Link::Segment(segment) => self.add(&segment.sidecar),
-                Link::Finding(finding) => self.findings.push(finding),
+        let walked = loop {
+            match chain.next().await {
+                Ok(Some(Link::Segment(segment))) => self.add(&segment.sidecar),
+                Ok(Some(Link::Finding(finding))) => self.findings.push(finding),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.reach = Reach { is_held: chain.size().0 > 0, next: chain.reached(), is_whole: walked.is_ok() };
+        walked
+    }
+
+    /// Adds up what a reader takes from each part of a way.
+    async fn follow(&mut self, archive: &Archive, parts: &[Part]) -> Result<()> {
+        for part in parts {
+            let mut chain = Chain::open(archive, &part.place).await?;
+            while let Some(link) = chain.next().await? {
+                match link {
+                    Link::Segment(segment) if segment.sidecar.range.first >= part.range.next => break,
+                    Link::Segment(segment) if segment.sidecar.range.next > part.range.next => {
+                        self.add(&before(&segment, part.range.next).await?);
+                    }
+                    Link::Segment(segment) => self.add(&segment.sidecar),
+                    Link::Finding(_) => {}
+                }
             }
         }
         Ok(())
@@ -104,6 +160,7 @@ impl Summary {
         self.first_record = self.first_record.or(sidecar.first_record);
         self.last_record = sidecar.last_record.or(self.last_record);
         self.records += sidecar.records;
+        self.converted += sidecar.converted;
         self.segments += 1;
         self.bytes += sidecar.length_bytes;
         self.max_time = self.max_time.max(sidecar.max_time);
@@ -114,4 +171,14 @@ impl Summary {
             self.first_time = self.first_time.or(sidecar.entries.first().map(|entry| entry.first_time));
         }
     }
+}
+
+/// Returns what the sidecar of `segment` would say if it ended at `end`, as far as a summary asks.
+async fn before(segment: &Segment, end: Offset) -> Result<Sidecar> {
+    let counted = way::count_before(segment, end).await?;
+    let mut sidecar = segment.sidecar.clone();
+    sidecar.range.next = end;
+    sidecar.records = counted.records;
+    (sidecar.first_record, sidecar.last_record) = (counted.first, counted.last);
+    Ok(sidecar)
 }

@@ -14,8 +14,10 @@ use crate::archive::sidecar::{Kind as SegmentKind, Sidecar};
 use crate::batch::records::{self, Record, Records};
 use crate::batch::{self, Compression, Header};
 use crate::pipeline::{Topic, TopicConfig};
-use crate::record::{AbortedTransaction, OffsetRange};
+use crate::record::{AbortedTransaction, Offset, OffsetRange};
 use crate::store::Creation;
+
+mod begins;
 
 /// An archive in memory of its own.
 pub(crate) struct Fixture {
@@ -96,6 +98,19 @@ impl Fixture {
         self.put(&partition, log, &builder.seal().0).await;
     }
 
+    /// The first segment of a fork of partition 0 of topic `t`.
+    pub(crate) async fn fork_segment(&self, fork: Fork, batches: &[Bytes]) {
+        self.fork_segment_at(fork, fork.end, batches).await;
+    }
+
+    pub(crate) async fn fork_segment_at(&self, fork: Fork, first: Offset, batches: &[Bytes]) {
+        let partition = partition("t", "_", 0);
+        let mut builder = Builder::new(&partition, first, SegmentKind::First, OpenTransactions::default());
+        let log = Bytes::from(batches.concat());
+        builder.append(&log, &[], u64::MAX).expect("sound batches");
+        self.put_into(&layout::chain_folder(&partition, Some(fork)), log, &builder.seal().0).await;
+    }
+
     /// A segment during whose capture `aborted` was reported; returns the transactions that go on behind it.
     pub(crate) async fn segment_aborting(
         &self,
@@ -121,10 +136,13 @@ impl Fixture {
     }
 
     async fn put(&self, partition: &Partition, log: Bytes, sidecar: &Sidecar) {
+        self.put_into(&layout::partition_folder(partition), log, sidecar).await;
+    }
+
+    async fn put_into(&self, folder: &str, log: Bytes, sidecar: &Sidecar) {
         let sealed_at = Timestamp(self.clock.fetch_add(1000, Ordering::Relaxed));
         let sidecar = Sidecar { sealed_at, ..sidecar.clone() };
         let name = layout::sidecar(sidecar.range.first, sidecar.length_bytes, sidecar.digest);
-        let folder = layout::partition_folder(partition);
         self.create(&format!("{folder}{name}"), sidecar.encode()).await;
         self.create(&format!("{folder}{}", layout::log(sidecar.range.first)), log).await;
     }
@@ -343,6 +361,7 @@ async fn a_sidecar_that_lies_about_its_log_is_found() {
     let lies = [
         Sidecar { records: 9, ..truth.clone() },
         Sidecar { batches: 3, ..truth.clone() },
+        Sidecar { converted: 1, ..truth.clone() },
         Sidecar { range: OffsetRange { first: 0, next: 11 }, ..truth.clone() },
         Sidecar { last_record: None, ..truth.clone() },
         Sidecar { max_time: Some(Timestamp(5)), ..truth.clone() },

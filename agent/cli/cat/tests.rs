@@ -26,8 +26,9 @@ impl Write for Shared {
 async fn printed(fixture: &Fixture, choice: Choice) -> (Vec<serde_json::Value>, Result<()>) {
     let written = Shared::default();
     let mut printer = Printer::new(choice, Output::to(Box::new(written.clone())));
-    let places = choose(source::timelines(&fixture.archive).await.expect("listed"), &[], &[]).expect("some");
-    let result = printer.place(&fixture.archive, &places[0]).await;
+    let timelines = source::timelines(&fixture.archive).await.expect("listed");
+    let (partition, branch) = choose(timelines, &[], &printer.choice).expect("some").remove(0);
+    let result = printer.partition(&fixture.archive, &partition, branch).await;
     printer.output.finish().expect("written");
     let text = String::from_utf8(written.0.lock().expect("nobody panics").clone()).expect("JSON is UTF-8");
     (text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect(), result)
@@ -121,12 +122,13 @@ async fn an_older_timeline_is_picked_by_its_id_and_an_unknown_topic_is_told_what
     fixture.segment_of("t", old, 0, 0, SegmentKind::First, &[fixture.batch(0, 5)]).await;
     fixture.segment_of("t", new, 0, 0, SegmentKind::First, &[fixture.batch(0, 5)]).await;
     let timelines = async || source::timelines(&fixture.archive).await.expect("listed");
-    let ids = |places: Vec<Place>| places.iter().map(|place| place.partition.topic_id.to_string()).collect::<Vec<_>>();
-    assert_eq!(ids(choose(timelines().await, &["t".into()], &[]).expect("held")), [new]);
-    assert_eq!(ids(choose(timelines().await, &[format!("t@{old}")], &[]).expect("held")), [old]);
-    let error = choose(timelines().await, &["x".into()], &[]).expect_err("unknown");
+    let ids = |chosen: Vec<(Partition, Branch)>| chosen.iter().map(|(p, _)| p.topic_id.to_string()).collect::<Vec<_>>();
+    let all = Choice::default();
+    assert_eq!(ids(choose(timelines().await, &["t".into()], &all).expect("held")), [new]);
+    assert_eq!(ids(choose(timelines().await, &[format!("t@{old}")], &all).expect("held")), [old]);
+    let error = choose(timelines().await, &["x".into()], &all).expect_err("unknown");
     assert_eq!((error.kind(), error.to_string().contains(&format!("t@{new}"))), (Kind::Usage, true));
-    assert!(choose(timelines().await, &[], &[4]).is_err());
+    assert!(choose(timelines().await, &[], &Choice { partition: vec![4], ..Choice::default() }).is_err());
 }
 
 #[tokio::test]
@@ -136,7 +138,7 @@ async fn of_many_topics_the_first_ten_are_named() {
         fixture.topic(&format!("t{n}"), "_", 1).await;
     }
     let timelines = source::timelines(&fixture.archive).await.expect("listed");
-    let error = choose(timelines, &["x".into()], &[]).expect_err("unknown").to_string();
+    let error = choose(timelines, &["x".into()], &Choice::default()).expect_err("unknown").to_string();
     assert!(error.ends_with("t18@_, t19@_ and 2 more"), "{error}");
 }
 
@@ -148,4 +150,47 @@ fn an_end_before_its_beginning_is_refused() {
     let times = Choice { from_time: Some(Timestamp(2)), to_time: Some(Timestamp(1)), ..Choice::default() };
     assert_eq!(times.check().expect_err("backwards").kind(), Kind::Usage);
     Choice { from_offset: Some(5), to_offset: Some(5), ..Choice::default() }.check().expect("nothing is a range too");
+}
+
+/// Partition 0 of topic `t` as [0, 20), with times like its offsets, and two forks: from 12 on, and from 7 on.
+async fn forked() -> Fixture {
+    let fixture = three().await;
+    let later = |first, count| fixture.batch_of(&Header { leader_epoch: 7, ..records::template(first) }, count);
+    fixture.fork_segment(Fork { epoch: 7, end: 12 }, &[later(12, 3)]).await;
+    // Its first batch begins before the cut.
+    fixture.fork_segment(Fork { epoch: 9, end: 7 }, &[later(6, 5)]).await;
+    fixture
+}
+
+#[tokio::test]
+async fn it_reads_the_newest_fork_with_what_it_shares_and_another_when_told() {
+    let fixture = forked().await;
+    let read = async |fork: &str| {
+        let fork = if fork.is_empty() { Vec::new() } else { vec![chain_name(fork).expect("a name")] };
+        offsets(&fixture, Choice { fork, ..Choice::default() }).await
+    };
+    assert_eq!(read("").await, (0..11).collect::<Vec<_>>());
+    assert_eq!(read("0@9-7").await, (0..11).collect::<Vec<_>>());
+    assert_eq!(read("0@7-12").await, (0..15).collect::<Vec<_>>());
+    assert_eq!(read("0").await, (0..20).collect::<Vec<_>>());
+    let some = Choice { from_offset: Some(5), to_offset: Some(9), ..Choice::default() };
+    assert_eq!(offsets(&fixture, some).await, [5, 6, 7, 8]);
+}
+
+#[tokio::test]
+async fn a_fork_that_is_not_there_is_told_which_are() {
+    let fixture = forked().await;
+    let timelines = source::timelines(&fixture.archive).await.expect("listed");
+    let choice = Choice { fork: vec![chain_name("0@8-12").expect("a name")], ..Choice::default() };
+    let error = choose(timelines, &[], &choice).expect_err("unknown");
+    assert_eq!((error.kind(), error.to_string().ends_with("there is: 0@7-12, 0@9-7")), (Kind::Usage, true), "{error}");
+    assert!(chain_name("0@8").is_err());
+}
+
+#[tokio::test]
+async fn a_fork_is_not_printed_behind_what_its_parent_has_lost() {
+    let holed = forked().await.but(|key, bytes| (!key.contains("/0/0000000000000000000")).then_some(bytes)).await;
+    let (lines, result) = printed(&holed, Choice::default()).await;
+    assert_eq!((lines.len(), result.expect_err("a hole").kind()), (0, Kind::Hole));
+    assert_eq!(offsets(&holed, Choice { from_offset: Some(7), ..Choice::default() }).await, [7, 8, 9, 10]);
 }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::archive::source::Fork;
 use crate::archive::source::tests::{Fixture, three};
 use crate::store::Store;
 
@@ -91,4 +92,54 @@ async fn what_cannot_be_looked_at_is_no_success() {
     assert_eq!(report.topics[0].result(), "1 unchecked");
     let verdict = chain::verdict("b", report.topics[0].findings.iter().map(|(_, finding)| finding));
     assert_eq!(verdict.expect_err("not a success").exit_code(), 1);
+}
+
+/// Three segments, [0, 20), and a fork that goes on from offset 12.
+async fn forked() -> Fixture {
+    let fixture = three().await;
+    fixture.fork_segment(Fork { epoch: 7, end: 12 }, &[fixture.batch(12, 3)]).await;
+    fixture
+}
+
+#[tokio::test]
+async fn a_fork_is_sound_and_says_what_the_source_had_lost() {
+    let fixture = forked().await;
+    let (report, verdict) = verified(&fixture).await;
+    verdict.expect("sound");
+    assert_eq!(report.topics[0].result(), "sound, 1 fork");
+    let page = page(&report);
+    let expected = "t: partition 0@7-12: fork: offsets [12, 20): the source had lost them; `0` holds them, `0@7-12` goes on \
+                    from offset 12 with leader epoch 7 (";
+    assert!(page.text().lines().last().is_some_and(|line| line.starts_with(expected)), "{}", page.text());
+    let data = serde_json::to_value(data(&report)).expect("data");
+    assert_eq!((&data["sound"], &data["topics"][0]["partitions"]), (&true.into(), &1.into()));
+    assert_eq!(data["findings"][0]["partition"], "0@7-12");
+}
+
+#[tokio::test]
+async fn a_fork_whose_parent_does_not_hold_what_it_shares_has_a_hole() {
+    let short = forked().await.but(|key, bytes| (!key.contains("/0/00000000000000000010")).then_some(bytes)).await;
+    let short = short.but(|key, bytes| (!key.contains("/0/00000000000000000015")).then_some(bytes)).await;
+    let (report, verdict) = verified(&short).await;
+    assert_eq!(verdict.expect_err("a hole").exit_code(), 5);
+    assert!(page(&report).text().contains("0@7-12: hole: offsets [10, 12): the fork goes on from `0`"));
+    let gone = forked().await.but(|key, bytes| (!key.contains("/0/")).then_some(bytes)).await;
+    assert_eq!(exit_code(&gone).await, 5, "all of the parent is lost");
+}
+
+#[tokio::test]
+async fn a_fork_that_does_not_begin_at_its_end_has_a_hole() {
+    let fixture = three().await;
+    let fork = Fork { epoch: 7, end: 12 };
+    fixture.fork_segment_at(fork, 14, &[fixture.batch(14, 3)]).await;
+    assert_eq!(exit_code(&fixture).await, 5);
+}
+
+#[tokio::test]
+async fn a_fork_without_a_commit_is_unfinished_work() {
+    let fixture =
+        forked().await.but(|key, bytes| (!key.contains("@") || key.ends_with(".index")).then_some(bytes)).await;
+    let (report, verdict) = verified(&fixture).await;
+    verdict.expect("no harm");
+    assert_eq!(report.topics[0].result(), "sound, unfinished");
 }

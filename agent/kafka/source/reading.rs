@@ -14,8 +14,8 @@ use super::flow::Flow;
 use super::{Cause, Command, Item, Returned};
 use crate::budget::Permit;
 use crate::error::Error;
-use crate::kafka::fetch::{self, Problem, Slice, Want};
-use crate::pipeline::{Batch, Event, Payload};
+use crate::kafka::fetch::{self, Damage, Slice, Want};
+use crate::pipeline::{Batch, Event, Log, Payload};
 use crate::record::{AbortedTransaction, Offset, Partition, Timestamp, TopicId};
 
 /// How often bytes that cannot be taken are asked for before it is told: a bit that flipped on its way, under TCP's
@@ -55,8 +55,10 @@ pub(super) struct Reading {
 #[derive(Debug)]
 struct State {
     reading: Reading,
-    /// High watermark and last stable offset as last told.
-    told: (Offset, Offset),
+    /// Log start, high watermark and last stable offset as last told.
+    told: (Offset, Offset, Offset),
+    /// Where an open transaction holds the last stable offset, as last told to the watch.
+    held_at: Option<Offset>,
     /// Answers in a row whose first batch could not be taken.
     tries: u32,
     flow: Arc<Flow>,
@@ -108,7 +110,7 @@ impl Readings {
             Some(old) => old.flow,
             None => Flow::new(self.wake.clone()),
         };
-        self.states.insert(partition, State { reading, told: (-1, -1), tries: 0, flow });
+        self.states.insert(partition, State { reading, told: (-1, -1, -1), held_at: None, tries: 0, flow });
     }
 
     /// Reads a partition no longer.
@@ -124,9 +126,14 @@ impl Readings {
             position: state.reading.position,
             leader_epoch: state.reading.leader_epoch,
             last_epoch: state.reading.last_epoch,
-            behind: state.told.1 > state.reading.position,
+            behind: state.told.2 > state.reading.position,
         };
         open.map(want).collect()
+    }
+
+    /// Gives one partition back, if it is read here.
+    pub(super) fn take_back(&mut self, partition: &Partition) -> Option<Command> {
+        Some(self.states.remove(partition)?.returned(Cause::Led))
     }
 
     /// Gives everything back.
@@ -145,12 +152,17 @@ impl Readings {
         mut permit: Permit,
     ) -> Yield {
         let mut result = Yield::default();
+        let asked: HashMap<&Partition, Offset> = wants.iter().map(|want| (&want.partition, want.position)).collect();
         for topic in answer.responses {
             let Some((name, id)) = self.topic(&topic) else { continue };
             for data in topic.partitions {
                 let partition = Partition { topic: name.clone(), topic_id: id, index: data.partition_index };
                 // What was stopped meanwhile is nobody's any more.
                 let Some(state) = self.states.get_mut(&partition) else { continue };
+                // Ordered since the request went out, perhaps from elsewhere: this answer is not for it.
+                if asked.get(&partition) != Some(&state.reading.position) {
+                    continue;
+                }
                 if !state.take(data, frame_bytes, &mut permit, &mut result) {
                     self.states.remove(&partition);
                 }
@@ -185,13 +197,15 @@ impl State {
         }
         let records = data.records.take().unwrap_or_default();
         let Reading { position, end, .. } = self.reading;
-        let fetch::Sliced { data: slice, at_end, problem } = fetch::slice(&records, position, end);
+        let fetch::Sliced { data: slice, at_end, damage } = fetch::slice(&records, position, end);
         if let Some(slice) = slice {
             self.tries = 0;
             let aborted = aborted(&data);
             self.deliver(slice, aborted, frame_bytes, permit, result);
         }
-        self.observe(data.high_watermark, data.last_stable_offset, result);
+        let (start, last_stable) = (data.log_start_offset, data.last_stable_offset);
+        self.observe(Log { start, last_stable, high_watermark: data.high_watermark, at: Timestamp::now() }, result);
+        self.watch_stable_end(data.high_watermark, last_stable, result);
         if at_end || end.is_some_and(|end| self.reading.position >= end) {
             let Reading { partition, generation, position, .. } = &self.reading;
             self.recover(result);
@@ -202,9 +216,9 @@ impl State {
             });
             return false;
         }
-        match problem {
+        match damage {
             None => true,
-            Some(problem) => self.doubt(problem, result),
+            Some(damage) => self.doubt(damage, result),
         }
     }
 
@@ -231,33 +245,36 @@ impl State {
         result.items.push(Item::Event(Event::Batch(batch)));
     }
 
-    /// Tells where the partition ends, when that is news.
-    fn observe(&mut self, high_watermark: Offset, last_stable: Offset, result: &mut Yield) {
-        if self.told == (high_watermark, last_stable) || high_watermark < 0 {
+    /// Tells where the partition's log begins and ends, when that is news.
+    fn observe(&mut self, log: Log, result: &mut Yield) {
+        let news = (log.start, log.high_watermark, log.last_stable);
+        if self.told == news || log.high_watermark < 0 {
             return;
         }
-        self.told = (high_watermark, last_stable);
-        let (partition, at) = (self.reading.partition.clone(), Timestamp::now());
-        result.items.push(Item::Event(Event::Observed { partition, high_watermark, last_stable, at }));
+        self.told = news;
+        let partition = self.reading.partition.clone();
+        result.items.push(Item::Event(Event::Observed { partition, log }));
+    }
+
+    /// Tells the watch when a transaction begins to hold the last stable offset at another place, or holds it no more.
+    fn watch_stable_end(&mut self, high_watermark: Offset, last_stable: Offset, result: &mut Yield) {
+        let held_at = (last_stable >= 0 && last_stable < high_watermark).then_some(last_stable);
+        if held_at != self.held_at {
+            self.held_at = held_at;
+            result.commands.push(Command::Stable(self.reading.partition.clone(), held_at));
+        }
     }
 
     /// Has bytes that cannot be taken fetched again, and gives the partition back when that does not help.
-    fn doubt(&mut self, problem: Problem, result: &mut Yield) -> bool {
-        let Partition { topic, index, .. } = &self.reading.partition;
-        let error = match problem {
-            Problem::Damaged { offset, what } => {
-                self.tries += 1;
-                if self.tries < TRIES {
-                    return true;
-                }
-                Error::damaged(format!(
-                    "topic \"{topic}\" partition {index} offset {offset}: the broker sends a damaged batch, {TRIES} times: {what}"
-                ))
-            }
-            Problem::OldFormat { offset, magic } => Error::failed(format!(
-                "topic \"{topic}\" partition {index} offset {offset}: record format v{magic} is not supported yet"
-            )),
-        };
+    fn doubt(&mut self, damage: Damage, result: &mut Yield) -> bool {
+        self.tries += 1;
+        if self.tries < TRIES {
+            return true;
+        }
+        let (Partition { topic, index, .. }, Damage { offset, what }) = (&self.reading.partition, damage);
+        let error = Error::damaged(format!(
+            "topic \"{topic}\" partition {index} offset {offset}: the broker sends a damaged batch, {TRIES} times: {what}"
+        ));
         result.commands.push(self.returned(Cause::Unusable(error)));
         false
     }

@@ -4,14 +4,17 @@
 //! their answer back as a [`Command`]; what it has to say is collected, delivered, and only then do the fetchers get
 //! their orders, so that a gap comes before the batches after it.
 
+mod questions;
 mod runs;
+mod tenure;
 mod topics;
+mod transactions;
 
 pub use topics::no_such_topics;
 
 use std::collections::{BTreeMap, HashMap};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -25,7 +28,9 @@ use crate::kafka::wire::Toll;
 use crate::pipeline::Event;
 use crate::record::{Offset, Partition};
 use runs::Run;
+use tenure::{Group, Tenure};
 use topics::Seen;
+use transactions::Standing;
 
 /// How long a broker may wait for data in a pass, which reads only what is there: it never has to.
 const ONE_PASS_WAIT_MS: i32 = 100;
@@ -42,12 +47,19 @@ pub(super) struct Watch {
     tasks: JoinSet<()>,
     fetchers: HashMap<i32, mpsc::UnboundedSender<Order>>,
     topics: BTreeMap<String, Seen>,
+    /// The consumer group that shares the partitions out, where there is one.
+    group: Option<Group>,
+    /// Every partition of the topics that are there, and those of topics that are gone until the sink has let them go.
     partitions: BTreeMap<Partition, Held>,
+    /// Whether what is ours must be looked through: something was found, given, taken away or closed.
+    unsettled: bool,
     /// What is wrong now, as told: reasons by subject.
     troubles: BTreeMap<String, String>,
     look: Look,
     outbox: Vec<Item>,
     orders: Vec<(i32, Order)>,
+    /// Who waits to hear that we have left the group.
+    leaving: Option<oneshot::Sender<()>>,
 }
 
 /// When the cluster was and will be looked at.
@@ -67,18 +79,30 @@ struct Look {
     backoff: Backoff,
 }
 
-/// A partition that is ours.
+/// A partition.
 #[derive(Debug)]
 struct Held {
+    tenure: Tenure,
+    /// Its topic was deleted, or made again under another id.
+    gone: bool,
     leader: i32,
     leader_epoch: i32,
+    /// Whether another leader was elected since the last look.
+    elected: bool,
     /// Whether it appeared while we ran: then it is read from offset 0.
     young: bool,
+    /// Where an open transaction holds the last stable offset, and since when.
+    standing: Option<Standing>,
     /// Where a pass ends, exclusive.
     end: Option<Offset>,
-    /// Where the leader said that it begins, when the archive held nothing of it.
-    begin: Option<Offset>,
     run: Option<Run>,
+}
+
+impl Held {
+    fn new(leader: i32, leader_epoch: i32, young: bool) -> Self {
+        let tenure = Tenure::Free;
+        Self { tenure, gone: false, leader, leader_epoch, elected: false, young, standing: None, end: None, run: None }
+    }
 }
 
 impl Watch {
@@ -92,7 +116,8 @@ impl Watch {
     ) -> Self {
         let now = Instant::now();
         let backoff = client.backoff();
-        let topics = options.topics.iter().map(|name| (name.clone(), Seen::default())).collect();
+        let topics = options.topics.names().iter().map(|name| (name.clone(), Seen::default())).collect();
+        let group = options.group_id.clone().map(Group::new);
         Self {
             client,
             options,
@@ -103,6 +128,8 @@ impl Watch {
             tasks: JoinSet::new(),
             fetchers: HashMap::new(),
             topics,
+            group,
+            unsettled: false,
             partitions: BTreeMap::new(),
             troubles: BTreeMap::new(),
             look: Look {
@@ -116,6 +143,7 @@ impl Watch {
             },
             outbox: Vec::new(),
             orders: Vec::new(),
+            leaving: None,
         }
     }
 
@@ -141,6 +169,11 @@ impl Watch {
             if let Some(error) = failed {
                 break error;
             }
+            if let Some(left) = self.leaving.take() {
+                self.leave().await;
+                let _ = left.send(());
+                return;
+            }
         };
         self.flush().await;
         let _ = self.items.send(Item::Fatal(error)).await;
@@ -154,7 +187,7 @@ impl Watch {
             }
         }
         self.look_if_due(now)?;
-        let wake = self.place(now);
+        let wake = self.place(now).min(self.share_out(now)).min(self.name_transactions(now));
         // Placing may have found that the metadata is old.
         self.look_if_due(now)?;
         Ok(if self.look.running { wake } else { wake.min(self.look.next) })
@@ -164,11 +197,20 @@ impl Watch {
         match command {
             Command::Start(partition, tip) => self.start(&partition, tip),
             Command::Stop(partition) => self.stop(&partition),
+            Command::Closed(partition) => self.closed(&partition),
+            Command::Durable(partition, next) => self.durable(&partition, next),
+            Command::Group(told) => self.group_told(told),
+            // Nothing that was heard before it matters any more.
+            Command::Leave(left) => self.leaving = Some(left),
             Command::Found(found) => self.found(found)?,
             Command::Offsets(purpose, asked, answers) => self.answered(purpose, asked, answers),
+            Command::Epochs(asked, answers) => self.agreed(asked, answers),
             Command::Returned(returned) => self.returned(returned),
             Command::Recovered(partition, generation) => self.recovered(&partition, generation),
             Command::Broker(address, reason) => self.trouble(format!("broker {address}"), reason),
+            Command::Overdue => self.look_soon(Instant::now()),
+            Command::Stable(partition, held_at) => self.stable(&partition, held_at),
+            Command::Transactions(partition, at, open) => self.transactions(&partition, at, open),
         }
         Ok(())
     }

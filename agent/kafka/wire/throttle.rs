@@ -26,11 +26,13 @@ macro_rules! throttled {
 
 throttled!(
     m::DescribeConfigsResponse,
+    m::DescribeProducersResponse,
     m::FetchResponse,
     m::FindCoordinatorResponse,
     m::InitProducerIdResponse,
     m::ListGroupsResponse,
     m::ListOffsetsResponse,
+    m::ListTransactionsResponse,
     m::MetadataResponse,
     m::OffsetCommitResponse,
     m::OffsetFetchResponse,

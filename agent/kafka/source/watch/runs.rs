@@ -1,4 +1,5 @@
-//! The watch's view of what is being read: where each partition is, and what to do when its reader gives it back.
+//! The watch's view of what is being read: where each partition is, and what to do when its reader gives it back. What
+//! leaders are asked on the way is in `questions`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,15 +8,22 @@ use tokio::time::Instant;
 
 use super::super::fetcher::Order;
 use super::super::reading::Reading;
-use super::super::{Asked, Cause, Command, GIVE_UP_AFTER, Item, Purpose, Returned, Start};
-use super::{Held, Watch};
+use super::super::{Agreement, Asked, Cause, GIVE_UP_AFTER, Item, Purpose, Returned, Start};
+use super::questions::{agreement, question};
+use super::{Held, Tenure, Watch};
 use crate::backoff::Backoff;
-use crate::budget::Permit;
-use crate::error::{Error, Result};
-use crate::kafka::client::{At, Isolation, OffsetAnswer, OffsetQuery};
+use crate::error::Error;
+use crate::kafka::client::{At, EpochQuery, OffsetQuery};
 use crate::kafka::code_name;
-use crate::pipeline::{Batch, Event, Payload, Tip};
-use crate::record::{Offset, OffsetRange, Partition};
+use crate::pipeline::{Event, Tip};
+use crate::record::{Offset, Partition};
+
+/// While a partition is stuck for less than this, the cluster is looked at each [`LOOK_EVERY`]: a new leader is elected
+/// within it, or not soon.
+const ELECTION: Duration = Duration::from_secs(60);
+
+/// How often the cluster is looked at while a leader is awaited.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long until something is tried again that needs a person, or a new leader: damage, a source that lost records.
 const SLOW: Duration = Duration::from_secs(30);
@@ -23,19 +31,18 @@ const SLOW: Duration = Duration::from_secs(30);
 /// Times that a partition may come back from its leader before it is told: a leader election takes a second or two.
 const TOLD_AFTER: u32 = 5;
 
-/// Times that a leader may say "out of range" of an offset that is in range, before it is told.
-const RANGE_TRIES: u32 = 3;
-
 const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
 
 /// A start of a partition, and how far it has come.
 #[derive(Debug)]
 pub(super) struct Run {
-    generation: u32,
+    pub(super) generation: u32,
     /// The offset to read next; `None` until the leader has told where to begin.
-    position: Option<Offset>,
-    last_epoch: i32,
-    stage: Stage,
+    pub(super) position: Option<Offset>,
+    /// Whether the sink has kept where the partition begins, or need not.
+    pub(super) begun: bool,
+    pub(super) last_epoch: i32,
+    pub(super) stage: Stage,
     /// Nothing is tried before this.
     not_before: Instant,
     /// Only metadata that is newer than this counts.
@@ -43,22 +50,29 @@ pub(super) struct Run {
     /// Since when it cannot be read.
     stuck_since: Option<Instant>,
     /// Whether the leader is to be asked what it has.
-    check: bool,
+    pub(super) check: bool,
+    /// The epoch of the leader that has said that its log agrees with what is held before the position. A Fetch tells
+    /// too, but only from version 12 on, and a pass that has nothing to read makes none.
+    pub(super) agreed: Option<i32>,
+    /// Where the leader's log was found to end, before the position.
+    pub(super) lost: Option<Offset>,
     /// Whether it has said that a position beyond the end of the pass is in its log.
-    beyond: bool,
-    range_tries: u32,
+    pub(super) beyond: bool,
+    pub(super) range_tries: u32,
     backoff: Backoff,
 }
 
 /// With whom a partition is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// With the watch, to be placed.
     Waiting,
     /// A question about it is on its way.
     Asking,
     /// With the fetcher of this broker.
     Reading(i32),
+    /// With the sink, which says with a new start where to go on.
+    Telling,
     /// Nowhere: its pass is over.
     Finished,
 }
@@ -66,28 +80,12 @@ enum Stage {
 /// What is to be done with a waiting partition.
 enum Next {
     Ask(Purpose, Vec<At>),
+    /// Ask the leader whether its log agrees with what is held.
+    Agree,
     Read(Offset),
     Finish(Offset),
-}
-
-/// What a leader has told of a partition.
-#[derive(Debug, Default)]
-struct Told {
-    code: i16,
-    earliest: Option<Offset>,
-    latest: Option<Offset>,
-    time: Option<Offset>,
-}
-
-/// What a position out of range comes to.
-#[derive(Debug, PartialEq, Eq)]
-enum Range {
-    /// The log starts later, here.
-    Gap(Offset),
-    /// The log ends earlier, here.
-    Lost(Offset),
-    /// It is in range.
-    Within,
+    /// Wait for the sink, which keeps where the partition begins.
+    Begin(Offset),
 }
 
 impl Watch {
@@ -95,17 +93,21 @@ impl Watch {
     pub(super) fn start(&mut self, partition: &Partition, tip: Tip) {
         self.stop(partition);
         let backoff = self.client.backoff();
-        let Some(held) = self.partitions.get_mut(partition) else { return };
+        let Some(held) = self.partitions.get_mut(partition).filter(|held| held.tenure == Tenure::Ours) else { return };
         let begin = if held.young && !self.options.one_pass { Some(0) } else { None };
         held.run = Some(Run {
             generation: tip.generation,
-            position: tip.next.or(held.begin).or(begin),
+            position: tip.next.or(begin),
+            // The log start is where it is; any other beginning would be another one at the next start.
+            begun: tip.next.is_some() || self.options.start == Start::Earliest,
             last_epoch: if tip.next.is_some() { tip.leader_epoch } else { -1 },
             stage: Stage::Waiting,
             not_before: Instant::now(),
             stale_since: None,
             stuck_since: None,
             check: false,
+            agreed: None,
+            lost: None,
             beyond: false,
             range_tries: 0,
             backoff,
@@ -125,11 +127,13 @@ impl Watch {
     /// In a pass, what could not be read for [`GIVE_UP_AFTER`] has failed.
     pub(super) fn place(&mut self, now: Instant) -> Instant {
         let mut wake = now + SLOW;
-        let mut old = false;
+        let (mut old, mut awaited) = (false, false);
         let mut leaderless = Vec::new();
         let mut questions: BTreeMap<(i32, Purpose), Vec<(Asked, OffsetQuery)>> = BTreeMap::new();
+        let mut epochs: BTreeMap<i32, Vec<(Agreement, EpochQuery)>> = BTreeMap::new();
         for (partition, held) in &mut self.partitions {
             let Held { leader, leader_epoch, .. } = *held;
+            awaited |= held.run.as_ref().is_some_and(|run| run.awaits_leader(now));
             let Some(run) = held.run.as_mut().filter(|run| run.stage == Stage::Waiting) else { continue };
             if self.options.one_pass && run.stuck_since.is_some_and(|since| now - since > GIVE_UP_AFTER) {
                 let reason = self.troubles.get(&partition.to_string()).map_or("no broker sends it", String::as_str);
@@ -151,7 +155,7 @@ impl Watch {
                 leaderless.push((partition.clone(), run.generation));
                 continue;
             }
-            match run.next(self.options.start, self.options.one_pass, held.end) {
+            match run.next(self.options.start, self.options.one_pass, held.end, leader_epoch) {
                 Next::Read(position) => {
                     run.stage = Stage::Reading(leader);
                     let reading = run.reading(partition, position, leader_epoch, held.end);
@@ -161,6 +165,16 @@ impl Watch {
                     run.stage = Stage::Finished;
                     let (partition, generation) = (partition.clone(), run.generation);
                     self.outbox.push(Item::Finished { partition, generation, next });
+                }
+                Next::Begin(offset) => {
+                    run.stage = Stage::Telling;
+                    let (partition, generation) = (partition.clone(), run.generation);
+                    self.outbox.push(Item::Event(Event::Begins { partition, generation, offset }));
+                }
+                Next::Agree => {
+                    run.stage = Stage::Asking;
+                    let query = agreement(partition, run.generation, leader_epoch, run.last_epoch);
+                    epochs.entry(leader).or_default().push(query);
                 }
                 Next::Ask(purpose, ats) => {
                     run.stage = Stage::Asking;
@@ -172,117 +186,19 @@ impl Watch {
         if old {
             self.look_soon(now);
         }
+        if awaited {
+            self.look_within(LOOK_EVERY, now);
+        }
         for (partition, generation) in leaderless {
             self.try_again(&partition, generation, "it has no leader");
         }
         for ((leader, purpose), questions) in questions {
             self.ask(leader, purpose, questions);
         }
+        for (leader, questions) in epochs {
+            self.ask_epochs(leader, questions);
+        }
         wake
-    }
-
-    fn ask(&mut self, leader: i32, purpose: Purpose, questions: Vec<(Asked, OffsetQuery)>) {
-        let (client, commands) = (self.client.clone(), self.commands.clone());
-        let (asked, queries): (Vec<_>, Vec<_>) = questions.into_iter().unzip();
-        // What a pass ends at is what a reader may see; whether records were lost is a matter of the whole log.
-        let isolation = match purpose {
-            Purpose::Begin => Isolation::Committed,
-            Purpose::Check => Isolation::Uncommitted,
-        };
-        self.tasks.spawn(async move {
-            let answers = client.list_offsets(leader, &queries, isolation).await;
-            let _ = commands.send(Command::Offsets(purpose, asked, answers));
-        });
-    }
-
-    /// Hears the answers to questions for offsets.
-    pub(super) fn answered(&mut self, purpose: Purpose, asked: Vec<Asked>, answers: Result<Vec<OffsetAnswer>>) {
-        let answers = match answers {
-            Ok(answers) => answers,
-            Err(error) => {
-                let mut partitions: Vec<_> =
-                    asked.into_iter().map(|asked| (asked.partition, asked.generation)).collect();
-                partitions.dedup();
-                for (partition, generation) in partitions {
-                    self.try_again(&partition, generation, &error.to_string());
-                }
-                return;
-            }
-        };
-        let mut told: BTreeMap<(Partition, u32), Told> = BTreeMap::new();
-        for (asked, answer) in asked.into_iter().zip(answers) {
-            told.entry((asked.partition, asked.generation)).or_default().add(asked.at, answer);
-        }
-        for ((partition, generation), told) in told {
-            if told.code != 0 {
-                let reason = format!("its leader does not tell its offsets: {}", code_name(told.code));
-                self.try_again(&partition, generation, &reason);
-                continue;
-            }
-            match purpose {
-                Purpose::Begin => self.begin(&partition, generation, &told),
-                Purpose::Check => self.checked(&partition, generation, &told),
-            }
-        }
-    }
-
-    fn begin(&mut self, partition: &Partition, generation: u32, told: &Told) {
-        let start = self.options.start;
-        let Some(held) = self.partitions.get_mut(partition) else { return };
-        held.end = held.end.or(told.latest.filter(|_| self.options.one_pass));
-        let Some(run) = held.run.as_mut().filter(|run| run.generation == generation) else { return };
-        run.position = run.position.or(match start {
-            Start::Earliest => told.earliest,
-            Start::Latest => told.latest,
-            Start::Time(_) => told.time.filter(|offset| *offset >= 0).or(told.latest),
-        });
-        run.stage = Stage::Waiting;
-        // Resolved once: a restart before anything is durable must not begin later.
-        held.begin = held.begin.or(run.position);
-    }
-
-    fn checked(&mut self, partition: &Partition, generation: u32, told: &Told) {
-        let end = self.partitions.get(partition).and_then(|held| held.end);
-        let Some(run) = self.current(partition, generation) else { return };
-        let (Some(position), Some(earliest), Some(latest)) = (run.position, told.earliest, told.latest) else {
-            run.stage = Stage::Waiting;
-            return;
-        };
-        let beyond = end.is_some_and(|end| position > end);
-        run.check = false;
-        run.stage = Stage::Waiting;
-        let reason = match range(position, earliest, latest) {
-            Range::Gap(next) => {
-                run.position = Some(next);
-                // The batch that the epoch was of is gone on the leader too.
-                run.last_epoch = -1;
-                let reason = format!("the source's log starts at offset {next}: what was before was deleted there");
-                let payload = Payload::Gap { reason };
-                let range = OffsetRange { first: position, next };
-                let gap = Batch::new(partition.clone(), generation, range, payload, Permit::default());
-                self.outbox.push(Item::Event(Event::Batch(gap)));
-                return;
-            }
-            Range::Within if beyond => {
-                run.beyond = true;
-                return;
-            }
-            Range::Within if run.range_tries < RANGE_TRIES => {
-                run.range_tries += 1;
-                run.put_off(Instant::now());
-                return;
-            }
-            Range::Within => format!(
-                "the leader refuses offset {position}, though its log is [{earliest}, {latest}): it does not know \
-                 leader epoch {} of the last record that the archive holds",
-                run.last_epoch
-            ),
-            Range::Lost(end) => format!(
-                "the source ends at offset {end}, but the archive holds its records up to {position}: the source has \
-                 lost records"
-            ),
-        };
-        self.give_up(partition, generation, &reason);
     }
 
     /// Hears that a fetcher cannot read a partition on.
@@ -297,6 +213,8 @@ impl Watch {
         run.last_epoch = last_epoch;
         run.stage = Stage::Waiting;
         match cause {
+            // It is placed with its new leader at once.
+            Cause::Led => {}
             Cause::OutOfRange => {
                 run.check = true;
                 run.stuck_since.get_or_insert_with(Instant::now);
@@ -312,13 +230,7 @@ impl Watch {
             Cause::Refused(code) => {
                 self.give_up(&partition, generation, &format!("it may not be read: {}", code_name(code)));
             }
-            Cause::Diverged(epoch, end) => {
-                let reason = format!(
-                    "the archive holds its records up to {position} of leader epoch {last_epoch}, but the source's log \
-                     went another way at offset {end} (epoch {epoch}): the source has lost records"
-                );
-                self.give_up(&partition, generation, &reason);
-            }
+            Cause::Diverged(epoch, end) => self.diverged(&partition, generation, epoch, end),
             Cause::Unusable(error) if self.options.one_pass => self.fail(&partition, generation, error),
             Cause::Unusable(error) => self.give_up(&partition, generation, &error.to_string()),
         }
@@ -333,8 +245,16 @@ impl Watch {
         self.trouble(partition.to_string(), None);
     }
 
+    /// Has the sink go on beside what it holds, since the source's log does not agree with it beyond `end`.
+    pub(super) fn diverged(&mut self, partition: &Partition, generation: u32, epoch: i32, end: Offset) {
+        let Some(run) = self.current(partition, generation) else { return };
+        run.stage = Stage::Telling;
+        let partition = partition.clone();
+        self.outbox.push(Item::Event(Event::Diverged { partition, generation, epoch, end }));
+    }
+
     /// Tries again after a wait, with newer metadata; tells what is wrong when that has not helped for a while.
-    fn try_again(&mut self, partition: &Partition, generation: u32, reason: &str) {
+    pub(super) fn try_again(&mut self, partition: &Partition, generation: u32, reason: &str) {
         let now = Instant::now();
         let Some(run) = self.current(partition, generation) else { return };
         run.stage = Stage::Waiting;
@@ -347,7 +267,7 @@ impl Watch {
     }
 
     /// Tells what will not pass by itself, and tries again slowly; a pass ends with it.
-    fn give_up(&mut self, partition: &Partition, generation: u32, reason: &str) {
+    pub(super) fn give_up(&mut self, partition: &Partition, generation: u32, reason: &str) {
         if self.options.one_pass {
             self.fail(partition, generation, stuck(partition, reason));
             return;
@@ -368,7 +288,7 @@ impl Watch {
         self.outbox.push(Item::Failed { partition: partition.clone(), generation, error });
     }
 
-    fn current(&mut self, partition: &Partition, generation: u32) -> Option<&mut Run> {
+    pub(super) fn current(&mut self, partition: &Partition, generation: u32) -> Option<&mut Run> {
         let held = self.partitions.get_mut(partition)?;
         held.run.as_mut().filter(|run| run.generation == generation)
     }
@@ -376,7 +296,10 @@ impl Watch {
 
 impl Run {
     /// Says what is to be done with a waiting partition.
-    fn next(&self, start: Start, one_pass: bool, end: Option<Offset>) -> Next {
+    fn next(&self, start: Start, one_pass: bool, end: Option<Offset>, leader_epoch: i32) -> Next {
+        if self.position.is_some() && self.last_epoch >= 0 && self.agreed != Some(leader_epoch) {
+            return Next::Agree;
+        }
         if self.check {
             return Next::Ask(Purpose::Check, vec![At::Earliest, At::Latest]);
         }
@@ -385,8 +308,11 @@ impl Run {
             (Some(position), Some(end)) if position > end && !self.beyond => {
                 Next::Ask(Purpose::Check, vec![At::Earliest, At::Latest])
             }
+            (Some(position), Some(_)) if !self.begun => Next::Begin(position),
             (Some(position), Some(end)) if position >= end => Next::Finish(position),
-            (Some(position), end) if !one_pass || end.is_some() => Next::Read(position),
+            (Some(position), end) if !one_pass || end.is_some() => {
+                if self.begun { Next::Read(position) } else { Next::Begin(position) }
+            }
             (Some(_), _) => Next::Ask(Purpose::Begin, vec![At::Latest]),
             (None, _) => Next::Ask(
                 Purpose::Begin,
@@ -412,59 +338,28 @@ impl Run {
         }
     }
 
+    /// Returns whether it waits for a leader that may come any moment.
+    fn awaits_leader(&self, now: Instant) -> bool {
+        self.stage == Stage::Waiting && self.stuck_since.is_some_and(|since| now - since < ELECTION)
+    }
+
+    /// Has it placed at once: there is a new leader.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        if self.stage == Stage::Waiting && self.stuck_since.is_some() {
+            self.not_before = now;
+            self.backoff.reset();
+        }
+    }
+
     /// Waits a while, and for newer metadata.
-    fn put_off(&mut self, now: Instant) {
+    pub(super) fn put_off(&mut self, now: Instant) {
         self.stuck_since.get_or_insert(now);
         self.stale_since = Some(now);
         self.not_before = now + self.backoff.wait();
     }
 }
 
-impl Told {
-    fn add(&mut self, at: At, answer: OffsetAnswer) {
-        if answer.code != 0 {
-            self.code = answer.code;
-            return;
-        }
-        match at {
-            At::Earliest => self.earliest = Some(answer.offset),
-            At::Latest => self.latest = Some(answer.offset),
-            At::Time(_) => self.time = Some(answer.offset),
-        }
-    }
-}
-
-/// Says what it means that a leader with the log `[earliest, latest)` has nothing at `position`. Only a later start
-/// is a gap: an end before the position means that the source lost what the archive holds.
-fn range(position: Offset, earliest: Offset, latest: Offset) -> Range {
-    if earliest > position {
-        Range::Gap(earliest)
-    } else if latest < position {
-        Range::Lost(latest)
-    } else {
-        Range::Within
-    }
-}
-
-fn question(partition: &Partition, generation: u32, leader_epoch: i32, at: At) -> (Asked, OffsetQuery) {
-    let asked = Asked { partition: partition.clone(), generation, at };
-    (asked, OffsetQuery { topic: partition.topic.clone(), index: partition.index, leader_epoch, at })
-}
-
 fn stuck(partition: &Partition, reason: &str) -> Error {
     let Partition { topic, index, .. } = partition;
     Error::failed(format!("topic \"{topic}\" partition {index} cannot be read: {reason}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_later_log_start_makes_a_gap() {
-        assert_eq!(range(5, 9, 20), Range::Gap(9));
-        assert_eq!(range(5, 0, 4), Range::Lost(4));
-        assert_eq!(range(5, 0, 5), Range::Within);
-        assert_eq!(range(5, 5, 5), Range::Within);
-    }
 }

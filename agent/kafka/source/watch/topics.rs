@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::{Command, Found, GIVE_UP_AFTER, Item};
+use super::super::fetcher::Order;
+use super::super::{Command, Found, GIVE_UP_AFTER, Item, Selection};
+use super::runs::Stage;
 use super::{Held, Watch};
 use crate::error::{Error, Result};
 use crate::kafka::client::{Metadata, TopicMetadata};
@@ -15,6 +17,13 @@ use crate::record::{Partition, TopicId};
 
 /// The least time between two looks at the cluster, however many partitions ask for one.
 const LOOK_APART: Duration = Duration::from_millis(100);
+
+/// How soon a topic that was not there any more is looked for again, perhaps by another broker: one that has just come
+/// back may not know of it yet.
+const LOOK_FOR_GONE: Duration = Duration::from_secs(1);
+
+/// Looks in a row that do not show a topic before it is taken for deleted.
+const ABSENCES: u32 = 2;
 
 /// Names as near as this to a missing one are offered (Jaro-Winkler, 0 to 1).
 const NEAR: f64 = 0.85;
@@ -27,10 +36,21 @@ const LEADER_NOT_AVAILABLE: i16 = 5;
 pub(super) struct Seen {
     /// Its id, from the first time on: another one is another topic.
     id: Option<TopicId>,
+    /// The ids of topics of its name that were deleted: a broker that still tells of one is behind.
+    former: Vec<TopicId>,
+    /// Looks in a row that did not show it.
+    absences: u32,
     /// What was told of it.
     told: Option<Topic>,
     /// Whether the cluster said that it does not exist: should it come, it is read from its beginning.
     missed: bool,
+}
+
+impl Seen {
+    /// Returns whether the topic is there, as far as is known.
+    pub(super) fn is_there(&self) -> bool {
+        self.told.is_some()
+    }
 }
 
 impl Watch {
@@ -55,10 +75,10 @@ impl Watch {
         self.look.began = Some(now);
         self.look.next = now + self.options.metadata_interval;
         let (client, commands) = (self.client.clone(), self.commands.clone());
-        let topics: Vec<String> = self.topics.keys().cloned().collect();
+        let selection = self.options.topics.clone();
         let one_pass = self.options.one_pass;
         self.tasks.spawn(async move {
-            let found = look(&client, &topics, with_configs, one_pass).await;
+            let found = look(&client, &selection, with_configs, one_pass).await;
             let _ = commands.send(Command::Found(found));
         });
         Ok(())
@@ -68,6 +88,12 @@ impl Watch {
     pub(super) fn look_soon(&mut self, now: Instant) {
         let soon = self.look.began.map_or(now, |began| (began + LOOK_APART).max(now));
         self.look.next = self.look.next.min(soon);
+    }
+
+    /// Looks at the cluster at the latest `within` after the last look.
+    pub(super) fn look_within(&mut self, within: Duration, now: Instant) {
+        let due = self.look.began.map_or(now, |began| began + within);
+        self.look.next = self.look.next.min(due);
     }
 
     /// Hears what a look has found.
@@ -87,6 +113,7 @@ impl Watch {
             }
         };
         self.look.failing_since = None;
+        let first = self.look.known.is_none();
         self.look.known = self.look.began;
         self.trouble(self.cluster(), None);
         self.forget_brokers(&found.metadata);
@@ -94,6 +121,10 @@ impl Watch {
         let mut configs = found.configs.unwrap_or_default();
         let mut by_name: BTreeMap<String, TopicMetadata> =
             found.metadata.topics.into_iter().map(|topic| (topic.name.clone(), topic)).collect();
+        for name in by_name.keys().filter(|name| !self.topics.contains_key(*name)).cloned().collect::<Vec<_>>() {
+            // One that a pattern matches and that was not there at the first look was made since.
+            self.topics.insert(name, Seen { missed: !first, ..Seen::default() });
+        }
         for name in self.topics.keys().cloned().collect::<Vec<_>>() {
             let topic = by_name.remove(&name).unwrap_or(TopicMetadata {
                 name: name.clone(),
@@ -103,7 +134,7 @@ impl Watch {
             match topic.code {
                 0 => self.topic(&topic, configs.remove(&name))?,
                 UNKNOWN_TOPIC_OR_PARTITION if self.options.one_pass => missing.push(name),
-                UNKNOWN_TOPIC_OR_PARTITION => self.missed(&name),
+                UNKNOWN_TOPIC_OR_PARTITION => self.missed(&name, now),
                 LEADER_NOT_AVAILABLE => elected = false,
                 code if self.options.one_pass => {
                     return Err(Error::failed(format!("topic \"{name}\" cannot be read: {}", code_name(code))));
@@ -122,6 +153,10 @@ impl Watch {
         if !missing.is_empty() {
             return Err(no_such_topics(&missing, &found.names));
         }
+        self.return_moved(now);
+        self.subscribe();
+        self.unsettled = true;
+        self.share_out(now);
         if self.options.one_pass && self.topics.values().all(|seen| seen.told.is_some()) {
             // Told again with each look; the source hears it once.
             self.outbox.push(Item::Complete);
@@ -143,23 +178,73 @@ impl Watch {
         }
     }
 
-    fn missed(&mut self, name: &str) {
+    /// Hears that the cluster does not have the topic of that name.
+    fn missed(&mut self, name: &str, now: Instant) {
+        let by_name = self.options.topics.names().iter().any(|named| named == name);
         let Some(seen) = self.topics.get_mut(name) else { return };
-        let reason = if seen.told.is_some() {
-            "it does not exist any more; what was read of it is kept, and it is looked for"
-        } else {
+        if seen.told.is_none() {
             seen.missed = true;
-            "it does not exist on the cluster; it is read from its beginning when it appears"
-        };
-        self.trouble(subject(name), Some(reason.to_owned()));
+            if by_name && seen.former.is_empty() {
+                let reason = "it does not exist on the cluster; it is read from its beginning when it appears";
+                self.trouble(subject(name), Some(reason.to_owned()));
+            }
+            return;
+        }
+        seen.absences += 1;
+        if seen.absences < ABSENCES {
+            self.look_within(LOOK_FOR_GONE, now);
+            return;
+        }
+        tracing::warn!(topic = name, "the topic was deleted: what was read of it is kept");
+        self.bury(name);
+        if by_name {
+            let reason = "it was deleted; what was read of it is kept; it is read from its beginning when it is made again";
+            self.trouble(subject(name), Some(reason.to_owned()));
+        } else {
+            self.topics.remove(name);
+        }
+    }
+
+    /// Lets go of the topic that bore the name until now.
+    fn bury(&mut self, name: &str) {
+        for (_, held) in self.partitions.iter_mut().filter(|(partition, _)| *partition.topic == *name) {
+            held.gone = true;
+        }
+        let Some(seen) = self.topics.get_mut(name) else { return };
+        seen.former.extend(seen.id.take().filter(|id| !id.is_none()));
+        *seen = Seen { former: std::mem::take(&mut seen.former), missed: true, ..Seen::default() };
+    }
+
+    /// Has partitions that another broker leads now given back by the one that reads them: it may be one that does not
+    /// answer any more.
+    fn return_moved(&mut self, now: Instant) {
+        for (partition, held) in &mut self.partitions {
+            let leader = held.leader;
+            match held.run.as_mut().map(|run| run.stage) {
+                Some(Stage::Reading(broker)) if leader >= 0 && broker != leader => {
+                    self.orders.push((broker, Order::Return(partition.clone())));
+                }
+                _ => {}
+            }
+            if let Some(run) = held.run.as_mut().filter(|_| held.elected) {
+                run.hurry(now);
+            }
+            held.elected = false;
+        }
     }
 
     /// Takes over what the cluster says of a topic that exists.
     fn topic(&mut self, topic: &TopicMetadata, configs: Option<Result<Vec<TopicConfig>>>) -> Result<()> {
         let Some(seen) = self.topics.get_mut(&topic.name) else { return Ok(()) };
-        if *seen.id.get_or_insert(topic.topic_id) != topic.topic_id {
-            return self.recreated(topic);
+        if seen.former.contains(&topic.topic_id) {
+            return Ok(());
         }
+        seen.absences = 0;
+        if *seen.id.get_or_insert(topic.topic_id) != topic.topic_id {
+            self.recreated(topic)?;
+        }
+        let Some(seen) = self.topics.get_mut(&topic.name) else { return Ok(()) };
+        seen.id = Some(topic.topic_id);
         let configs = self.configs(topic, configs);
         let Some(seen) = self.topics.get_mut(&topic.name) else { return Ok(()) };
         let before = seen.told.as_ref().map(|told| told.partitions);
@@ -184,10 +269,7 @@ impl Watch {
                 continue;
             }
             let young = found.index >= young_from;
-            let (leader, leader_epoch) = (found.leader, found.leader_epoch);
-            self.partitions
-                .insert(partition.clone(), Held { leader, leader_epoch, young, end: None, begin: None, run: None });
-            self.outbox.push(Item::Event(Event::Assigned(partition)));
+            self.partitions.insert(partition, Held::new(found.leader, found.leader_epoch, young));
         }
         self.trouble(subject(&topic.name), None);
         Ok(())
@@ -210,21 +292,16 @@ impl Watch {
         configs
     }
 
-    /// Stops what was read of a topic that has made way for another one of its name; a pass ends with that.
+    /// Lets go of a topic that has made way for another one of its name, which is a timeline of its own; a pass ends
+    /// with that.
     fn recreated(&mut self, topic: &TopicMetadata) -> Result<()> {
         let old = self.topics.get(&topic.name).and_then(|seen| seen.id).unwrap_or_default();
-        let ours: Vec<_> = self.partitions.keys().filter(|held| *held.topic == *topic.name).cloned().collect();
-        for partition in &ours {
-            self.stop(partition);
-            // So that a sink that starts it again is not sent after a topic that is gone.
-            self.partitions.remove(partition);
-        }
-        let made = format!("was deleted and made again (id {old} before, {} now)", topic.topic_id);
         if self.options.one_pass {
+            let made = format!("was deleted and made again (id {old} before, {} now)", topic.topic_id);
             return Err(Error::failed(format!("{} {made}", subject(&topic.name))).hint("run the pass again"));
         }
-        let reason = format!("it {made}; the old one is read no longer, the new one is read after a restart");
-        self.trouble(subject(&topic.name), Some(reason));
+        tracing::warn!(topic = topic.name, %old, new = %topic.topic_id, "the topic was deleted and made again");
+        self.bury(&topic.name);
         Ok(())
     }
 }
@@ -233,6 +310,7 @@ impl Held {
     /// Takes over who leads, unless that is older than what is known.
     pub(super) fn learn(&mut self, leader: i32, leader_epoch: i32) {
         if leader_epoch < 0 || leader_epoch >= self.leader_epoch {
+            self.elected |= (leader, leader_epoch) != (self.leader, self.leader_epoch) && leader >= 0;
             (self.leader, self.leader_epoch) = (leader, leader_epoch);
         }
     }
@@ -243,18 +321,22 @@ fn subject(topic: &str) -> String {
 }
 
 /// Asks the cluster for everything that a look is after.
-async fn look(client: &Client, topics: &[String], with_configs: bool, one_pass: bool) -> Result<Found> {
-    let metadata = client.metadata(Some(topics)).await?;
+async fn look(client: &Client, selection: &Selection, with_configs: bool, one_pass: bool) -> Result<Found> {
+    let mut metadata = client.metadata((!selection.has_pattern()).then_some(selection.names())).await?;
+    let mut names = Vec::new();
+    if selection.has_pattern() {
+        let there = metadata.topics.iter().filter(|topic| topic.code == 0);
+        names = there.map(|topic| topic.name.clone()).collect();
+        metadata.topics.retain(|topic| selection.holds(&topic.name, topic.internal));
+    }
     let there = metadata.topics.iter().filter(|topic| topic.code == 0);
     let there: Vec<String> = there.map(|topic| topic.name.clone()).collect();
     let configs = if with_configs && !there.is_empty() { Some(client.topic_configs(&there).await?) } else { None };
     let missing = metadata.topics.iter().any(|topic| topic.code == UNKNOWN_TOPIC_OR_PARTITION);
-    let names = if one_pass && missing {
+    if one_pass && missing && names.is_empty() {
         let all = client.metadata(None).await?.topics.into_iter();
-        all.filter(|topic| topic.code == 0).map(|topic| topic.name).collect()
-    } else {
-        Vec::new()
-    };
+        names = all.filter(|topic| topic.code == 0).map(|topic| topic.name).collect();
+    }
     Ok(Found { metadata, configs, names })
 }
 
@@ -295,7 +377,7 @@ mod tests {
 
     #[test]
     fn an_older_epoch_does_not_replace_the_leader_that_is_known() {
-        let mut held = Held { leader: 1, leader_epoch: 7, young: false, end: None, begin: None, run: None };
+        let mut held = Held::new(1, 7, false);
         held.learn(2, 6);
         assert_eq!((held.leader, held.leader_epoch), (1, 7));
         held.learn(2, 8);

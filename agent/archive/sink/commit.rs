@@ -1,0 +1,136 @@
+//! Publishes a segment: the order of durable effects, and what to do when another was first.
+//!
+//! The order is the archive's law, and is said in the parent. After an error nothing is known of what was done; the
+//! writer drops the segment and asks the store.
+
+use tokio::time::Instant;
+
+use super::writer::{Detour, Writer};
+use crate::archive::segment::OpenTransactions;
+use crate::archive::sidecar::Sidecar;
+use crate::archive::tip::Held;
+use crate::archive::{Segments, layout};
+use crate::crash;
+use crate::error::{Error, Result};
+use crate::pipeline::Answer;
+use crate::store::{Creation, Upload};
+
+impl Writer {
+    /// Publishes a sealed segment. The order is the archive's law: what describes a log must be there before the log
+    /// is, because the log's name is the commit, and part of what the sidecar says exists nowhere else.
+    pub(super) async fn publish(
+        &mut self,
+        upload: Upload,
+        sidecar: Sidecar,
+        transactions: OpenTransactions,
+        started: Instant,
+    ) -> Result<()> {
+        self.check_chain().await?;
+        if self.has_moved().await? {
+            return self.adopt_winner(&sidecar).await;
+        }
+        self.put_sidecar(&sidecar).await?;
+        crash::point("sidecar-created", &self.partition);
+        match upload.finish().await {
+            Ok(Creation::Created) => {}
+            // Also after an error it may be there, and be mine: only the store knows.
+            outcome => {
+                if !self.is_mine(&sidecar, outcome.err()).await? {
+                    return self.adopt_winner(&sidecar).await;
+                }
+                self.archive.store().settle(&self.folder()).await?;
+            }
+        }
+        crash::point("log-created", &self.partition);
+        self.chain = Held {
+            folder: self.folder(),
+            fork: self.fork.take().or(self.chain.fork),
+            next: Some(sidecar.range.next),
+            leader_epoch: sidecar.epochs.last().map_or(self.chain.leader_epoch, |epoch| epoch.epoch),
+            is_empty: false,
+        };
+        self.cut = None;
+        self.last = Some(sidecar.range.first);
+        self.transactions = transactions;
+        self.detour = None;
+        self.recovered();
+        self.answer(Answer::Durable {
+            partition: self.partition.clone(),
+            next: sidecar.range.next,
+            records: sidecar.records,
+            bytes: sidecar.length_bytes,
+            took: started.elapsed(),
+        });
+        crash::point("reported", &self.partition);
+        Ok(())
+    }
+
+    /// Makes sure that what we are about to follow on is there: a folder that was unmounted, or came back older, must
+    /// not get a segment behind a hole.
+    pub(super) async fn check_chain(&self) -> Result<()> {
+        let key = match self.last {
+            Some(first) => format!("{}{}", self.chain.folder, layout::log(first)),
+            None => layout::BACKUP.to_owned(),
+        };
+        if self.archive.store().exists(&key).await? {
+            return Ok(());
+        }
+        Err(Error::transient("the archive is not where it was")
+            .with("missing", self.archive.store().describe(&key))
+            .hint("is its folder mounted?"))
+    }
+
+    /// Creates the sidecar, or takes the one that is there: the same name describes the same log.
+    async fn put_sidecar(&mut self, sidecar: &Sidecar) -> Result<()> {
+        let key =
+            format!("{}{}", self.folder(), layout::sidecar(sidecar.range.first, sidecar.length_bytes, sidecar.digest));
+        let store = self.archive.store();
+        if store.create(&key, sidecar.encode()).await? == Creation::Created {
+            return Ok(());
+        }
+        let held = store.read(&key).await?.unwrap_or_default();
+        if Sidecar::decode(&held).is_ok_and(|held| held.says_the_same(sidecar)) {
+            return Ok(());
+        }
+        let blocked_bytes = sidecar.length_bytes;
+        let roll_bytes = if sidecar.batches > 1 { blocked_bytes / 2 } else { blocked_bytes + 1 };
+        self.detour = Some(Detour { roll_bytes, blocked_bytes });
+        Err(Error::transient("a damaged sidecar stands where ours would go: ending the segment elsewhere")
+            .with("object", store.describe(&key)))
+    }
+
+    /// Returns whether the log of that name holds the bytes that `sidecar` describes; `error` is why we have to ask,
+    /// and is returned when there is no log at all.
+    async fn is_mine(&self, sidecar: &Sidecar, error: Option<Error>) -> Result<bool> {
+        let first = sidecar.range.first;
+        let segments = Segments::new(self.archive.store().list(&self.folder()).await?);
+        let Some(&(_, length_bytes)) = segments.logs.iter().find(|(offset, _)| *offset == first) else {
+            let unlisted = || Error::transient("the store says that a log exists and does not list it");
+            let key = format!("{}{}", self.folder(), layout::log(first));
+            return Err(error.unwrap_or_else(|| unlisted().with("object", self.archive.store().describe(&key))));
+        };
+        if length_bytes != sidecar.length_bytes {
+            return Ok(false);
+        }
+        // Whoever created the log created its sidecar before. If mine is the only one that fits, the log is mine.
+        if segments.sidecars(first, length_bytes).eq([sidecar.digest]) {
+            return Ok(true);
+        }
+        let log = self.archive.store().read(&format!("{}{}", self.folder(), layout::log(first))).await?;
+        Ok(log.is_some_and(|log| xxhash_rust::xxh3::xxh3_128(&log) == sidecar.digest))
+    }
+
+    /// Another writer took the key: go on behind what it wrote.
+    async fn adopt_winner(&mut self, mine: &Sidecar) -> Result<()> {
+        let held = self.archive.tip(&self.partition).await?;
+        let next = held.next.filter(|_| !held.is_empty);
+        let next = next.ok_or_else(|| Error::transient("the winner's segment is not listed yet"))?;
+        tracing::warn!(
+            partition = %self.partition, mine = %mine.range, next,
+            "another writer was ahead: dropping my segment and going on behind its"
+        );
+        self.recovered();
+        self.start_from(held);
+        Ok(())
+    }
+}

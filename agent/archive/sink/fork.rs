@@ -1,0 +1,109 @@
+//! Where a chain begins, and where it is left: the begin of a partition, and the forks beside it.
+//!
+//! Nothing of a fork is durable before its first segment is; until then the old chain is the newest, and everything
+//! here can be done again.
+
+use super::writer::Writer;
+use crate::archive::layout::{self, Fork};
+use crate::archive::tip::Shared;
+use crate::error::Result;
+use crate::record::{Offset, OffsetRange};
+
+impl Writer {
+    /// Keeps that the chain begins at `offset`, or takes over what another writer has kept, and starts there.
+    pub(super) async fn begin_at(&mut self, offset: Offset) -> Result<()> {
+        if self.chain.next.is_none() {
+            self.check_chain().await?;
+            let _ = self.archive.keep_begin(&self.partition, offset).await?;
+        }
+        let held = self.archive.tip(&self.partition).await?;
+        self.start_from(held);
+        Ok(())
+    }
+
+    /// Makes sure that it is kept where the chain begins, before anything of it is: at `first`, unless something says
+    /// otherwise. `false` when another writer began elsewhere: the source starts there.
+    pub(super) async fn begin_chain(&mut self, first: Offset) -> Result<bool> {
+        if self.chain.next.is_some() {
+            return Ok(true);
+        }
+        self.check_chain().await?;
+        if self.archive.keep_begin(&self.partition, first).await? == first {
+            self.chain.next = Some(first);
+            return Ok(true);
+        }
+        let held = self.archive.tip(&self.partition).await?;
+        tracing::warn!(
+            partition = %self.partition, mine = first, next = held.next,
+            "another writer has begun the chain: going on with its"
+        );
+        self.start_from(held);
+        Ok(false)
+    }
+
+    /// Leaves the chain where the source does: of what is held, the source still has what lies before `end` in leader
+    /// epoch `epoch` and in older ones. It starts there; its next batch begins a fork.
+    ///
+    /// The source may find that it shares still less: then this is called again, and goes further back.
+    pub(super) async fn diverge(&mut self, epoch: i32, end: Offset) -> Result<()> {
+        let generation = self.generation;
+        // The source has lost it, so nobody else has it.
+        self.roll().await?;
+        if generation != self.generation {
+            return Ok(());
+        }
+        let held = self.archive.tip(&self.partition).await?;
+        let moved = (held.fork, held.next) != (self.chain.fork, self.chain.next);
+        let Some(limit) = self.next().filter(|_| !moved) else {
+            // Another writer was ahead: the source says what it thinks of its chain.
+            self.start_from(held);
+            return Ok(());
+        };
+        let shared = self.archive.shared(&self.partition, &held, limit, (epoch, end)).await?;
+        if shared.next < limit {
+            tracing::warn!(
+                partition = %self.partition, from = shared.next, held = held.next, epoch, end,
+                "the source has lost records that the archive holds: going on beside them"
+            );
+            self.cut = Some(shared);
+        } else {
+            // Nothing of it is lost; the source has no epochs by which it could know that.
+            let shared = Shared { next: limit, leader_epoch: -1 };
+            match &mut self.cut {
+                Some(cut) => *cut = shared,
+                None => self.chain.leader_epoch = -1,
+            }
+        }
+        self.restart();
+        Ok(())
+    }
+
+    /// Returns the fork whose first batch has `leader_epoch`. Its name is greater than that of the chain it is made
+    /// beside, also when the source goes on with an older epoch: names tell the lineage.
+    pub(super) fn fork_from(&self, cut: Shared, leader_epoch: i32) -> Fork {
+        let epoch = self.chain.fork.map_or(leader_epoch, |left| leader_epoch.max(left.epoch.saturating_add(1)));
+        Fork { epoch, end: cut.next }
+    }
+
+    /// Says for people what the fork on its way is beside.
+    pub(super) fn fork_note(&self) -> Option<String> {
+        let fork = self.fork?;
+        let held = OffsetRange { first: fork.end, next: self.chain.next.unwrap_or(fork.end) };
+        let left = layout::chain_name(self.partition.index, self.chain.fork);
+        let (epoch, end) = (fork.epoch, fork.end);
+        Some(format!(
+            "the source had lost the offsets {held} that `{left}` holds; from offset {end} on it goes on here with \
+             leader epoch {epoch}"
+        ))
+    }
+
+    /// Returns whether a fork is on its way beside a chain that is no longer the newest: its name would not be greater
+    /// than that of the one made meanwhile.
+    pub(super) async fn has_moved(&self) -> Result<bool> {
+        if self.fork.is_none() {
+            return Ok(false);
+        }
+        let newest = self.archive.newest_chain(&self.partition).await?.fork;
+        Ok(newest != self.chain.fork && newest != self.fork)
+    }
+}

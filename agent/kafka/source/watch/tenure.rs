@@ -1,0 +1,217 @@
+//! The watch's view of what is ours: all partitions of our topics, or, in a consumer group, those it gives us.
+//!
+//! A partition is assigned to the pipeline and revoked from it, one after the other: while the sink still closes it, it
+//! is nobody's. The group only shares the work out. What it says late, wrongly or not at all costs work done twice, never
+//! a record: the archive's chain is the fence.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::{Command, Item};
+use super::Watch;
+use crate::kafka::membership::{Membership, Told};
+use crate::pipeline::Event;
+use crate::record::{Offset, Partition};
+
+/// How long the group may be in trouble, without ever having given us partitions, until everything is captured alone:
+/// longer than a coordinator takes to move, short enough that a backup does not wait for somebody to wake up.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Whose a partition is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tenure {
+    /// Not the pipeline's.
+    Free,
+    /// The pipeline's.
+    Ours,
+    /// The sink closes it.
+    Leaving,
+    /// The sink has closed it of its own: its pass is over.
+    Done,
+}
+
+/// The consumer group that shares the partitions out.
+pub(super) struct Group {
+    id: String,
+    /// `None` until the cluster has told which topics there are.
+    membership: Option<Membership>,
+    /// The topics that the membership was last told of.
+    topics: Vec<String>,
+    given: HashSet<(String, i32)>,
+    /// Whether the group has given us what it has for us, and not taken it all away since.
+    joined: bool,
+    /// Since when it is in trouble.
+    trouble_since: Option<Instant>,
+    /// Whether everything is captured, because the group cannot be used.
+    alone: bool,
+}
+
+impl Group {
+    pub(super) fn new(id: String) -> Self {
+        Self {
+            id,
+            membership: None,
+            topics: Vec::new(),
+            given: HashSet::new(),
+            joined: false,
+            trouble_since: None,
+            alone: false,
+        }
+    }
+
+    fn gives(&self, partition: &Partition) -> bool {
+        self.alone || self.given.contains(&(partition.topic.to_string(), partition.index))
+    }
+
+    fn subject(&self) -> String {
+        format!("consumer group \"{}\"", self.id)
+    }
+}
+
+impl Watch {
+    /// Assigns and revokes what has become ours or is it no longer; returns when to look again.
+    pub(super) fn share_out(&mut self, now: Instant) -> Instant {
+        let wake = self.bear_with_group(now);
+        if !std::mem::take(&mut self.unsettled) {
+            return wake;
+        }
+        let mut revoked = Vec::new();
+        for (partition, held) in &mut self.partitions {
+            let wanted = !held.gone && self.group.as_ref().is_none_or(|group| group.gives(partition));
+            match held.tenure {
+                Tenure::Free if wanted => {
+                    held.tenure = Tenure::Ours;
+                    self.outbox.push(Item::Event(Event::Assigned(partition.clone())));
+                }
+                Tenure::Ours if !wanted => {
+                    held.tenure = Tenure::Leaving;
+                    revoked.push(partition.clone());
+                }
+                _ => {}
+            }
+        }
+        for partition in revoked {
+            self.stop(&partition);
+            self.stable(&partition, None);
+            self.outbox.push(Item::Event(Event::Revoked(partition)));
+        }
+        self.partitions.retain(|_, held| !(held.gone && matches!(held.tenure, Tenure::Free | Tenure::Done)));
+        wake
+    }
+
+    /// Captures everything where the group has been of no use for too long.
+    fn bear_with_group(&mut self, now: Instant) -> Instant {
+        let never = now + PATIENCE;
+        let Some(group) = self.group.as_mut().filter(|group| !group.joined && !group.alone) else { return never };
+        let Some(since) = group.trouble_since else { return never };
+        if now < since + PATIENCE {
+            return since + PATIENCE;
+        }
+        group.alone = true;
+        self.unsettled = true;
+        tracing::warn!(group = group.id, "the group gives nothing: capturing every partition; the archive fences");
+        never
+    }
+
+    /// Joins the group, or tells it of topics that came or went.
+    pub(super) fn subscribe(&mut self) {
+        let there = self.topics.iter().filter(|(_, seen)| seen.is_there()).map(|(name, _)| name.clone());
+        let there: Vec<String> = there.collect();
+        let Some(group) = &mut self.group else { return };
+        if there.is_empty() || group.topics == there {
+            return;
+        }
+        if group.membership.is_none() {
+            let commands = self.commands.clone();
+            let told = move |told| {
+                // The watch hears nothing more only when it has ended.
+                let _ = commands.send(Command::Group(told));
+            };
+            let interval = self.options.metadata_interval;
+            match Membership::join(self.client.properties(), &group.id, interval, told) {
+                Ok(membership) => group.membership = Some(membership),
+                Err(error) => {
+                    group.trouble_since.get_or_insert_with(Instant::now);
+                    let (subject, reason) = (group.subject(), error.to_string());
+                    self.trouble(subject, Some(reason));
+                    return;
+                }
+            }
+        }
+        if let Some(membership) = &group.membership {
+            membership.subscribe(&there);
+            group.topics = there;
+        }
+    }
+
+    /// Hears from the group.
+    pub(super) fn group_told(&mut self, told: Told) {
+        self.unsettled = true;
+        let Some(group) = &mut self.group else { return };
+        match told {
+            Told::Assigned(partitions) => {
+                group.joined = true;
+                group.alone = false;
+                group.given.extend(partitions);
+                // What the group gives may be newer than what we know of the cluster.
+                let known: HashSet<_> =
+                    self.partitions.keys().map(|known| (known.topic.to_string(), known.index)).collect();
+                if !group.given.is_subset(&known) {
+                    self.look_soon(Instant::now());
+                }
+            }
+            Told::Revoked { partitions, lost } => {
+                for partition in &partitions {
+                    group.given.remove(partition);
+                }
+                group.joined &= !lost || !group.given.is_empty();
+                for (topic, index) in partitions {
+                    self.release(&topic, index);
+                }
+            }
+            Told::Trouble(reason) => {
+                match reason {
+                    Some(_) => _ = group.trouble_since.get_or_insert_with(Instant::now),
+                    // A member that is well and has nothing shall capture nothing.
+                    None => (group.trouble_since, group.alone) = (None, false),
+                }
+                let subject = group.subject();
+                self.trouble(subject, reason);
+            }
+        }
+    }
+
+    /// Hears that the sink has let a partition go.
+    pub(super) fn closed(&mut self, partition: &Partition) {
+        self.unsettled = true;
+        let Some(held) = self.partitions.get_mut(partition) else { return };
+        held.tenure = if held.tenure == Tenure::Leaving { Tenure::Free } else { Tenure::Done };
+        self.release(&partition.topic, partition.index);
+    }
+
+    /// Tells the group that a partition which it has taken away is let go, once it is.
+    fn release(&self, topic: &str, index: i32) {
+        let Some(membership) = self.group.as_ref().and_then(|group| group.membership.as_ref()) else { return };
+        let mut timelines = self.partitions.iter().filter(|(held, _)| &*held.topic == topic && held.index == index);
+        if !timelines.any(|(_, held)| matches!(held.tenure, Tenure::Ours | Tenure::Leaving)) {
+            membership.released(topic, index);
+        }
+    }
+
+    /// Hands on what is durable: the group's committed offsets are hints for people and their lag tools.
+    pub(super) fn durable(&self, partition: &Partition, next: Offset) {
+        if let Some(membership) = self.group.as_ref().and_then(|group| group.membership.as_ref()) {
+            membership.durable(&partition.topic, partition.index, next);
+        }
+    }
+
+    /// Leaves the group, off the runtime's threads: it waits for the coordinator.
+    pub(super) async fn leave(&mut self) {
+        if let Some(membership) = self.group.take().and_then(|group| group.membership) {
+            // It ends without a word only by a panic, and then there is nothing left to leave.
+            let _ = tokio::task::spawn_blocking(move || drop(membership)).await;
+        }
+    }
+}

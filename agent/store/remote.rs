@@ -1,0 +1,328 @@
+//! Objects of a service that OpenDAL reaches: the operator with its layers, and what its errors mean to a person.
+//!
+//! **Layers**, from the inside out. OpenDAL's documentation of both demands that a time-out is inside a retry: it ends
+//! an attempt by dropping it, and a retry that is dropped has lost its writer's state.
+//! 1. `TimeoutLayer`: each attempt has the store's time-out, so that a connection that says nothing ends;
+//! 2. `RetryLayer`: few and soon, for what passes by itself. Callers start again on their own, with their own waits, and
+//!    say in `/readyz` what is wrong, which nobody hears of while we retry here;
+//! 3. `ConcurrentLimitLayer`: outermost, so that the wait for one's turn does not count as the store's time. Streaming
+//!    uploads go without it: it lends a turn to a writer until that is dropped, and one that held its turn while its
+//!    sidecar waits for another would wait for ever. Their bound is [`Remote::may_send`].
+//!
+//! **Denials.** What the user must change (no such bucket, no permission, wrong keys) is [`Kind::Usage`] as long as
+//! nothing of its sort has ever worked through this store: it was never right. Later it is [`Kind::Failed`]: somebody
+//! changed something, and may change it back.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, Once};
+use std::time::Duration;
+
+use bytes::Bytes;
+use opendal::layers::{ConcurrentLimitLayer, RetryEvent, RetryLayer, TimeoutLayer};
+use opendal::{Buffer, ErrorKind, Operator};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::location::Location;
+use super::{Creation, Listed};
+use crate::error::{Error, Kind, Result};
+
+/// Attempts after the first. With the pauses a store that refuses is told of within two seconds, one that is silent
+/// within three time-outs.
+const RETRIES: usize = 2;
+
+/// The pause before the first of them, doubled before the next, with as much jitter.
+const RETRY_PAUSE: Duration = Duration::from_millis(300);
+
+/// Small requests at once. A thousand partitions that roll at the same second ask some thousand; with half of it they
+/// take longer, with the double stores begin to throttle (S3: 3,500 writes a second and prefix).
+const REQUESTS_AT_ONCE: usize = 64;
+
+/// Bytes that may be under way to a store at once. It sets the slowest link that the time-out allows for: with 10 s
+/// half of it is 20 Mbit/s, at the price of what one fast link could carry.
+const SENT_AT_ONCE_BYTES: usize = 48 * 1024 * 1024;
+
+/// A service, reached through OpenDAL. Clones share it.
+#[derive(Clone)]
+pub(super) struct Remote {
+    /// For everything that is one short call.
+    operator: Operator,
+    /// For uploads that stay open.
+    streams: Operator,
+    sending: Arc<Semaphore>,
+    /// What has worked: a bit for each [`Action`].
+    worked: Arc<AtomicU8>,
+    scheme: &'static str,
+}
+
+/// What one may or may not be allowed to do.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Action {
+    /// Read an object, or look for one.
+    Read = 1,
+    /// List a folder.
+    List = 2,
+    /// Create an object.
+    Create = 4,
+}
+
+impl Remote {
+    /// Makes the operator; nothing is sent.
+    pub(super) fn open(location: &Location) -> Result<Self> {
+        install();
+        let wrong = |error: opendal::Error| {
+            Error::usage(format!("cannot open the store `{}`", location.shown)).source(cause(&error))
+        };
+        let bare = Operator::via_iter(location.scheme, location.options.clone()).map_err(wrong)?;
+        let time_out = TimeoutLayer::new().with_timeout(location.time_out).with_io_timeout(location.time_out);
+        let retry = RetryLayer::new().with_max_times(RETRIES).with_min_delay(RETRY_PAUSE).with_jitter();
+        let streams = bare.layer(time_out).layer(retry.with_notify(say_retry));
+        let operator = streams.clone().layer(ConcurrentLimitLayer::new(REQUESTS_AT_ONCE));
+        Self::new(operator, streams, location.scheme)
+    }
+
+    /// Returns this process's memory store of that name: two pipelines, or a test's writer and reader, share it.
+    pub(super) fn memory(name: &str) -> Result<Self> {
+        static STORES: LazyLock<Mutex<HashMap<String, Operator>>> = LazyLock::new(Mutex::default);
+        let mut stores = STORES.lock().expect("nobody panics while holding the map");
+        if !stores.contains_key(name) {
+            let made = Operator::new(opendal::services::Memory::default());
+            let made = made.map_err(|error| Error::usage("cannot open a store in memory").source(cause(&error)))?;
+            stores.insert(name.to_owned(), made);
+        }
+        let operator = stores[name].clone();
+        Self::new(operator.clone(), operator, "memory")
+    }
+
+    fn new(operator: Operator, streams: Operator, scheme: &'static str) -> Result<Self> {
+        if !operator.info().capability().write_with_if_not_exists {
+            return Err(Error::usage(format!(
+                "stores of type `{scheme}` cannot create an object only if it is absent"
+            ))
+            .hint("without that two agents would overwrite each other; use another store"));
+        }
+        let sending = Arc::new(Semaphore::new(SENT_AT_ONCE_BYTES));
+        Ok(Self { operator, streams, sending, worked: Arc::default(), scheme })
+    }
+
+    /// Lists what is directly below `folder` and has a name that begins with `prefix`.
+    pub(super) async fn list(&self, folder: &str, prefix: &str) -> Result<Vec<Listed>> {
+        // Without a slash at its end a path is a prefix to OpenDAL, and goes into the request.
+        let listed = self.operator.list(&format!("{folder}{prefix}")).await;
+        let entries = self.told(Action::List, "cannot list", listed)?;
+        let children = entries.into_iter().filter_map(|entry| {
+            let name = entry.path().strip_prefix(folder)?.trim_end_matches('/');
+            let is_child = !name.is_empty() && !name.contains('/') && name.starts_with(prefix);
+            is_child.then(|| Listed {
+                name: name.to_owned(),
+                size_bytes: entry.metadata().content_length(),
+                is_folder: entry.metadata().is_dir(),
+            })
+        });
+        Ok(children.collect())
+    }
+
+    /// Returns whether there is an object of that key.
+    pub(super) async fn exists(&self, key: &str) -> Result<bool> {
+        self.told(Action::Read, "cannot look for", self.operator.exists(key).await)
+    }
+
+    /// Reads an object; `None` when there is none.
+    pub(super) async fn read(&self, key: &str) -> Result<Option<Bytes>> {
+        match self.operator.read(key).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => self.told(Action::Read, "cannot read", Ok(None)),
+            read => self.told(Action::Read, "cannot read", read.map(|buffer| Some(buffer.to_bytes()))),
+        }
+    }
+
+    /// Reads the bytes `range` of an object, fewer where it ends before.
+    pub(super) async fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let read = self.operator.read_with(key).range(range).await;
+        self.told(Action::Read, "cannot read", read.map(|buffer| buffer.to_bytes()))
+    }
+
+    /// Creates an object by one request, if there is none of that key.
+    pub(super) async fn create(&self, key: &str, bytes: Buffer) -> Result<Creation> {
+        let _sending = self.may_send(bytes.len()).await;
+        let created = self.operator.write_with(key, bytes).if_not_exists(true).await;
+        self.created("cannot create", created)
+    }
+
+    /// Begins an upload of parts, one at a time. Each must be at least of the size that the service wants: what is
+    /// smaller OpenDAL would merge.
+    pub(super) async fn stream(&self, key: &str) -> Result<opendal::Writer> {
+        let begun = self.streams.writer_with(key).if_not_exists(true).await;
+        begun.map_err(|error| self.failed(Action::Create, "cannot begin an upload", &error))
+    }
+
+    /// Waits until that many bytes may be sent, and holds the place for them.
+    ///
+    /// Without this all segments of a catch-up would share the link at once, each too slow for the time-out, each sent
+    /// again and again.
+    pub(super) async fn may_send(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let wanted = bytes.min(SENT_AT_ONCE_BYTES) as u32;
+        let permit = self.sending.clone().acquire_many_owned(wanted).await;
+        permit.expect("the semaphore of a store is never closed")
+    }
+
+    /// Returns what the store's answer to a conditional creation says.
+    pub(super) fn created<T>(&self, what: &'static str, answer: opendal::Result<T>) -> Result<Creation> {
+        match answer {
+            Err(error) if error.kind() == ErrorKind::ConditionNotMatch => Ok(Creation::Exists),
+            answer => self.told(Action::Create, what, answer).map(|_| Creation::Created),
+        }
+    }
+
+    /// Takes note of what works, and says what does not.
+    fn told<T>(&self, action: Action, what: &'static str, answer: opendal::Result<T>) -> Result<T> {
+        let value = answer.map_err(|error| self.failed(action, what, &error))?;
+        self.worked.fetch_or(action as u8, Ordering::Relaxed);
+        Ok(value)
+    }
+
+    /// Returns what a failure is to the caller and to a person.
+    pub(super) fn failed(&self, action: Action, what: &'static str, error: &opendal::Error) -> Error {
+        let Some(hint) = self.denial(action, error) else {
+            let kind = if error.kind() == ErrorKind::Unsupported { Kind::Failed } else { Kind::Transient };
+            return Error::new(kind, what).source(cause(error));
+        };
+        let worked = self.worked.load(Ordering::Relaxed) & action as u8 != 0;
+        Error::new(if worked { Kind::Failed } else { Kind::Usage }, what).source(cause(error)).hint(hint)
+    }
+
+    /// Returns what somebody must change, if it is that; what passes by itself is none.
+    fn denial(&self, action: Action, error: &opendal::Error) -> Option<String> {
+        let code = code(error.message()).unwrap_or_default();
+        let container = if self.scheme == "azblob" { "container" } else { "bucket" };
+        match code {
+            "ExpiredToken" | "TokenRefreshRequired" | "RequestTimeTooSkewed" => return None,
+            "NoSuchBucket" | "ContainerNotFound" => {
+                return Some(format!("create the {container}, or correct its name in the URL"));
+            }
+            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AuthenticationFailed" => {
+                return Some("correct the credentials, in the URL or where the service's own tools look".into());
+            }
+            "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
+                return Some("set `region` to that of the bucket".into());
+            }
+            _ => {}
+        }
+        match error.kind() {
+            ErrorKind::PermissionDenied => Some(format!("allow `{}` on the {container}", self.permission(action))),
+            ErrorKind::ConfigInvalid => Some("correct the URL of the store or its credentials".into()),
+            _ if error.message().contains("sign") && !error.is_persistent() && !error.is_temporary() => {
+                Some("give credentials in the URL, or where the service's own tools look".into())
+            }
+            _ => None,
+        }
+    }
+
+    fn permission(&self, action: Action) -> &'static str {
+        match (self.scheme, action) {
+            ("gcs", Action::Read) => "storage.objects.get",
+            ("gcs", Action::List) => "storage.objects.list",
+            ("gcs", Action::Create) => "storage.objects.create",
+            ("azblob", Action::Read) => "read",
+            ("azblob", Action::List) => "list",
+            ("azblob", Action::Create) => "create",
+            (_, Action::Read) => "s3:GetObject",
+            (_, Action::List) => "s3:ListBucket",
+            (_, Action::Create) => "s3:PutObject",
+        }
+    }
+}
+
+/// Installs, once, what HTTP needs: OpenDAL's transport, and for TLS the ring cryptography, which rustls would not
+/// choose by itself.
+fn install() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // An error is that somebody else has installed one already, which does as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        opendal::install_default();
+        // That installs the services; a transport only together with aws-lc.
+        let transport = opendal_http_transport_reqwest::ReqwestTransport::default();
+        opendal::HttpTransporter::install_default(transport);
+    });
+}
+
+fn say_retry(event: RetryEvent<'_>) {
+    let (attempt, pause_ms) = (event.attempt, event.retry_after.as_millis());
+    tracing::debug!(operation = ?event.op, attempt, pause_ms, "asking the store again: {}", cause(event.err));
+}
+
+/// Returns what a person needs of an error: the service's code and message, or what the network said at last; not the
+/// request, which may hold credentials, nor the headers of the answer.
+fn cause(error: &opendal::Error) -> String {
+    let message = error.message();
+    if let Some(code) = code(message) {
+        return match field(message, "message") {
+            Some(text) if !text.is_empty() => format!("{code}: {text}"),
+            _ => code.to_owned(),
+        };
+    }
+    let mut deepest: Option<&dyn std::error::Error> = std::error::Error::source(error);
+    while let Some(below) = deepest.and_then(|error| error.source()) {
+        deepest = Some(below);
+    }
+    let message = if message.trim().is_empty() { error.kind().into_static() } else { message.trim() };
+    let mut told: String = message.chars().take(300).collect();
+    if let Some(deepest) = deepest {
+        told = format!("{told}: {deepest}");
+    }
+    told
+}
+
+/// Returns the error code of a service's answer, which OpenDAL shows as the debug form of a struct.
+fn code(message: &str) -> Option<&str> {
+    field(message, "code").filter(|code| !code.is_empty())
+}
+
+fn field<'a>(message: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = message.split_once(&format!("{name}: \""))?;
+    rest.split_once('"').map(|(value, _)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remote() -> Remote {
+        Remote { scheme: "s3", ..Remote::memory("remote-errors").expect("opened") }
+    }
+
+    fn refused(kind: ErrorKind, code: &str) -> opendal::Error {
+        opendal::Error::new(kind, format!("S3Error {{ code: \"{code}\", message: \"no\", resource: \"/x\" }}"))
+            .with_context("response", "Parts { headers: authorization }")
+    }
+
+    #[test]
+    fn a_denial_names_the_permission_and_ends_only_who_never_had_it() {
+        let remote = remote();
+        let denied = || Err::<(), _>(refused(ErrorKind::PermissionDenied, "AccessDenied"));
+        let error = remote.told(Action::Create, "cannot create", denied()).expect_err("denied");
+        assert_eq!(error.to_string(), "cannot create: AccessDenied: no; allow `s3:PutObject` on the bucket");
+        assert_eq!(error.kind(), Kind::Usage);
+        remote.told(Action::Create, "cannot create", Ok(())).expect("it works");
+        assert_eq!(remote.told(Action::Create, "", denied()).expect_err("denied").kind(), Kind::Failed);
+        assert_eq!(remote.told(Action::List, "", denied()).expect_err("denied").kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_tried_again() {
+        for (kind, code) in [(ErrorKind::Unexpected, "ExpiredToken"), (ErrorKind::RateLimited, "SlowDown")] {
+            let error = remote().told::<()>(Action::Read, "cannot read", Err(refused(kind, code)));
+            assert!(error.expect_err("refused").retryable(), "{code}");
+        }
+    }
+
+    #[test]
+    fn only_an_unmet_condition_means_that_an_object_is_there() {
+        let met = |kind| remote().created("cannot create", Err::<(), _>(opendal::Error::new(kind, "answer")));
+        assert_eq!(met(ErrorKind::ConditionNotMatch).expect("told"), Creation::Exists);
+        for kind in [ErrorKind::Conflict, ErrorKind::NotFound, ErrorKind::Unexpected, ErrorKind::AlreadyExists] {
+            assert!(met(kind).expect_err("unknown").retryable(), "{kind:?}");
+        }
+    }
+}

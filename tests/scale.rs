@@ -1,0 +1,67 @@
+//! A thousand partitions on one agent: what it takes in memory under trickle, and that it writes nothing when idle.
+//!
+//! Memory is asserted here, of the unoptimised program, which needs more of it than the one that is shipped. CPU is not:
+//! on a machine that is busy with other tests it says nothing. `cargo bench --bench scale` measures and bounds that.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::support::agent::{Agent, Backup};
+use crate::support::kafka::Kafka;
+use crate::support::wait_within;
+use crate::support::workload::{Contents, Writer};
+
+const PARTITIONS: i32 = 1_000;
+
+/// What the agent may have at most, of which its own budget (`memory_bytes`) is 256 MiB.
+const PEAK_BYTES: u64 = 400 << 20;
+
+/// Rounds of one record to each partition.
+const ROUNDS: usize = 4;
+
+#[test]
+fn a_thousand_partitions_take_little_memory_and_idle_ones_no_write() {
+    // Its own: a thousand partitions would slow down everybody else's.
+    let kafka = Kafka::start();
+    let topic = kafka.topic("wide", PARTITIONS, &[]);
+    let backup = Backup::of(&kafka, &[&topic]).source("group_id", "wide");
+    let mut agent = backup.run();
+    let (writer, mut contents) = (Writer::new(&kafka, &[]), Contents::new());
+    for round in 1..=ROUNDS {
+        let _ = writer.write(&topic, &contents.records(PARTITIONS, 1, 500));
+        let written = (round * PARTITIONS as usize) as f64;
+        wait_long(&mut agent, "each partition has a segment more", |agent| {
+            agent.metric("kafka_backup_captured_records_total") >= written
+        });
+    }
+
+    // Idle from here on: brokers are asked again and again, the clock goes past many roll intervals, nothing is written.
+    let (objects, fetches) = (count_files(Path::new(backup.archive())), agent.metric("kafka_backup_fetches_total"));
+    wait_long(&mut agent, "it has looked twelve times more", |agent| {
+        agent.metric("kafka_backup_fetches_total") >= fetches + 12.0
+    });
+    assert_eq!(count_files(Path::new(backup.archive())), objects, "an idle partition has nothing to write");
+
+    let peak = agent.peak_bytes();
+    println!("{PARTITIONS} partitions: {objects} files, a peak of {} MiB", peak >> 20);
+    assert!(peak <= PEAK_BYTES, "a peak of {} MiB", peak >> 20);
+    agent.terminate();
+    let each = (0..PARTITIONS).map(|partition| (partition, ROUNDS));
+    assert_eq!(backup.counts(&topic), each.collect::<Vec<_>>());
+}
+
+/// Waits for a condition as long as the agent runs. A look costs a page of a thousand partitions' metrics.
+#[track_caller]
+fn wait_long(agent: &mut Agent, what: &str, condition: impl Fn(&Agent) -> bool) {
+    wait_within(Duration::from_secs(180), what, || {
+        assert!(agent.runs(), "the agent ended before {what}");
+        condition(agent).then_some(())
+    });
+}
+
+/// Counts the files below `folder`.
+fn count_files(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).expect("a readable folder").map(|entry| entry.expect("an entry"));
+    let count = |path: &Path| if path.is_dir() { count_files(path) } else { 1 };
+    entries.map(|entry| count(&entry.path())).sum()
+}

@@ -1,0 +1,305 @@
+//! What happens to topics while an agent runs: they come and go, grow, lose their first records, wait for transactions.
+//! Each story compares the archive with the broker's own files or a consumer, and names what `list` and `verify` say.
+
+use nix::sys::signal::Signal;
+
+use crate::support::agent::{Agent, Backup, program_with};
+use crate::support::chain::{Chain, assert_prefix, assert_same};
+use crate::support::kafka::Kafka;
+use crate::support::reader::read_committed;
+use crate::support::workload::{Contents, Writer};
+
+/// A producer whose batches hold ten records each.
+fn writer_of_tens(kafka: &Kafka) -> Writer {
+    Writer::new(kafka, &[("batch.num.messages", "10"), ("linger.ms", "50")])
+}
+
+/// Waits until the archive holds the bytes that the broker has of every partition of `topic`, which has one timeline.
+fn wait_until_whole(kafka: &Kafka, agent: &mut Agent, backup: &Backup, topic: &str) {
+    for partition in 0..kafka.partitions(topic) {
+        let log = kafka.log_bytes(topic, partition);
+        agent.wait_until("the archive has caught up", |_| {
+            (backup.chain(topic, partition).bytes().len() >= log.len()).then_some(())
+        });
+        assert_same(&format!("{topic}-{partition}"), &backup.chain(topic, partition).bytes(), &log);
+    }
+}
+
+/// Returns what `list` prints of the backup.
+fn list(backup: &Backup) -> String {
+    program_with(&["list", "--path", backup.archive(), "--format", "json"]).ok()
+}
+
+fn is_ready(agent: &Agent) -> Option<()> {
+    agent.get("/readyz").filter(|(code, _)| *code == 200).map(|_| ())
+}
+
+fn not_ready_over(agent: &Agent, words: &[&str]) -> Option<()> {
+    let (code, reasons) = agent.get("/readyz")?;
+    (code == 503 && words.iter().all(|word| reasons.contains(word))).then_some(())
+}
+
+#[test]
+fn a_pattern_finds_topics_and_partitions_made_while_the_agent_runs() {
+    let kafka = Kafka::shared_with_disk();
+    let mut contents = Contents::new();
+    let first = kafka.topic("pattern", 1, &[]);
+    let theme = first.clone();
+    let _ = Writer::new(kafka, &[]).write(&first, &contents.records(1, 10, 100));
+    let named = kafka.topic("by-name", 1, &[]);
+    let backup = Backup::of(kafka, &[&named])
+        .source("topics_regex", &format!(".*{theme}.*"))
+        .source_list("topics_exclude", &[".*-test"])
+        .source("metadata_interval", "1s");
+    let mut agent = backup.run();
+    wait_until_whole(kafka, &mut agent, &backup, &first);
+
+    let (second, excluded, hidden) = (format!("{theme}-second"), format!("{theme}-test"), format!("__{theme}"));
+    for topic in [&second, &excluded, &hidden] {
+        kafka.create(topic, 1, &[]);
+        let _ = Writer::new(kafka, &[]).write(topic, &contents.records(1, 20, 100));
+    }
+    kafka.add_partitions(&first, 3);
+    let _ = Writer::new(kafka, &[]).write(&first, &contents.records(3, 10, 100));
+    let _ = Writer::new(kafka, &[]).write(&named, &contents.records(1, 5, 100));
+    for topic in [&first, &second, &named] {
+        wait_until_whole(kafka, &mut agent, &backup, topic);
+        assert_eq!(backup.cat(topic), read_committed(kafka, topic));
+    }
+    for topic in [&excluded, &hidden] {
+        assert!(backup.timelines(topic).is_empty(), "{topic} is not asked for");
+    }
+    agent.terminate();
+    let verified = backup.command("verify", &[]).ok();
+    assert!([&first, &second, &named].iter().all(|topic| verified.contains(topic.as_str())), "{verified}");
+}
+
+#[test]
+fn a_pattern_that_matches_nothing_yet_waits_and_a_pass_refuses_it() {
+    let kafka = Kafka::shared_with_disk();
+    let theme = format!("not-yet-{:08x}", fastrand::u32(..));
+    let backup = Backup::of(kafka, &[]).source("topics_regex", &theme).source("metadata_interval", "1s");
+    backup.backup().fails_with(2, &[&theme]);
+    let mut agent = backup.run();
+    agent.wait_until("it waits", |agent| agent.get("/readyz").map(|_| ()));
+    kafka.create(&theme, 2, &[]);
+    let _ = Writer::new(kafka, &[]).write(&theme, &Contents::new().records(2, 50, 100));
+    wait_until_whole(kafka, &mut agent, &backup, &theme);
+}
+
+#[test]
+fn internal_topics_are_captured_by_exact_name_only() {
+    let kafka = Kafka::shared_with_disk();
+    // A consumer group writes to it.
+    let topic = kafka.topic("before-internal", 1, &[]);
+    let _ = Writer::new(kafka, &[]).write(&topic, &Contents::new().records(1, 5, 100));
+    kafka.commit("internal-group", &topic, 0, 3);
+    let internal = "__consumer_offsets";
+    let backup = Backup::of(kafka, &[internal]);
+    let _ = backup.backup().ok();
+    let held: usize = (0..kafka.partitions(internal))
+        .map(|partition| {
+            let bytes = backup.chain(internal, partition).bytes();
+            assert_prefix(internal, &bytes, &kafka.log_bytes(internal, partition));
+            bytes.len()
+        })
+        .sum();
+    assert!(held > 0, "the commit at least is held");
+    let _ = backup.command("verify", &[]).ok();
+}
+
+#[test]
+fn a_topic_made_again_while_the_agent_runs_gets_a_timeline_of_its_own() {
+    let kafka = Kafka::shared_with_disk();
+    let topic = kafka.topic("remade", 2, &[]);
+    let mut contents = Contents::new();
+    let _ = Writer::new(kafka, &[]).write(&topic, &contents.records(2, 10, 100));
+    let backup = Backup::of(kafka, &[&topic]).source("metadata_interval", "1s");
+    let mut agent = backup.run();
+    wait_until_whole(kafka, &mut agent, &backup, &topic);
+    let mut older = Vec::new();
+    for round in 0..2 {
+        let held: Vec<_> = backup.timelines(&topic);
+        older.extend(held.into_iter().filter(|timeline| !older.contains(timeline)).collect::<Vec<_>>());
+        let before: Vec<_> = older.iter().map(|timeline| Chain::read(&timeline.join("1")).bytes()).collect();
+        kafka.delete(&topic);
+        kafka.create(&topic, 2, &[]);
+        // More than before: a reader that goes on by name and offset would take the later ones for the old topic's.
+        let _ = Writer::new(kafka, &[]).write(&topic, &contents.records(2, 15 + 5 * round, 100));
+        let newer = agent.wait_until("it archives the topic made again", |_| {
+            let newer = backup.timelines(&topic).into_iter().find(|timeline| !older.contains(timeline))?;
+            let whole = (0..2).all(|partition| {
+                Chain::read(&newer.join(partition.to_string())).bytes() == kafka.log_bytes(&topic, partition)
+            });
+            whole.then_some(newer)
+        });
+        assert_eq!(Chain::read(&newer.join("1")).0[0].first, 0, "from its beginning");
+        let after: Vec<_> = older.iter().map(|timeline| Chain::read(&timeline.join("1")).bytes()).collect();
+        assert!(before == after, "the older ones are untouched");
+        agent.wait_until("it is ready", is_ready);
+    }
+    assert_eq!((older.len(), backup.timelines(&topic).len()), (2, 3));
+    agent.terminate();
+    assert_eq!(backup.cat(&topic), read_committed(kafka, &topic), "the newest is meant unless told otherwise");
+    let verified = backup.command("verify", &["--format", "json"]).ok();
+    for timeline in backup.timelines(&topic) {
+        let id = timeline.file_name().and_then(|name| name.to_str()).expect("a topic id").to_owned();
+        assert!(verified.contains(&id), "each timeline is verified:\n{verified}");
+    }
+    assert!(list(&backup).contains("test"));
+}
+
+#[test]
+fn a_topic_deleted_while_the_agent_runs_is_kept_and_said() {
+    let kafka = Kafka::shared_with_disk();
+    let (gone, other) = (kafka.topic("gone", 1, &[]), kafka.topic("stays", 1, &[]));
+    let mut contents = Contents::new();
+    // A long roll: what is in memory when the topic goes must be made durable.
+    let backup =
+        Backup::of(kafka, &[&gone, &other]).source("metadata_interval", "1s").sink("roll_interval", "10m");
+    let mut agent = backup.run();
+    let _ = Writer::new(kafka, &[]).write(&gone, &contents.records(1, 30, 100));
+    agent.wait_until("it has read it", |agent| {
+        (agent.metric("kafka_backup_last_stable_offset") >= 30.0).then_some(())
+    });
+    let log = kafka.log_bytes(&gone, 0);
+    kafka.delete(&gone);
+    agent.wait_until("it is not ready and says why", |agent| not_ready_over(agent, &[&gone, "was deleted"]));
+    agent.wait_until("what was read of it is kept", |_| (backup.chain(&gone, 0).next() == 30).then_some(()));
+    assert_same(&gone, &backup.chain(&gone, 0).bytes(), &log);
+    let _ = Writer::new(kafka, &[]).write(&other, &contents.records(1, 10, 100));
+    agent.terminate();
+    assert_same(&other, &backup.chain(&other, 0).bytes(), &kafka.log_bytes(&other, 0));
+    assert_eq!(backup.counts(&gone), [(0, 30)]);
+    let _ = backup.command("verify", &[]).ok();
+    // The archive knows the topic: an agent that starts now waits for it.
+    let mut agent = backup.run();
+    agent.wait_until("it waits for the topic", |agent| not_ready_over(agent, &[&gone, "does not exist"]));
+}
+
+#[test]
+fn records_deleted_ahead_of_a_running_agent_leave_a_declared_gap() {
+    let kafka = Kafka::shared_with_disk();
+    let topic = kafka.topic("ahead", 1, &[]);
+    let (writer, mut contents) = (writer_of_tens(kafka), Contents::new());
+    let _ = writer.write(&topic, &contents.records(1, 50, 100));
+    let backup = Backup::of(kafka, &[&topic]);
+    let mut agent = backup.run();
+    wait_until_whole(kafka, &mut agent, &backup, &topic);
+    agent.signal(Signal::SIGSTOP);
+    let first = read_committed(kafka, &topic);
+    let _ = writer.write(&topic, &contents.records(1, 50, 100));
+    kafka.delete_records(&topic, 0, 75);
+    agent.signal(Signal::SIGCONT);
+    agent.wait_until("it goes on behind the gap", |_| (backup.chain(&topic, 0).next() == 100).then_some(()));
+    assert_eq!(agent.metric("kafka_backup_gaps_total"), 1.0);
+    assert!(agent.log().contains("lost records"), "{}", agent.log());
+    agent.wait_until("it is ready again", is_ready);
+    agent.terminate();
+    let cat = backup.cat(&topic);
+    // What it had fetched before it was stopped, it may have held.
+    let rest = read_committed(kafka, &topic);
+    assert_eq!(cat[..50], first[..]);
+    assert!(cat.ends_with(&rest) && cat.len() >= 50 + rest.len());
+    let table = backup.command("show-offset-mapping", &[]).ok();
+    assert!(table.to_lowercase().contains("gap"), "{table}");
+    let _ = backup.command("verify", &[]).ok();
+}
+
+#[test]
+fn a_partition_that_appears_with_its_first_records_gone_begins_with_a_declared_gap() {
+    let kafka = Kafka::shared();
+    let topic = kafka.topic("appears", 1, &[]);
+    let backup = Backup::of(kafka, &[&topic]).source("metadata_interval", "1s");
+    let mut agent = backup.run();
+    agent.wait_until("it watches the topic", |_| (!backup.timelines(&topic).is_empty()).then_some(()));
+    // Stopped, it cannot see the partition before its first records are gone.
+    agent.signal(Signal::SIGSTOP);
+    kafka.add_partitions(&topic, 2);
+    let mut records = Contents::new().records(1, 50, 100);
+    records.iter_mut().for_each(|record| record.partition = 1);
+    let _ = writer_of_tens(kafka).write(&topic, &records);
+    kafka.delete_records(&topic, 1, 20);
+    agent.signal(Signal::SIGCONT);
+    agent.wait_until("it archives", |_| (backup.chain(&topic, 1).next() == 50).then_some(()));
+    let chain = backup.chain(&topic, 1);
+    assert_eq!((chain.0[0].first, chain.0[0].next), (0, 20), "the gap from the beginning");
+    assert_eq!(backup.cat(&topic), read_committed(kafka, &topic));
+    let _ = backup.command("verify", &[]).ok();
+}
+
+#[test]
+fn a_beginning_at_the_end_is_kept_across_a_kill_before_the_first_segment() {
+    let kafka = Kafka::shared_with_disk();
+    let topic = kafka.topic("latest", 2, &[]);
+    let mut contents = Contents::new();
+    let _ = Writer::new(kafka, &[]).write(&topic, &contents.records(2, 40, 100));
+    let backup = Backup::of(kafka, &[&topic]).source("start", "latest").sink("roll_interval", "10m");
+    let mut agent = backup.run();
+    let begun = || backup.timelines(&topic).iter().all(|timeline| (0..2).all(|n| timeline.join(n.to_string()).exists()));
+    agent.wait_until("it has begun", |agent| {
+        (agent.metric("kafka_backup_last_stable_offset") >= 80.0 && begun()).then_some(())
+    });
+    let _ = Writer::new(kafka, &[]).write(&topic, &contents.records(2, 10, 100));
+    agent.wait_until("it has read more", |agent| {
+        (agent.metric("kafka_backup_last_stable_offset") >= 100.0).then_some(())
+    });
+    agent.kill();
+    assert!(backup.chain(&topic, 0).0.is_empty(), "no segment was made");
+    let _ = Writer::new(kafka, &[]).write(&topic, &contents.records(2, 10, 100));
+    let mut agent = backup.run();
+    agent.wait_until("it has read it all", |agent| {
+        (agent.metric("kafka_backup_last_stable_offset") >= 120.0).then_some(())
+    });
+    agent.terminate();
+    let mut expected = read_committed(kafka, &topic);
+    expected.retain(|record| record.offset >= 40);
+    assert_eq!(backup.cat(&topic), expected);
+    assert_eq!(backup.counts(&topic), [(0, 20), (1, 20)]);
+    let _ = backup.command("verify", &[]).ok();
+}
+
+#[test]
+fn a_beginning_in_time_is_the_first_record_of_that_time() {
+    let kafka = Kafka::shared();
+    let topic = kafka.topic("since", 1, &[]);
+    let mut records = Contents::new().records(1, 100, 100);
+    let begin = jiff::Timestamp::now().as_millisecond() - 100_000;
+    for (number, record) in records.iter_mut().enumerate() {
+        record.timestamp = begin + 1000 * number as i64;
+    }
+    let _ = writer_of_tens(kafka).write(&topic, &records);
+    let backup = Backup::of(kafka, &[&topic]).source("start", &(begin + 60_000).to_string());
+    let _ = backup.backup().ok();
+    let mut expected = read_committed(kafka, &topic);
+    expected.retain(|record| record.offset >= 60);
+    assert_eq!(backup.cat(&topic), expected);
+    let _ = backup.backup().ok();
+    assert_eq!(backup.chain(&topic, 0).next(), 100);
+    let _ = backup.command("verify", &[]).ok();
+}
+
+#[test]
+fn a_transaction_that_nobody_ends_is_named_and_holds_nothing_back_once_it_is_ended() {
+    let kafka = Kafka::shared_with_disk();
+    let topic = kafka.topic("hanging", 1, &[]);
+    let mut contents = Contents::new();
+    let _ = Writer::new(kafka, &[]).write(&topic, &contents.records(1, 10, 100));
+    let hanging = Writer::transactional(kafka, "hanging");
+    hanging.begin();
+    let _ = hanging.write(&topic, &contents.records(1, 5, 100));
+    let _ = Writer::new(kafka, &[]).write(&topic, &contents.records(1, 20, 100));
+    let backup = Backup::of(kafka, &[&topic]).source("transaction_patience", "1s");
+    let mut agent = backup.run();
+    let id = hanging.transactional_id();
+    agent.wait_until("it names the transaction", |agent| {
+        not_ready_over(agent, &["producer id", id, "since offset 10", "--start-offset 10"])
+    });
+    agent.wait_until("what comes before it is held", |_| (backup.chain(&topic, 0).next() == 10).then_some(()));
+    hanging.abort();
+    agent.wait_until("it is ready again", is_ready);
+    wait_until_whole(kafka, &mut agent, &backup, &topic);
+    agent.terminate();
+    assert_eq!(backup.cat(&topic), read_committed(kafka, &topic));
+    let _ = backup.command("verify", &[]).ok();
+}
