@@ -57,7 +57,7 @@ pub struct Listed {
 enum Place {
     /// A folder of this machine; it need not be there yet.
     Folder(Arc<Path>),
-    Remote(Remote),
+    Remote(Arc<Remote>),
 }
 
 /// A place that holds objects by key. Clones share it.
@@ -87,8 +87,8 @@ impl Store {
                 Place::Folder(root.into())
             }
             Some(("file", root)) if root.starts_with('/') => Place::Folder(Path::new(root).into()),
-            Some(("memory", name)) => Place::Remote(Remote::memory(name)?),
-            Some((scheme, rest)) => Place::Remote(Remote::open(&Location::parse(scheme, rest)?)?),
+            Some(("memory", name)) => Place::Remote(Remote::memory(name)?.into()),
+            Some((scheme, rest)) => Place::Remote(Remote::open(&Location::parse(scheme, rest)?)?.into()),
         };
         Ok(Self { place, prefix: String::new(), url: shown.into() })
     }
@@ -201,7 +201,7 @@ impl Store {
         let place = self.describe(key);
         let target = match &self.place {
             Place::Folder(root) => Target::Local(LocalFile::new(root.clone(), root.join(full_key))),
-            Place::Remote(remote) => Target::Remote(Multipart::new(remote.clone(), full_key)),
+            Place::Remote(remote) => Target::Remote(Box::new(Multipart::new(remote.clone(), full_key))),
         };
         Ok(Upload { target: Some(target), place })
     }
@@ -216,7 +216,7 @@ pub struct Upload {
 
 enum Target {
     Local(LocalFile),
-    Remote(Multipart),
+    Remote(Box<Multipart>),
 }
 
 impl Upload {

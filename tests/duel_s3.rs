@@ -24,6 +24,12 @@ use crate::support::{block_on, wait_for};
 /// The size of a part of an upload, or a little more.
 const PART: usize = 8 * 1024 * 1024 + 1;
 
+/// As many duels may be under way at once.
+const PARTITIONS: i32 = 4;
+
+/// Segments that an agent has made durable.
+const SEGMENTS: &str = "kafka_backup_captured_segments_total";
+
 /// A store of its own, below a new prefix.
 struct Place {
     /// How the agents reach it: some answers get lost.
@@ -76,10 +82,6 @@ impl Place {
         Chain::read(&copies)
     }
 
-    fn segments(&self, topic: &str, partitions: i32) -> usize {
-        (0..partitions).map(|partition| self.chain(topic, partition).0.len()).sum()
-    }
-
     /// Waits until the archive holds all of the topic; its bytes are the broker's, and sound.
     fn wait_until_whole(&self, kafka: &Kafka, backup: &Backup, topic: &str) {
         for partition in 0..kafka.partitions(topic) {
@@ -103,29 +105,29 @@ fn duels(agents: &[Agent]) -> usize {
 fn a_hundred_duels_with_pauses_and_lost_answers_leave_one_whole_chain() {
     let wanted = std::env::var("DUELS").map_or(100, |duels| duels.parse().expect("DUELS is a number"));
     let kafka = Kafka::shared_with_disk();
-    let topic = kafka.topic("duel-s3", 4, &[]);
+    let topic = kafka.topic("duel-s3", PARTITIONS, &[]);
     let place = Place::new("duels");
-    let load = Load::start(kafka, &topic, 10, Duration::from_millis(25));
-    let first = Backup::of(kafka, &[&topic]).sink("roll_bytes", "24KiB").sink("roll_interval", "300ms");
+    let load = Load::start(kafka, &topic, 10, Duration::from_millis(100));
+    let first = Backup::of(kafka, &[&topic]).sink("roll_bytes", "24KiB").sink("roll_interval", "400ms");
     let first = first.path(&place.url);
-    let second = Backup::of(kafka, &[&topic]).sink("roll_bytes", "40KiB").sink("roll_interval", "450ms");
+    let second = Backup::of(kafka, &[&topic]).sink("roll_bytes", "40KiB").sink("roll_interval", "550ms");
     let second = second.path(&place.url);
     let mut agents = [first.run(), second.run()];
     let mut stops = 0;
     while duels(&agents) < wanted || stops < 6 {
         let (stopped, other) = (stops % 2, (stops + 1) % 2);
-        let before = (duels(&agents), place.segments(&topic, 4));
+        let more = duels(&agents) + 16;
+        wait_for("duels", || (duels(&agents) >= more).then_some(()));
         agents[stopped].signal(Signal::SIGSTOP);
-        agents[other].wait_until("the other rolls", |_| (place.segments(&topic, 4) >= before.1 + 8).then_some(()));
+        let won = agents[other].metric(SEGMENTS) + f64::from(PARTITIONS);
+        agents[other].wait_until("the other rolls", |other| (other.metric(SEGMENTS) >= won).then_some(()));
         agents[stopped].signal(Signal::SIGCONT);
         stops += 1;
-        let more = before.0 + 10;
-        wait_for("duels", || (duels(&agents) >= more).then_some(()));
         assert!(agents.iter_mut().all(Agent::runs), "both still run");
     }
     load.end();
     println!("{} duels, {stops} stops, {} answers lost", duels(&agents), place.lossy.lost());
-    assert!(place.lossy.lost() >= 10, "answers get lost");
+    assert!(place.lossy.lost() >= stops, "answers get lost");
     place.wait_until_whole(kafka, &first, &topic);
     agents.into_iter().for_each(Agent::terminate);
     place.wait_until_whole(kafka, &first, &topic);

@@ -38,7 +38,7 @@ const WHILE: Duration = Duration::from_millis(2500);
 const WHILE_SILENT: Duration = Duration::from_millis(5500);
 
 /// Agents at a time: most of their time they wait.
-const AT_A_TIME: usize = 8;
+const AT_A_TIME: usize = 12;
 
 /// What the URL says of the client: a time-out that the tests need not wait for, and that slow answers do not reach.
 const CLIENT: &str = "&timeout=3s";

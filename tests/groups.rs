@@ -213,6 +213,8 @@ struct Fleet<'a> {
     random: fastrand::Rng,
     made: BTreeMap<Change, u32>,
     started: u32,
+    /// How many shall live next: two and three in turns, and one in between.
+    wanted: usize,
 }
 
 impl<'a> Fleet<'a> {
@@ -221,7 +223,7 @@ impl<'a> Fleet<'a> {
         let seed = given.unwrap_or_else(|| fastrand::u64(..));
         println!("changes: SEED={seed} repeats them");
         let random = fastrand::Rng::with_seed(seed);
-        let mut fleet = Self { backup, members: Vec::new(), random, made: BTreeMap::new(), started: 0 };
+        let mut fleet = Self { backup, members: Vec::new(), random, made: BTreeMap::new(), started: 0, wanted: MOST };
         fleet.start();
         fleet.start();
         fleet
@@ -238,13 +240,13 @@ impl<'a> Fleet<'a> {
         let is_stopped = running < self.members.len();
         let mut can: Vec<Change> = CHANGES.to_vec();
         can.retain(|change| match change {
-            Change::Start => self.members.len() < MOST,
-            Change::Terminate | Change::Kill => running > 1,
+            Change::Start => self.members.len() < self.wanted,
+            Change::Terminate | Change::Kill => running > 1 && self.members.len() >= self.wanted,
             Change::Stop => running > 1 && !is_stopped,
             Change::Continue => is_stopped,
         });
         self.random.shuffle(&mut can);
-        let change = *can.iter().min_by_key(|change| self.made.get(change).unwrap_or(&0)).expect("one to three live");
+        let change = *can.iter().min_by_key(|change| self.made.get(change).unwrap_or(&0)).expect("some can be made");
         // After one that the group finds out only by a time-out the next such one waits until it has: a partition may
         // be hit twice in a row, but its 15 s count from the first time on. What stands still goes on before or after.
         let waits = match change {
@@ -271,6 +273,9 @@ impl<'a> Fleet<'a> {
         let places: Vec<usize> = (0..self.members.len()).filter(|at| self.members[*at].is_stopped == stopped).collect();
         let at = places[self.random.usize(..places.len())];
         let number = self.members[at].number;
+        if matches!(change, Change::Terminate | Change::Kill) {
+            self.wanted = if self.wanted == MOST { MOST - 1 } else { MOST };
+        }
         match change {
             Change::Terminate => self.members.remove(at).agent.terminate(),
             Change::Kill => self.members.remove(at).agent.kill(),

@@ -3,7 +3,7 @@
 //! Order: requests to one broker go one after the other over one connection of its own, apart from the connections
 //! that fetch: a broker answers a connection in order, and a question would wait behind a long poll for its whole
 //! wait. Retry: a question to *any* broker tries them all, known ones first, then `bootstrap.servers`, the next one as
-//! soon as one has been silent for [`PATIENCE`], and takes the first answer; a connection that was kept and turns out
+//! soon as one has been silent for two seconds, and takes the first answer; a connection that was kept and turns out
 //! dead is opened once more; nothing else is tried again here. Cancel: safe at any point; a connection in mid-answer is
 //! closed, and no task is left behind.
 //!
@@ -11,6 +11,7 @@
 //! anything else is believed of it ([`Client::connect`]): brokers that were replaced by those of another cluster, behind
 //! the same addresses and with the same topics' names, are an error and not a source.
 
+mod asking;
 mod epochs;
 mod metadata;
 mod race;
@@ -26,28 +27,22 @@ use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::protocol::{Request, StrBytes};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use kafka_protocol::protocol::StrBytes;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
-use crate::kafka::wire::{Connection, Throttled};
+use crate::kafka::wire::Connection;
 use crate::kafka::{Properties, code_name};
 use crate::pipeline::TopicConfig;
 use crate::record::{Offset, Timestamp};
 pub use epochs::{EpochAnswer, EpochQuery};
 pub use metadata::{Metadata, PartitionMetadata, TopicMetadata};
-use race::Race;
 pub use transactions::ActiveTransaction;
 
 /// How long a one-shot command waits for a cluster before it gives up: long enough for a broker to start beside us,
 /// short enough to be watched.
 pub const OPEN_WITHIN: Duration = Duration::from_secs(30);
-
-/// How long a broker may be silent before the next one is asked as well. A half-open connection answers nothing for ever;
-/// with half of this a broker in a long pause of its garbage collector would double the questions, with twice as much
-/// two dead brokers of five would hold up a look at the cluster for eight seconds.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The versions of Metadata that we speak. Version 4 is the first that can ask without creating.
 const METADATA: RangeInclusive<i16> = 4..=12;
@@ -190,26 +185,6 @@ impl Client {
         Ok(metadata)
     }
 
-    /// Opens a connection to the broker at `address`, which must be of our cluster; the first that answers says which
-    /// that is.
-    ///
-    /// # Errors
-    /// As [`Connection::open`]; [`Kind::Failed`](crate::error::Kind::Failed), with both ids, for a broker of another
-    /// cluster.
-    pub async fn connect(&self, address: &str) -> Result<Connection> {
-        let mut connection = Connection::open(address, self.properties()).await?;
-        let version = connection.version::<m::MetadataRequest>(METADATA).ok_or_else(too_old)?;
-        let nothing = m::MetadataRequest::default().with_topics(Some(Vec::new())).with_allow_auto_topic_creation(false);
-        let met = connection.call(&nothing, version).await?.cluster_id;
-        let Some(met) = met.map(|id| id.to_string()) else { return Ok(connection) };
-        let ours = self.known().cluster_id.get_or_insert_with(|| met.clone()).clone();
-        if ours == met {
-            return Ok(connection);
-        }
-        Err(Error::failed(format!("broker {address} now answers for another cluster: it was {ours}, it is {met}"))
-            .hint("nothing is read from it; correct `bootstrap.servers`, or use another backup for the other cluster"))
-    }
-
     /// Asks `broker`, which must lead all the partitions, for offsets; answers are in the order of the queries.
     ///
     /// # Errors
@@ -277,103 +252,6 @@ impl Client {
         Ok(settings.collect())
     }
 
-    /// Asks one broker after the other, the next one when one has failed or been silent for a while, and takes the first
-    /// answer; `None` when the one that answered lacks the call.
-    async fn ask_any<R>(&self, ours: RangeInclusive<i16>, request: &R) -> Result<Option<R::Response>>
-    where
-        R: Request,
-        R::Response: Throttled,
-    {
-        let addresses = self.addresses();
-        let mut left = addresses.iter();
-        let mut race = Race::default();
-        let mut last: Option<Error> = None;
-        loop {
-            match left.next() {
-                Some(address) => {
-                    let ask = self.ask(address, ours.clone(), request);
-                    race.enter(async move { (address, ask.await) });
-                }
-                None if race.is_empty() => break,
-                None => {}
-            }
-            let patience = if left.len() > 0 { PATIENCE } else { Duration::MAX };
-            match timeout(patience, race.next()).await {
-                Ok((address, Ok(answer))) => {
-                    self.known().doubtful.remove(address);
-                    return Ok(answer);
-                }
-                Ok((address, Err(error))) => {
-                    self.known().doubtful.insert(address.clone());
-                    // That a broker is of another cluster says more than that a further one is away.
-                    last = last.filter(|last| !last.retryable()).or(Some(error));
-                }
-                // The newest one is silent; those before it are already known to be.
-                Err(_) => self.doubt(addresses.get(addresses.len() - left.len() - 1)),
-            }
-        }
-        Err(match last {
-            Some(last) if !last.retryable() => last,
-            Some(last) => Error::transient(format!("no broker answers; tried {}", addresses.join(", "))).source(last),
-            None => Error::transient("no broker is known"),
-        })
-    }
-
-    /// Asks the broker at `address`; `None` when it has no version of the call that we know.
-    async fn ask<R>(&self, address: &str, ours: RangeInclusive<i16>, request: &R) -> Result<Option<R::Response>>
-    where
-        R: Request,
-        R::Response: Throttled,
-    {
-        let slot = self.connections().entry(address.to_owned()).or_default().clone();
-        let mut slot = slot.lock().await;
-        // Brokers close what has been idle for ten minutes: a kept connection that fails may just have been old.
-        if let Some(mut connection) = slot.take() {
-            let Some(version) = connection.version::<R>(ours.clone()) else {
-                *slot = Some(connection);
-                return Ok(None);
-            };
-            if let Ok(answer) = connection.call(request, version).await {
-                *slot = Some(connection);
-                return Ok(Some(answer));
-            }
-        }
-        let mut connection = self.connect(address).await?;
-        let answer = match connection.version::<R>(ours) {
-            Some(version) => Some(connection.call(request, version).await?),
-            None => None,
-        };
-        *slot = Some(connection);
-        Ok(answer)
-    }
-
-    fn doubt(&self, address: Option<&String>) {
-        self.known().doubtful.extend(address.cloned());
-    }
-
-    fn known_address(&self, broker: i32) -> Result<String> {
-        let unknown = || Error::transient(format!("broker {broker} is not in the cluster's metadata"));
-        self.address(broker).ok_or_else(unknown)
-    }
-
-    /// Returns the addresses to try: known brokers, from a random one on so that clients spread, then the bootstrap
-    /// servers, which may be all that is left when every broker has moved; at last those that did not answer before.
-    fn addresses(&self) -> Vec<String> {
-        let mut addresses: Vec<String> = self.known().brokers.values().cloned().collect();
-        if !addresses.is_empty() {
-            let first = fastrand::usize(..addresses.len());
-            addresses.rotate_left(first);
-        }
-        for server in &self.properties().bootstrap_servers {
-            if !addresses.contains(server) {
-                addresses.push(server.clone());
-            }
-        }
-        let known = self.known();
-        addresses.sort_by_key(|address| known.doubtful.contains(address));
-        addresses
-    }
-
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -428,6 +306,7 @@ fn list_offsets_request(
 mod tests {
     use rdkafka::mocking::MockCluster;
 
+    use super::asking::PATIENCE;
     use super::*;
 
     #[tokio::test]

@@ -11,6 +11,7 @@
 
 mod fetcher;
 mod flow;
+mod identity;
 mod reading;
 mod selection;
 mod watch;

@@ -47,7 +47,7 @@ const SERVICES: [Service; 3] = [
             ("session_token", "session_token", Form::Secret),
             ("profile", "profile", Form::Text),
             ("role_arn", "role_arn", Form::Text),
-            ("external_id", "external_id", Form::Secret),
+            ("external_id", "external_id", Form::Text),
             ("anonymous", "skip_signature", Form::Switch),
             ("storage_class", "default_storage_class", Form::Text),
             ("sse", "server_side_encryption", Form::Text),
@@ -331,6 +331,14 @@ mod tests {
             for (name, ..) in service.parameters {
                 assert!(page.contains(&format!("`{name}`")), "{}: {name}", service.scheme);
             }
+        }
+    }
+
+    #[test]
+    fn every_secret_is_masked_where_a_configuration_is_shown() {
+        let parameters = SERVICES.iter().flat_map(|service| service.parameters);
+        for (name, ..) in parameters.filter(|(.., form)| *form == Form::Secret) {
+            assert!(crate::config::value::is_secret(name), "{name}");
         }
     }
 }

@@ -39,7 +39,7 @@ const ABORT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// An upload on its way.
 pub(super) struct Multipart {
-    remote: Remote,
+    remote: Arc<Remote>,
     key: String,
     filling: Pieces,
     /// Bytes of parts that are no longer ours to fill, and still in memory.
@@ -52,7 +52,7 @@ pub(super) struct Multipart {
 
 impl Multipart {
     /// Plans an upload; nothing is sent yet.
-    pub(super) fn new(remote: Remote, key: String) -> Self {
+    pub(super) fn new(remote: Arc<Remote>, key: String) -> Self {
         let (filling, handed_on) = (Pieces::default(), Arc::default());
         Self { remote, key, filling, handed_on, writer: None, sending: JoinSet::new() }
     }
@@ -232,7 +232,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_object_is_the_parts_in_their_order() {
-        let remote = Remote::memory("multipart").expect("opened");
+        let remote = Arc::new(Remote::memory("multipart").expect("opened"));
         let bytes: Vec<u8> = (0..4 * PART_BYTES + 1000).map(|at| (at % 249) as u8).collect();
         let mut upload = Multipart::new(remote.clone(), "large".into());
         for chunk in bytes.chunks(3_000_000) {
@@ -244,7 +244,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_small_object_is_one_request_and_a_given_up_one_is_none() {
-        let remote = Remote::memory("multipart-small").expect("opened");
+        let remote = Arc::new(Remote::memory("multipart-small").expect("opened"));
         let mut upload = Multipart::new(remote.clone(), "small".into());
         upload.write(Bytes::from_static(b"small")).await.expect("written");
         assert!(upload.writer.is_none() && upload.sending.is_empty());

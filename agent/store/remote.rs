@@ -43,8 +43,7 @@ const REQUESTS_AT_ONCE: usize = 64;
 /// half of it is 20 Mbit/s, at the price of what one fast link could carry.
 const SENT_AT_ONCE_BYTES: usize = 48 * 1024 * 1024;
 
-/// A service, reached through OpenDAL. Clones share it.
-#[derive(Clone)]
+/// A service, reached through OpenDAL.
 pub(super) struct Remote {
     /// For everything that is one short call.
     operator: Operator,
@@ -52,7 +51,7 @@ pub(super) struct Remote {
     streams: Operator,
     sending: Arc<Semaphore>,
     /// What has worked: a bit for each [`Action`].
-    worked: Arc<AtomicU8>,
+    worked: AtomicU8,
     scheme: &'static str,
 }
 
@@ -103,7 +102,7 @@ impl Remote {
             .hint("without that two agents would overwrite each other; use another store"));
         }
         let sending = Arc::new(Semaphore::new(SENT_AT_ONCE_BYTES));
-        Ok(Self { operator, streams, sending, worked: Arc::default(), scheme })
+        Ok(Self { operator, streams, sending, worked: AtomicU8::new(0), scheme })
     }
 
     /// Lists what is directly below `folder` and has a name that begins with `prefix`.
@@ -138,7 +137,15 @@ impl Remote {
 
     /// Reads the bytes `range` of an object, fewer where it ends before.
     pub(super) async fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        let read = self.operator.read_with(key).range(range).await;
+        let mut read = self.operator.read_with(key).range(range.clone()).await;
+        // To OpenDAL an end beyond the object's is an error.
+        if read.is_err()
+            && let Ok(found) = self.operator.stat(key).await
+            && found.content_length() < range.end
+        {
+            let end = found.content_length().max(range.start);
+            read = self.operator.read_with(key).range(range.start..end).await;
+        }
         self.told(Action::Read, "cannot read", read.map(|buffer| buffer.to_bytes()))
     }
 
@@ -211,7 +218,8 @@ impl Remote {
         match error.kind() {
             ErrorKind::PermissionDenied => Some(format!("allow `{}` on the {container}", self.permission(action))),
             ErrorKind::ConfigInvalid => Some("correct the URL of the store or its credentials".into()),
-            _ if error.message().contains("sign") && !error.is_persistent() && !error.is_temporary() => {
+            // OpenDAL's words when no source of credentials has any.
+            _ if error.message().starts_with("signing ") => {
                 Some("give credentials in the URL, or where the service's own tools look".into())
             }
             _ => None,

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::{Ground, PATIENCE, archived, listen};
 use crate::support::agent::{Agent, Backup};
 use crate::support::chain::{assert_prefix, assert_same};
-use crate::support::reaper::Process;
+use crate::support::reaper::{self, Process};
 use crate::support::wait_within;
 
 /// The size of the disk.
@@ -41,6 +41,7 @@ impl Disk {
     /// Makes a disk: as root in a mount namespace, else in a user namespace, else in a small `/dev/shm`.
     fn new() -> Self {
         let mounted_on = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("the target folder is writable");
+        reaper::remove_at_end(mounted_on.path());
         for namespace in [&["-m"][..], &["-r", "-m"]] {
             let script = "mount -t tmpfs -o \"$1\" tmpfs \"$0\" && echo mounted && exec sleep infinity";
             let mut holder = Command::new("unshare");
@@ -58,6 +59,7 @@ impl Disk {
         let small = statvfs("/dev/shm").is_ok_and(|shm| shm.blocks() * shm.fragment_size() <= SMALL_BYTES);
         assert!(small, "a disk to fill is needed: allow `unshare -m` or `unshare -rm`, or have a small /dev/shm");
         let folder = TempDir::new_in("/dev/shm").expect("/dev/shm is writable");
+        reaper::remove_at_end(folder.path());
         Self { folder: folder.path().to_owned(), _place: Place::Shared { _folder: folder } }
     }
 

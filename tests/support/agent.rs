@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -343,8 +344,12 @@ impl Agent {
         let address = log.split("listening on http://").nth(1)?;
         let address: String = address.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
         block_on(async {
-            let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().ok()?;
-            let answer = client.get(format!("http://{address}{path}")).send().await.ok()?;
+            // Made once: with all that belongs to TLS it takes longer than the request.
+            static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
+                let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5));
+                client.pool_max_idle_per_host(0).build().expect("a client")
+            });
+            let answer = CLIENT.get(format!("http://{address}{path}")).send().await.ok()?;
             Some((answer.status().as_u16(), answer.text().await.ok()?))
         })
     }
@@ -362,7 +367,7 @@ impl Agent {
 
     /// Returns the most memory that the agent has had, as the kernel counts it (`VmHWM`).
     pub(crate) fn peak_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("the agent is there");
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the agent is there");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a kernel that counts");
         peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
     }

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 
 /// The answer to one creation in this many gets lost.
-const ONE_IN: usize = 6;
+const ONE_IN: usize = 20;
 
 /// How often in a row: once, which the client's own retry meets; or as often as it tries, so that it must ask.
 const IN_A_ROW: [usize; 2] = [1, 3];
@@ -102,7 +102,7 @@ impl Lossy {
             return *left > 0;
         }
         let number = self.creations.fetch_add(1, Ordering::Relaxed);
-        let times = if number % ONE_IN == ONE_IN - 1 { IN_A_ROW[number / ONE_IN % 2] } else { 0 };
+        let times = if number % ONE_IN == 3 { IN_A_ROW[number / ONE_IN % 2] } else { 0 };
         losing.insert(key.to_owned(), times);
         times > 0
     }

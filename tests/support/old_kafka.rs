@@ -12,13 +12,13 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use super::kafka::{self, Folder, Kafka, NEEDED, free_port, is_log, java_of};
 use super::reaper::{self, Process};
-use super::{block_on, target, wait_within};
+use super::{block_on, target, wait_for, wait_within};
 
 const VERSION: &str = "2.8.2";
 
@@ -84,12 +84,36 @@ impl OldKafka {
         assert!(done.iter().all(Result::is_ok), "topic {topic}: {done:?}");
     }
 
+    /// Deletes a topic and makes it again with one partition.
+    pub(crate) fn make_again(&self, topic: &str, configs: &[(&str, &str)]) {
+        self.kafka.delete(topic);
+        let admin: AdminClient<DefaultClientContext> = self.kafka.client(&[]).create().expect("an admin client");
+        let made = NewTopic::new(topic, 1, TopicReplication::Fixed(1)).set("retention.ms", "-1");
+        let made = configs.iter().fold(made, |made, (key, value)| made.set(key, value));
+        // ZooKeeper has the old one for a moment after its deletion is answered.
+        wait_for("the topic is made again", || {
+            let answer = block_on(admin.create_topics([&made], &AdminOptions::new())).expect("the broker answers");
+            answer.iter().all(Result::is_ok).then_some(())
+        });
+    }
+
     /// Returns the broker's `.log` files of a partition, in order of their base offsets.
     pub(crate) fn logs(&self, topic: &str, partition: i32) -> Vec<PathBuf> {
         let files = fs::read_dir(self.folder.0.join(format!("data/{topic}-{partition}"))).expect("the broker's folder");
         let mut logs: Vec<_> = files.map(|file| file.expect("an entry").path()).filter(|path| is_log(path)).collect();
         logs.sort();
         logs
+    }
+
+    /// Waits until the cleaner has gone over all that it may of a compacted partition: what is not in the active segment.
+    pub(crate) fn wait_cleaned(&self, topic: &str, partition: i32) {
+        wait_for("the cleaner has been there", || {
+            let active = self.logs(topic, partition).pop()?.file_stem()?.to_str()?.parse::<i64>().ok()?;
+            let reached = fs::read_to_string(self.folder.0.join("data/cleaner-offset-checkpoint")).ok()?;
+            let prefix = format!("{topic} {partition} ");
+            let reached = reached.lines().find_map(|line| line.strip_prefix(&prefix)?.parse::<i64>().ok())?;
+            (active > 0 && reached >= active).then_some(())
+        });
     }
 
     /// Has this Kafka's own tool print every record of `logs`.
@@ -113,7 +137,7 @@ pub(crate) fn dump(logs: &[PathBuf]) -> String {
 
 fn dump_with(tool: impl FnOnce(&[&str]) -> String, logs: &[PathBuf]) -> String {
     let files: Vec<_> = logs.iter().map(|log| log.to_str().expect("UTF-8")).collect();
-    tool(&["--deep-iteration", "--files", &files.join(",")])
+    tool(&["--deep-iteration", "--print-data-log", "--files", &files.join(",")])
 }
 
 /// What is logged besides warnings is megabytes.

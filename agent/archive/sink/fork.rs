@@ -87,14 +87,16 @@ impl Writer {
 
     /// Says for people what the fork on its way is beside.
     pub(super) fn fork_note(&self) -> Option<String> {
-        let fork = self.fork?;
-        let held = OffsetRange { first: fork.end, next: self.chain.next.unwrap_or(fork.end) };
+        let Fork { epoch, end } = self.fork?;
+        let goes_on = format!("from offset {end} on it goes on here with leader epoch {epoch}");
         let left = layout::chain_name(self.partition.index, self.chain.fork);
-        let (epoch, end) = (fork.epoch, fork.end);
-        Some(format!(
-            "the source had lost the offsets {held} that `{left}` holds; from offset {end} on it goes on here with \
-             leader epoch {epoch}"
-        ))
+        Some(match self.chain.next.filter(|_| !self.chain.is_empty) {
+            Some(next) => {
+                let lost = OffsetRange { first: end, next };
+                format!("the source had lost the offsets {lost} that `{left}` holds; {goes_on}")
+            }
+            None => format!("the source had lost what `{left}` was to begin with; {goes_on}"),
+        })
     }
 
     /// Returns whether a fork is on its way beside a chain that is no longer the newest: its name would not be greater

@@ -329,3 +329,18 @@ async fn a_partition_that_comes_back_takes_nothing_that_was_read_for_its_earlier
     sink.put(batch(after.generation, 3, 5));
     assert_eq!(closed(&mut sink, after).await, [5]);
 }
+
+#[tokio::test]
+async fn a_begin_that_the_source_has_lost_is_left_for_a_fork() {
+    let archive = archive("memory://forks-lost-begin").await;
+    let mut sink = Sink::new(archive.clone(), options());
+    let tip = opened(&mut sink).await;
+    sink.begin(&partition(), tip.generation, 100);
+    let (tip, _) = restarted(&mut sink).await;
+    let tip = diverged(&mut sink, tip, 3, 80).await;
+    assert_eq!((tip.next, tip.leader_epoch), (Some(80), -1));
+    sink.put(of_epoch(tip.generation, 4, 80, 85));
+    assert_eq!(closed(&mut sink, tip).await, [85]);
+    let first = sidecars(&archive, Some(fork(4, 80))).await.remove(0);
+    assert!(first.note.starts_with("the source had lost what `0` was to begin with;"), "{}", first.note);
+}

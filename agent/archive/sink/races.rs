@@ -220,3 +220,50 @@ impl Source for Waits {
 
     fn closed(&mut self, _: &Partition) {}
 }
+
+/// A source that holds `[0, 15)` of what is archived and goes on otherwise up to 30; it says so when it is started
+/// beyond, and brings the rest of an earlier generation after that.
+struct Truncated(VecDeque<Event>);
+
+impl Source for Truncated {
+    async fn next(&mut self) -> Result<Option<Event>> {
+        Ok(self.0.pop_front())
+    }
+
+    fn start(&mut self, _: &Partition, tip: Tip) {
+        let (generation, partition) = (tip.generation, partition());
+        match tip.next {
+            Some(20) => self.0.push_back(Event::Diverged { partition, generation, epoch: -1, end: 15 }),
+            next => {
+                assert_eq!(next, Some(15));
+                self.0.push_back(Event::Batch(batch(generation - 1, 20, 25)));
+                self.0.push_back(Event::Batch(batch(generation, 15, 30)));
+                self.0.push_back(Event::Finished { partition, next: 30 });
+            }
+        }
+    }
+
+    fn stop(&mut self, _: &Partition) {}
+
+    fn durable(&mut self, _: &Partition, _: Offset) {}
+
+    fn closed(&mut self, _: &Partition) {}
+}
+
+#[tokio::test]
+async fn a_pass_over_a_truncated_source_ends_with_a_fork() {
+    let archive = archive("memory://sink-truncated").await;
+    let mut before = Sink::new(archive.clone(), options());
+    let tip = opened(&mut before).await;
+    before.put(batch(tip.generation, 0, 20));
+    assert_eq!(closed(&mut before, tip).await, [20]);
+    let (_stopper, stop) = watch::channel(false);
+    let control = Control { budget: Budget::new(1 << 20), stop, shutdown_timeout: PATIENCE };
+    let mut source = Truncated([Event::Assigned(partition())].into());
+    pipeline::run(&mut source, &mut Sink::new(archive.clone(), options()), &mut Nobody, control)
+        .await
+        .expect("all is well");
+    let held = archive.tip(&partition()).await.expect("a tip");
+    assert_eq!((held.fork.map(|fork| fork.end), held.next), (Some(15), Some(30)));
+    assert_eq!(archive.end_of(&partition(), None).await.expect("read"), Some(20));
+}

@@ -297,6 +297,7 @@ impl Writer {
 
     /// Has the source start behind the chain, or where that is cut; everything under way is void.
     pub(super) fn restart(&mut self) {
+        debug_assert!(self.growing.is_none(), "a segment on its way is published or dropped before");
         self.generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         self.fork = None;
         self.last = None;

@@ -130,7 +130,9 @@ pub fn forks(archive: &Archive, chains: &[(&Place, Reach)]) -> Vec<(usize, Left,
         };
         let named = |fork| Place::new(place.partition.clone(), fork).name();
         let left = lineage::left(fork, &forks);
-        let lost = OffsetRange { first: fork.end, next: reach_of(left).next.unwrap_or(fork.end).max(fork.end) };
+        // A chain that only begins somewhere holds nothing that could be lost.
+        let held_to = Some(reach_of(left)).filter(|left| left.is_held).and_then(|left| left.next);
+        let lost = OffsetRange { first: fork.end, next: held_to.unwrap_or(fork.end).max(fork.end) };
         let parent = lineage::parent(fork, &forks);
         let shared = reach_of(parent);
         let first = shared.next.unwrap_or(0);

@@ -144,10 +144,9 @@ impl Standing {
         }
         self.symptom = self.symptom(group, now);
         if has_fetched && self.symptom.is_none() {
-            self.symptom = Some(format!(
-                "librdkafka fetches records besides taking part in the group, which costs traffic and \
-                 nothing else; please report it"
-            ));
+            let what = "librdkafka fetches records besides taking part in the group, which costs traffic and nothing \
+                        else; please report it";
+            self.symptom = Some(what.to_owned());
         }
     }
 

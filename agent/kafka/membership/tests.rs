@@ -34,8 +34,8 @@ impl Joined {
         let fixed = [
             ("bootstrap.servers", servers.as_str()),
             ("statistics.interval.ms", "100"),
-            // The mock coordinator lets nearly a session pass at each rebalance.
-            ("session.timeout.ms", "1500"),
+            // The mock coordinator lets nearly a session pass at each rebalance; the first takes three seconds.
+            ("session.timeout.ms", "4500"),
             ("heartbeat.interval.ms", "200"),
         ];
         let all = fixed.iter().chain(properties);

@@ -11,6 +11,7 @@ use kafka_protocol::messages as m;
 use metrics::Counter;
 use tokio::sync::mpsc;
 
+use super::identity::{self, Known};
 use super::reading::{Reading, Readings, Yield};
 use super::{Command, Commands, Item};
 use crate::backoff::Backoff;
@@ -201,7 +202,9 @@ impl Fetcher {
                 backoff.reset();
                 self.tell(Command::Broker(address.to_owned(), None));
             }
-            let result = self.readings.look_through(answer.message, &wants, answer.frame_bytes, answer.permit);
+            let gone = self.gone(&mut connection, &answer.message, &wants).await?;
+            let mut result = self.readings.look_through(answer.message, &wants, answer.frame_bytes, answer.permit);
+            result.commands.extend(gone);
             self.session.take_turns(&wants, &result.fed, &self.limits);
             self.take_orders();
             let rest = rest(wants.len(), answer.frame_bytes, &self.limits);
@@ -216,6 +219,27 @@ impl Fetcher {
             self.deliver(result).await;
             asked = next?;
         }
+    }
+
+    /// Gives back what belongs to topics that are not there any more, before an answer that goes by name counts.
+    async fn gone(
+        &mut self,
+        connection: &mut Connection,
+        answer: &m::FetchResponse,
+        wants: &[Want],
+    ) -> Result<Vec<Command>> {
+        let known = if self.version <= LAST_BY_NAME { Known::of(answer, wants) } else { Known::default() };
+        if known.is_empty() {
+            return Ok(Vec::new());
+        }
+        let versions = identity::FIRST_VERSION..=identity::LAST_VERSION;
+        let version = connection.version::<m::MetadataRequest>(versions).ok_or_else(|| {
+            let broker = connection.broker();
+            Error::transient(format!("broker {broker} fetches by name and cannot tell the ids that others have told"))
+        })?;
+        let question = known.question();
+        let told = self.meanwhile(Duration::ZERO, connection.call(&question, version)).await?;
+        Ok(self.readings.disown(&known.gone(&told)))
     }
 
     /// Sends the next request; `None` when there is nothing to ask for now.

@@ -28,6 +28,7 @@ const COPIED_BYTES: usize = 32 << 10;
 const COPIED_SHARE: usize = 16;
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
+const UNKNOWN_TOPIC_ID: i16 = 100;
 
 /// Errors that say "not here", "not yet" or "not any more": the newest metadata tells what to do. In order: unknown
 /// topic or partition, leader not available, not leader or follower, request timed out, replica not available, network
@@ -134,6 +135,12 @@ impl Readings {
     /// Gives one partition back, if it is read here.
     pub(super) fn take_back(&mut self, partition: &Partition) -> Option<Command> {
         Some(self.states.remove(partition)?.returned(Cause::Led))
+    }
+
+    /// Gives the partitions of topics back that are not there any more, and forgets what an answer says of them.
+    pub(super) fn disown(&mut self, topics: &[TopicId]) -> Vec<Command> {
+        let gone = self.states.extract_if(|partition, _| topics.contains(&partition.topic_id));
+        gone.map(|(_, state)| state.returned(Cause::Moved(UNKNOWN_TOPIC_ID, None))).collect()
     }
 
     /// Gives everything back.
@@ -389,6 +396,19 @@ mod tests {
         assert_eq!(error.kind(), crate::error::Kind::Damaged);
         assert!(error.to_string().starts_with("topic \"orders\" partition 3 offset 0"), "{error}");
         assert!(readings.is_empty());
+    }
+
+    #[test]
+    fn what_an_answer_brings_of_a_topic_that_is_gone_does_not_count() {
+        let mut readings = readings(None);
+        let wants = readings.wants();
+        let commands = readings.disown(&[partition().topic_id]);
+        let [Command::Returned(Returned { position: 0, cause: Cause::Moved(100, None), .. })] = &commands[..] else {
+            panic!("{commands:?}")
+        };
+        let data = PartitionData::default().with_records(Some(records(0, 10)));
+        let result = readings.look_through(answer(data), &wants, 1000, Permit::default());
+        assert!(result.items.is_empty() && result.commands.is_empty(), "{result:?}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use kafka_protocol::messages::{RequestHeader, ResponseHeader, TopicName, describ
 use kafka_protocol::protocol::{Decodable as _, Encodable as _, HeaderVersion as _, Request, StrBytes};
 
 use super::{Cluster, NodeId};
-use crate::support::wait_for;
+use super::super::wait_for;
 
 /// How long a node may take to answer; a frozen one is not asked.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);

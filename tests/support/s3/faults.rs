@@ -73,6 +73,7 @@ impl Rule {
     fn meets(&self, asked: &Asked) -> bool {
         let about = match self.fault {
             Fault::Stale(_) => asked.object == Object::List,
+            _ if asked.object == Object::List => self.object == Object::List,
             _ => asked.object == self.object && !matches!(asked.method, Method::GET | Method::HEAD),
         };
         let lasts = match self.lasting {
@@ -168,7 +169,7 @@ impl Server {
         let body = if slow { trickle(body).await? } else { body.collect().await.map_err(|_| Cut)?.to_bytes() };
         let request = Request::from_parts(head, body.into());
         match met.fault {
-            Fault::Unavailable if met.before % 2 == 0 => Ok(refuse(503, "ServiceUnavailable", &asked.key)),
+            Fault::Unavailable if met.before.is_multiple_of(2) => Ok(refuse(503, "ServiceUnavailable", &asked.key)),
             Fault::Unavailable => Ok(refuse(500, "InternalError", &asked.key)),
             Fault::TooMany => Ok(refuse(429, "TooManyRequests", &asked.key)),
             Fault::Forbidden => Ok(refuse(403, "AccessDenied", &asked.key)),
@@ -176,7 +177,7 @@ impl Server {
             Fault::Silent => std::future::pending().await,
             Fault::Lost => {
                 self.perform(asked, request).await?;
-                if met.before % 2 == 0 { Err(Cut) } else { Ok(refuse(500, "InternalError", &asked.key)) }
+                if met.before.is_multiple_of(2) { Err(Cut) } else { Ok(refuse(500, "InternalError", &asked.key)) }
             }
             Fault::Slow => self.perform(asked, request).await,
             Fault::Cut | Fault::Stale(_) => unreachable!("answered above"),

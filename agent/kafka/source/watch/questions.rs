@@ -232,12 +232,7 @@ pub(super) fn agreement(
 }
 
 /// Makes a question of a partition, and what is kept of it until it is answered.
-pub(super) fn question(
-    partition: &Partition,
-    generation: u32,
-    leader_epoch: i32,
-    at: At,
-) -> (Asked, OffsetQuery) {
+pub(super) fn question(partition: &Partition, generation: u32, leader_epoch: i32, at: At) -> (Asked, OffsetQuery) {
     let asked = Asked { partition: partition.clone(), generation, at };
     (asked, OffsetQuery { topic: partition.topic.clone(), index: partition.index, leader_epoch, at })
 }

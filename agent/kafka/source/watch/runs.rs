@@ -311,7 +311,11 @@ impl Run {
             (Some(position), Some(_)) if !self.begun => Next::Begin(position),
             (Some(position), Some(end)) if position >= end => Next::Finish(position),
             (Some(position), end) if !one_pass || end.is_some() => {
-                if self.begun { Next::Read(position) } else { Next::Begin(position) }
+                if self.begun {
+                    Next::Read(position)
+                } else {
+                    Next::Begin(position)
+                }
             }
             (Some(_), _) => Next::Ask(Purpose::Begin, vec![At::Latest]),
             (None, _) => Next::Ask(

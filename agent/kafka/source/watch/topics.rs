@@ -198,7 +198,8 @@ impl Watch {
         tracing::warn!(topic = name, "the topic was deleted: what was read of it is kept");
         self.bury(name);
         if by_name {
-            let reason = "it was deleted; what was read of it is kept; it is read from its beginning when it is made again";
+            let reason =
+                "it was deleted; what was read of it is kept; it is read from its beginning when it is made again";
             self.trouble(subject(name), Some(reason.to_owned()));
         } else {
             self.topics.remove(name);

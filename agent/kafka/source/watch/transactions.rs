@@ -88,8 +88,13 @@ impl Watch {
 /// Names the transactions that began at the offset `at` or before, or all where none did.
 fn whose(partition: &Partition, at: Offset, open: &[(ActiveTransaction, Option<String>)]) -> String {
     let name = |(open, id): &(ActiveTransaction, Option<String>)| {
-        let id = id.as_ref().map_or_else(|| "transactional id unknown".to_owned(), |id| format!("transactional id \"{id}\""));
-        format!("producer id {} (epoch {}, {id}) since offset {}", open.producer_id, open.producer_epoch, open.first_offset)
+        let id = id
+            .as_ref()
+            .map_or_else(|| "transactional id unknown".to_owned(), |id| format!("transactional id \"{id}\""));
+        format!(
+            "producer id {} (epoch {}, {id}) since offset {}",
+            open.producer_id, open.producer_epoch, open.first_offset
+        )
     };
     let first: Vec<_> = open.iter().filter(|(open, _)| open.first_offset <= at).map(name).collect();
     let names = if first.is_empty() { open.iter().map(name).collect() } else { first };
