@@ -1,4 +1,4 @@
-//! The integration tests: the built binary against a real Apache Kafka 4.2.
+//! The integration tests: the built binary against a real Apache Kafka 4.2, and 2.8 for what is old.
 //!
 //! They start what they need by themselves (`support`), under `target/kafka`. Wanted besides Rust: JDK 17 and Maven.
 //! With `KAFKA_BROKERS=host:port` the tests that need not read a broker's disk use that cluster; the others fail and

@@ -132,7 +132,7 @@ impl TopicData {
 
 impl PartitionData {
     fn new((place, summary): &(Place, Summary)) -> Self {
-        let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
+        let time = |time: Option<Timestamp>| known(time).map(|time| time.to_string());
         Self {
             partition: place.partition.index,
             fork: place.fork.map(|fork| fork.to_string()),
@@ -211,9 +211,14 @@ fn row(place: &Place, summary: &Summary) -> Vec<String> {
         summary.records.to_string(),
         summary.segments.to_string(),
         table::size(summary.bytes),
-        table::or_dash(summary.first_time),
-        table::or_dash(summary.max_time),
+        table::or_dash(known(summary.first_time)),
+        table::or_dash(known(summary.max_time)),
     ]
+}
+
+/// Returns a time unless it is Kafka's "none", as of all records of format v0.
+fn known(time: Option<Timestamp>) -> Option<Timestamp> {
+    time.filter(|time| *time != Timestamp::NONE)
 }
 
 /// Says which partitions are not what the broker held, bit by bit.

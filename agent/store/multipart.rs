@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use opendal::{Buffer, Writer};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::Creation;
@@ -83,7 +84,8 @@ impl Multipart {
     /// Makes the object appear, if there is none of its key.
     pub(super) async fn finish(mut self) -> Result<Creation> {
         if self.sending.is_empty() && self.writer.is_none() {
-            return self.remote.create(&self.key, self.filling.into_buffer(Bytes::from)).await;
+            let whole = std::mem::take(&mut self.filling);
+            return self.remote.create(&self.key, whole.into_buffer(Bytes::from)).await;
         }
         if self.filling.length > 0 {
             let last = self.take_part();
@@ -103,7 +105,7 @@ impl Multipart {
     /// Ends the upload without an object.
     pub(super) async fn abort(mut self) {
         let ended = tokio::time::timeout(ABORT_PATIENCE, self.sent()).await;
-        if let Some(writer) = ended.ok().and_then(Result::ok).or(self.writer) {
+        if let Some(writer) = ended.ok().and_then(Result::ok).or_else(|| self.writer.take()) {
             give_up(writer).await;
         }
     }
@@ -144,6 +146,16 @@ impl Multipart {
                 self.writer = Some(writer);
                 Err(self.remote.failed(Action::Create, "cannot upload", &error))
             }
+        }
+    }
+}
+
+impl Drop for Multipart {
+    fn drop(&mut self) {
+        // What lost its race before its end leaves no parts behind, if nothing is on its way.
+        let idle = self.sending.try_join_next().and_then(Result::ok).map(|(writer, _)| writer);
+        if let (Some(writer), Ok(runtime)) = (idle.or_else(|| self.writer.take()), Handle::try_current()) {
+            runtime.spawn(give_up(writer));
         }
     }
 }

@@ -88,7 +88,10 @@ impl Writer {
         if store.create(&key, sidecar.encode()).await? == Creation::Created {
             return Ok(());
         }
-        let held = store.read(&key).await?.unwrap_or_default();
+        let Some(held) = store.read(&key).await? else {
+            let gone = "the store says that a sidecar exists and does not give it";
+            return Err(Error::transient(gone).with("object", store.describe(&key)));
+        };
         if Sidecar::decode(&held).is_ok_and(|held| held.says_the_same(sidecar)) {
             return Ok(());
         }

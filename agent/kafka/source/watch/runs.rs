@@ -88,6 +88,52 @@ enum Next {
     Begin(Offset),
 }
 
+/// What leaders are asked after a look through what waits: one request each.
+#[derive(Debug, Default)]
+struct Round {
+    questions: BTreeMap<(i32, Purpose), Vec<(Asked, OffsetQuery)>>,
+    epochs: BTreeMap<i32, Vec<(Agreement, EpochQuery)>>,
+}
+
+impl Round {
+    /// Does what is next with a waiting partition, or has its leader asked.
+    fn plan(
+        &mut self,
+        next: Next,
+        run: &mut Run,
+        (partition, end): (&Partition, Option<Offset>),
+        (leader, leader_epoch): (i32, i32),
+        orders: &mut Vec<(i32, Order)>,
+        outbox: &mut Vec<Item>,
+    ) {
+        let generation = run.generation;
+        match next {
+            Next::Read(position) => {
+                run.stage = Stage::Reading(leader);
+                orders.push((leader, Order::Read(run.reading(partition, position, leader_epoch, end))));
+            }
+            Next::Finish(next) => {
+                run.stage = Stage::Finished;
+                outbox.push(Item::Finished { partition: partition.clone(), generation, next });
+            }
+            Next::Begin(offset) => {
+                run.stage = Stage::Telling;
+                outbox.push(Item::Event(Event::Begins { partition: partition.clone(), generation, offset }));
+            }
+            Next::Agree => {
+                run.stage = Stage::Asking;
+                let query = agreement(partition, generation, leader_epoch, run.last_epoch);
+                self.epochs.entry(leader).or_default().push(query);
+            }
+            Next::Ask(purpose, ats) => {
+                run.stage = Stage::Asking;
+                let asked = self.questions.entry((leader, purpose)).or_default();
+                asked.extend(ats.into_iter().map(|at| question(partition, generation, leader_epoch, at)));
+            }
+        }
+    }
+}
+
 impl Watch {
     /// Starts a partition anew.
     pub(super) fn start(&mut self, partition: &Partition, tip: Tip) {
@@ -129,8 +175,7 @@ impl Watch {
         let mut wake = now + SLOW;
         let (mut old, mut awaited) = (false, false);
         let mut leaderless = Vec::new();
-        let mut questions: BTreeMap<(i32, Purpose), Vec<(Asked, OffsetQuery)>> = BTreeMap::new();
-        let mut epochs: BTreeMap<i32, Vec<(Agreement, EpochQuery)>> = BTreeMap::new();
+        let mut round = Round::default();
         for (partition, held) in &mut self.partitions {
             let Held { leader, leader_epoch, .. } = *held;
             awaited |= held.run.as_ref().is_some_and(|run| run.awaits_leader(now));
@@ -155,33 +200,9 @@ impl Watch {
                 leaderless.push((partition.clone(), run.generation));
                 continue;
             }
-            match run.next(self.options.start, self.options.one_pass, held.end, leader_epoch) {
-                Next::Read(position) => {
-                    run.stage = Stage::Reading(leader);
-                    let reading = run.reading(partition, position, leader_epoch, held.end);
-                    self.orders.push((leader, Order::Read(reading)));
-                }
-                Next::Finish(next) => {
-                    run.stage = Stage::Finished;
-                    let (partition, generation) = (partition.clone(), run.generation);
-                    self.outbox.push(Item::Finished { partition, generation, next });
-                }
-                Next::Begin(offset) => {
-                    run.stage = Stage::Telling;
-                    let (partition, generation) = (partition.clone(), run.generation);
-                    self.outbox.push(Item::Event(Event::Begins { partition, generation, offset }));
-                }
-                Next::Agree => {
-                    run.stage = Stage::Asking;
-                    let query = agreement(partition, run.generation, leader_epoch, run.last_epoch);
-                    epochs.entry(leader).or_default().push(query);
-                }
-                Next::Ask(purpose, ats) => {
-                    run.stage = Stage::Asking;
-                    let asked = questions.entry((leader, purpose)).or_default();
-                    asked.extend(ats.into_iter().map(|at| question(partition, run.generation, leader_epoch, at)));
-                }
-            }
+            let next = run.next(self.options.start, self.options.one_pass, held.end, leader_epoch);
+            let (orders, outbox) = (&mut self.orders, &mut self.outbox);
+            round.plan(next, run, (partition, held.end), (leader, leader_epoch), orders, outbox);
         }
         if old {
             self.look_soon(now);
@@ -192,10 +213,10 @@ impl Watch {
         for (partition, generation) in leaderless {
             self.try_again(&partition, generation, "it has no leader");
         }
-        for ((leader, purpose), questions) in questions {
+        for ((leader, purpose), questions) in round.questions {
             self.ask(leader, purpose, questions);
         }
-        for (leader, questions) in epochs {
+        for (leader, questions) in round.epochs {
             self.ask_epochs(leader, questions);
         }
         wake
