@@ -174,7 +174,7 @@ fn capture_leaves_a_leader_that_hangs_with_its_connections_open() {
 
 #[test]
 fn a_quota_slows_capture_and_nothing_else() {
-    const BYTES_PER_SECOND: f64 = 100_000.0;
+    const BYTES_PER_SECOND: f64 = 150_000.0;
     let cluster = Cluster::shared();
     let topic = cluster.topic("cluster-quota", &REPLICAS, &[]);
     let records = Contents::new().records(1, 2000, 1000);

@@ -41,7 +41,10 @@ fn a_thousand_partitions_take_little_memory_and_idle_ones_no_write() {
     let mut agent = backup.run();
     let (writer, mut contents) = (Writer::new(&kafka, &[]), Contents::new());
     for round in 1..=ROUNDS {
-        let _ = writer.write(&topic, &contents.records(PARTITIONS, 1, 500));
+        // In pieces: a broker that has just made a thousand logs takes its time, and each piece has a deadline.
+        for piece in contents.records(PARTITIONS, 1, 500).chunks(100) {
+            let _ = writer.write(&topic, piece);
+        }
         let written = (round * PARTITIONS as usize) as f64;
         wait_long(&mut agent, "each partition has a segment more", |agent| {
             agent.metric("kafka_backup_captured_records_total") >= written

@@ -155,13 +155,10 @@ fn a_topic_deleted_while_the_agent_runs_is_kept_and_said() {
     let (gone, other) = (kafka.topic("gone", 1, &[]), kafka.topic("stays", 1, &[]));
     let mut contents = Contents::new();
     // A long roll: what is in memory when the topic goes must be made durable.
-    let backup =
-        Backup::of(kafka, &[&gone, &other]).source("metadata_interval", "1s").sink("roll_interval", "10m");
+    let backup = Backup::of(kafka, &[&gone, &other]).source("metadata_interval", "1s").sink("roll_interval", "10m");
     let mut agent = backup.run();
     let _ = Writer::new(kafka, &[]).write(&gone, &contents.records(1, 30, 100));
-    agent.wait_until("it has read it", |agent| {
-        (agent.metric("kafka_backup_last_stable_offset") >= 30.0).then_some(())
-    });
+    agent.wait_until("it has read it", |agent| (agent.metric("kafka_backup_last_stable_offset") >= 30.0).then_some(()));
     let log = kafka.log_bytes(&gone, 0);
     kafka.delete(&gone);
     agent.wait_until("it is not ready and says why", |agent| not_ready_over(agent, &[&gone, "was deleted"]));
@@ -236,7 +233,8 @@ fn a_beginning_at_the_end_is_kept_across_a_kill_before_the_first_segment() {
     let _ = Writer::new(kafka, &[]).write(&topic, &contents.records(2, 40, 100));
     let backup = Backup::of(kafka, &[&topic]).source("start", "latest").sink("roll_interval", "10m");
     let mut agent = backup.run();
-    let begun = || backup.timelines(&topic).iter().all(|timeline| (0..2).all(|n| timeline.join(n.to_string()).exists()));
+    let begun =
+        || backup.timelines(&topic).iter().all(|timeline| (0..2).all(|n| timeline.join(n.to_string()).exists()));
     agent.wait_until("it has begun", |agent| {
         (agent.metric("kafka_backup_last_stable_offset") >= 80.0 && begun()).then_some(())
     });

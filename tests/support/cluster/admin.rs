@@ -17,8 +17,8 @@ use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{RequestHeader, ResponseHeader, TopicName, describe_quorum_request};
 use kafka_protocol::protocol::{Decodable as _, Encodable as _, HeaderVersion as _, Request, StrBytes};
 
-use super::{Cluster, NodeId};
 use super::super::wait_for;
+use super::{Cluster, NodeId};
 
 /// How long a node may take to answer; a frozen one is not asked.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
