@@ -308,6 +308,8 @@ pub trait Observer: Send {
     fn opened(&mut self, partition: &Partition, next: Option<Offset>);
     /// Everything of a partition before `next` is durable.
     fn durable(&mut self, partition: &Partition, next: Offset, records: u64, bytes: u64, took: Duration);
+    /// Offsets of a partition that is no longer ours were read, and are not durable: this pipeline reads them no more.
+    fn dropped(&mut self, partition: &Partition, range: OffsetRange);
     /// A partition is closed: it is no longer this pipeline's.
     fn closed(&mut self, partition: &Partition);
     /// Something is wrong (`Some`) or right again (`None`).
@@ -388,6 +390,8 @@ struct Flowing {
     state: State,
     /// That of the last restart; batches of another are void.
     generation: u32,
+    /// The first offset that was handed to the sink.
+    first: Option<Offset>,
     /// The end of what was handed to the sink, exclusive.
     put: Offset,
     /// While stopping: what was handed to the sink and lost to a failed write is read again up to here, exclusive.
@@ -459,7 +463,8 @@ impl<'a, S: Source, K: Sink, O: Observer> Flow<'a, S, K, O> {
             }
             Event::Assigned(partition) => {
                 self.sink.open(&partition);
-                let flowing = Flowing { state: State::Open, generation: 0, put: 0, until: None, revoked: false };
+                let state = State::Open;
+                let flowing = Flowing { state, generation: 0, first: None, put: 0, until: None, revoked: false };
                 self.partitions.insert(partition, flowing);
             }
             Event::Revoked(partition) => match self.partitions.get_mut(&partition) {
@@ -519,6 +524,7 @@ impl<'a, S: Source, K: Sink, O: Observer> Flow<'a, S, K, O> {
             return;
         }
         let (partition, next) = (batch.partition().clone(), batch.range.next);
+        flowing.first.get_or_insert(batch.range.first);
         flowing.put = next;
         let read_again = flowing.until.is_some_and(|until| next >= until);
         self.observer.received(&batch);
@@ -535,6 +541,12 @@ impl<'a, S: Source, K: Sink, O: Observer> Flow<'a, S, K, O> {
         let Some(flowing) = self.partitions.get_mut(partition) else { return };
         flowing.generation = tip.generation;
         let lost = tip.next.unwrap_or(0) < flowing.put;
+        if flowing.revoked && lost {
+            let first = tip.next.or(flowing.first).unwrap_or(0);
+            self.observer.dropped(partition, OffsetRange { first, next: flowing.put });
+            // Told once, however often the sink starts again.
+            flowing.put = first;
+        }
         if flowing.revoked || self.broken || (self.stopping.is_some() && !lost) {
             self.sink.close(partition, tip.generation);
             return;

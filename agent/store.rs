@@ -1,5 +1,6 @@
 //! Where an archive's objects lie: a folder or any object store that OpenDAL reaches. Only this file's children name
-//! opendal: `remote` (operations, errors), `location` (URLs), `multipart` (streaming uploads).
+//! opendal: `remote` (operations, errors), `answer` (what its errors say), `location` (URLs), `multipart` (streaming
+//! uploads).
 //!
 //! What it guarantees: an object is created whole or not at all, and only if there was none of its key
 //! ([`Creation`]); what was created is durable. Nothing is ever overwritten; nothing but our own temporary files is
@@ -14,6 +15,7 @@
 //! again. A conditional request that is repeated after its answer was lost meets its own object and answers
 //! [`Creation::Exists`]: who gets that looks at what is there before it believes in another writer.
 
+mod answer;
 mod folder;
 mod location;
 mod multipart;
@@ -82,13 +84,19 @@ impl Store {
         let shown = location::without_secrets(path);
         let place = match path.split_once("://") {
             None => {
+                location::check_folder(path)?;
                 let root = std::path::absolute(path)
                     .map_err(|error| Error::usage(format!("`{path}` is no folder")).source(error))?;
                 Place::Folder(root.into())
             }
+            Some((scheme @ ("file" | "memory"), rest)) if rest.contains('?') => {
+                return Err(Error::usage(format!("`{scheme}` has no parameters"))
+                    .with("path", shown)
+                    .hint("leave out the `?` and what follows it"));
+            }
             Some(("file", root)) if root.starts_with('/') => Place::Folder(Path::new(root).into()),
             Some(("memory", name)) => Place::Remote(Remote::memory(name)?.into()),
-            Some((scheme, rest)) => Place::Remote(Remote::open(&Location::parse(scheme, rest)?)?.into()),
+            Some((scheme, rest)) => Place::Remote(Remote::open(Location::parse(scheme, rest)?)?.into()),
         };
         Ok(Self { place, prefix: String::new(), url: shown.into() })
     }

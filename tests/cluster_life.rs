@@ -13,8 +13,8 @@ use crate::support::chain::{Chain, assert_same};
 use crate::support::cluster::{Cluster, NodeId};
 use crate::support::kafka::Kafka;
 use crate::support::reader::{Record, read_committed};
-use crate::support::wait_for;
 use crate::support::workload::{Contents, Load, Writer};
+use crate::support::{alone, wait_for};
 
 /// How soon capture of a partition goes on after its new leader is known.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(10);
@@ -30,16 +30,17 @@ struct Story {
     backup: Backup,
     topic: String,
     cluster: MutexGuard<'static, Cluster>,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Story {
     fn begin(theme: &str) -> Self {
-        let cluster = Cluster::shared();
+        let (_alone, cluster) = (alone(), Cluster::shared());
         let topic = cluster.topic(theme, &REPLICAS, &[("min.insync.replicas", "2")]);
         let load = Load::start(cluster.kafka(), &topic, 10, Duration::from_millis(25));
         let backup = Backup::of(cluster.kafka(), &[&topic]);
         let agent = backup.run();
-        let mut story = Self { agent, load, backup, topic, cluster };
+        let mut story = Self { agent, load, backup, topic, cluster, _alone };
         (0..3).for_each(|partition| story.goes_on(partition));
         story
     }
@@ -207,11 +208,12 @@ struct Losing {
     topics: [String; 2],
     writer: Writer,
     contents: Contents,
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Losing {
     fn begin() -> Self {
-        let cluster = Cluster::shared();
+        let (_alone, cluster) = (alone(), Cluster::shared());
         let controller = cluster.controller();
         let mut others = cluster.nodes().into_iter().filter(|node| *node != controller);
         let (first, second) = (others.next().expect("a node"), others.next().expect("a node"));
@@ -219,7 +221,7 @@ impl Losing {
         let topic = |theme| cluster.topic(theme, &[&[first, second]], &configs);
         let topics = [topic("cluster-lost-running"), topic("cluster-lost-away")];
         let writer = Writer::new(cluster.kafka(), &[("batch.num.messages", "10"), ("linger.ms", "20")]);
-        Self { cluster, first, second, topics, writer, contents: Contents::new() }
+        Self { cluster, first, second, topics, writer, contents: Contents::new(), _alone }
     }
 
     /// Writes as many records to each topic.

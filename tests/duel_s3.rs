@@ -19,7 +19,7 @@ use crate::support::lossy::Lossy;
 use crate::support::reader::Record;
 use crate::support::s3::S3;
 use crate::support::workload::{Contents, Load, Writer};
-use crate::support::{block_on, wait_for};
+use crate::support::{alone, block_on, wait_for};
 
 /// The size of a part of an upload, or a little more.
 const PART: usize = 8 * 1024 * 1024 + 1;
@@ -103,6 +103,7 @@ fn duels(agents: &[Agent]) -> usize {
 
 #[test]
 fn a_hundred_duels_with_pauses_and_lost_answers_leave_one_whole_chain() {
+    let _alone = alone();
     let wanted = std::env::var("DUELS").map_or(100, |duels| duels.parse().expect("DUELS is a number"));
     let kafka = Kafka::shared_with_disk();
     let topic = kafka.topic("duel-s3", PARTITIONS, &[]);
@@ -140,15 +141,19 @@ fn two_passes_race_with_segments_of_many_parts() {
     let mut contents = Contents::new();
     let record = |_| Record { timestamp: -1, value: Some(contents.noise(200_000)), ..Record::default() };
     let _ = Writer::new(kafka, &[("linger.ms", "2")]).write(&topic, &(0..200).map(record).collect::<Vec<_>>());
-    let place = Place::new("parts");
-    let first = Backup::of(kafka, &[&topic]).sink("roll_bytes", "9MiB").sink("roll_interval", "1h").path(&place.url);
-    let second = Backup::of(kafka, &[&topic]).sink("roll_bytes", "18MiB").sink("roll_interval", "1h").path(&place.url);
-    let mut passes = [first.start("backup", &[]), second.start("backup", &[])];
-    for pass in &mut passes {
-        assert_eq!(pass.wait().code(), Some(0), "{}", pass.log());
-    }
-    println!("{} duels, {} answers lost", duels(&passes), place.lossy.lost());
-    place.wait_until_whole(kafka, &first, &topic);
+    // One pass may be through before the other begins; then they race again, elsewhere.
+    wait_for("a duel", || {
+        let place = Place::new("parts");
+        let pass = |roll| Backup::of(kafka, &[&topic]).sink("roll_bytes", roll).sink("roll_interval", "1h");
+        let (first, second) = (pass("9MiB").path(&place.url), pass("18MiB").path(&place.url));
+        let mut passes = [first.start("backup", &[]), second.start("backup", &[])];
+        for pass in &mut passes {
+            assert_eq!(pass.wait().code(), Some(0), "{}", pass.log());
+        }
+        println!("{} duels, {} answers lost", duels(&passes), place.lossy.lost());
+        place.wait_until_whole(kafka, &first, &topic);
+        (duels(&passes) > 0).then_some(())
+    });
 }
 
 /// Has 32 writers, of which each writes another byte, race for one key; one wins.
@@ -224,9 +229,7 @@ fn an_upload_tells_what_it_holds_in_memory() {
         upload.write(Bytes::from(vec![7; 5 * PART])).await.expect("written");
         // The newest part may have been the last: it waits for the next one.
         let rest = 1000 + 5 * PART - 5 * (PART - 1);
-        while upload.held_bytes() > PART - 1 + rest {
-            tokio::task::yield_now().await;
-        }
+        wait_for("the parts are sent", || (upload.held_bytes() < PART + rest).then_some(()));
         assert_eq!(upload.finish().await.expect("finished"), Creation::Created);
     });
 }

@@ -17,7 +17,7 @@ use crate::support::agent::{Agent, Backup};
 use crate::support::chain::{assert_same, headers};
 use crate::support::kafka::Kafka;
 use crate::support::workload::{Contents, Load, Writer};
-use crate::support::{DEADLINE, wait_for, wait_within};
+use crate::support::{DEADLINE, alone, wait_for, wait_within};
 
 /// No partition may stand still for longer.
 const IDLE: Duration = Duration::from_secs(15);
@@ -300,6 +300,7 @@ impl<'a> Fleet<'a> {
 
 #[test]
 fn agents_of_a_group_that_come_go_die_and_stand_still_lose_nothing_and_no_partition_stands_still_for_long() {
+    let _alone = alone();
     let changes: u32 =
         std::env::var("REBALANCES").map_or(30, |changes| changes.parse().expect("REBALANCES is a number"));
     let kafka = Kafka::shared_with_disk();

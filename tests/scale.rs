@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::support::agent::{Agent, Backup};
 use crate::support::kafka::Kafka;
 use crate::support::s3::S3;
-use crate::support::wait_within;
 use crate::support::workload::{Contents, Writer};
+use crate::support::{alone, wait_within};
 
 const PARTITIONS: i32 = 1_000;
 
@@ -26,6 +26,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
 
 #[test]
 fn a_thousand_partitions_take_little_memory_and_idle_ones_no_write() {
+    let _alone = alone();
     // Its own: a thousand partitions would slow down everybody else's.
     let kafka = Kafka::start();
     let topic = kafka.topic("wide", PARTITIONS, &[]);

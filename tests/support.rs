@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub(crate) mod agent;
@@ -43,6 +43,13 @@ pub(crate) fn wait_within<T>(deadline: Duration, what: &str, mut condition: impl
         assert!(began.elapsed() < deadline, "waited {deadline:?} for this, in vain: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Waits until no other test that needs most of the machine runs, and keeps them waiting: what a user is promised in
+/// seconds is not to be measured while a hundred agents start beside it.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static HEAVY: Mutex<()> = Mutex::new(());
+    HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs a future of a client library to its end.

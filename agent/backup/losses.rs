@@ -1,6 +1,7 @@
-//! What the source has lost: records that were deleted before they were archived (a gap), and records that the archive
-//! holds and the source no longer has (a fork). Neither can be mended, so neither is ever "right again": it is said for
-//! as long as somebody must see it, and never for ever.
+//! What was lost: records that were deleted before they were archived (a gap), records that the archive holds and the
+//! source no longer has (a fork), and records that were read and not durable when their partition was let go (dropped).
+//! This agent can mend none of them, so none is ever "right again": it is said for as long as somebody must see it, and
+//! never for ever.
 //!
 //! Pure: the clock comes in. A loss stands until data behind it is durable, or for [`STANDS`] when none comes; the
 //! counters and the archive tell of it afterwards.
@@ -55,6 +56,18 @@ impl Losses {
              the archive keeps it and goes on in a fork beside it"
         );
         self.stand(format!("fork of {partition}"), partition, reason, now, None)
+    }
+
+    /// Takes note that a partition was let go with `range` read and not durable; returns what to call it and what to
+    /// say.
+    pub(super) fn dropped(&mut self, partition: &Partition, range: OffsetRange, now: Instant) -> (String, String) {
+        let reason = format!(
+            "{} offsets {range} were read but not durable when it was let go: another reader of the group reads them \
+             again, unless its topic was deleted",
+            range.next - range.first
+        );
+        // If it comes back, it is made good with the last of these offsets.
+        self.stand(format!("dropped of {partition}"), partition, reason, now, Some(range.next - 1))
     }
 
     fn stand(
@@ -134,6 +147,18 @@ mod tests {
         losses.opened(&partition(0), 55);
         assert!(losses.durable(&partition(0), 50).is_empty());
         assert_eq!(losses.durable(&partition(0), 51), ["fork of orders-0"]);
+    }
+
+    #[test]
+    fn what_was_dropped_stands_until_it_is_durable_after_all() {
+        let (mut losses, now) = (Losses::default(), Instant::now());
+        let (subject, reason) = losses.dropped(&partition(3), OffsetRange { first: 10, next: 25 }, now);
+        assert_eq!(subject, "dropped of orders-3");
+        assert!(reason.starts_with("15 offsets [10, 25) were read but not durable when it was let go"), "{reason}");
+        assert!(losses.durable(&partition(3), 24).is_empty());
+        assert_eq!(losses.durable(&partition(3), 25), ["dropped of orders-3"]);
+        losses.dropped(&partition(3), OffsetRange { first: 10, next: 25 }, now);
+        assert_eq!(losses.expired(now + STANDS), ["dropped of orders-3"]);
     }
 
     #[test]

@@ -207,6 +207,12 @@ impl Observer for Watch {
         }
     }
 
+    fn dropped(&mut self, partition: &Partition, range: OffsetRange) {
+        self.of(partition).metrics.dropped((range.next - range.first).max(0).cast_unsigned());
+        let (subject, reason) = self.losses.dropped(partition, range, Instant::now());
+        self.trouble(&subject, Some(&reason));
+    }
+
     fn closed(&mut self, partition: &Partition) {
         if let Some(watched) = self.partitions.remove(partition) {
             watched.metrics.retire();

@@ -93,7 +93,10 @@ pub fn shown_path(path: &str) -> String {
     for (i, parameter) in parameters.into_iter().flat_map(|query| query.split('&')).enumerate() {
         shown.push(if i == 0 { '?' } else { '&' });
         match parameter.split_once('=') {
-            Some((name, _)) if is_secret(name) => shown.push_str(&format!("{name}={MASK}")),
+            // An endpoint with a user and a password is refused, but may be shown before.
+            Some((name, value)) if is_secret(name) || value.contains('@') || value.contains("%40") => {
+                shown.push_str(&format!("{name}={MASK}"))
+            }
             _ => shown.push_str(parameter),
         }
     }
@@ -159,6 +162,7 @@ mod tests {
             shown_path("s3://b/p?region=eu&secret_access_key=x"),
             "s3://b/p?region=eu&secret_access_key=********"
         );
+        assert_eq!(shown_path("s3://b?endpoint=http://me:pw@h"), "s3://b?endpoint=********");
         assert_eq!(shown_path("https://me:pw@host/p@q"), "https://********@host/p@q");
     }
 

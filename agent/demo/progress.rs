@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::cluster::Tally;
 use crate::pipeline::{Batch, Log, Observer, Topic};
-use crate::record::{Offset, Partition};
+use crate::record::{Offset, OffsetRange, Partition};
 use crate::telemetry::logging;
 
 /// How often a line is written where there is no terminal.
@@ -101,6 +101,8 @@ impl Observer for Progress {
     fn diverged(&mut self, _: &Partition, _: Offset) {}
 
     fn opened(&mut self, _: &Partition, _: Option<Offset>) {}
+
+    fn dropped(&mut self, _: &Partition, _: OffsetRange) {}
 
     fn closed(&mut self, _: &Partition) {}
 

@@ -181,6 +181,10 @@ impl Client {
             .with_allow_auto_topic_creation(false);
         let answer = self.ask_any(METADATA, &request).await?.ok_or_else(too_old)?;
         let metadata = Metadata::from_answer(answer);
+        if metadata.brokers.is_empty() {
+            // One that is starting knows of no topics either, and must not be believed.
+            return Err(Error::transient("a broker that is starting knows of no brokers yet"));
+        }
         self.known().brokers.clone_from(&metadata.brokers);
         Ok(metadata)
     }

@@ -254,7 +254,9 @@ impl Source {
 
     /// Ends the source; where it is in a group it leaves it first, so that the others need not wait to hear that it is
     /// gone.
-    pub async fn close(self) {
+    pub async fn close(mut self) {
+        // Nobody reads what is still to be told: a task that waits to tell it must not keep us.
+        self.items.close();
         let (left, done) = oneshot::channel();
         self.tell(Command::Leave(left));
         // It ends without an answer only when the watch had ended before.

@@ -114,6 +114,7 @@ impl Location {
             let what = "a URL does not hold a user and a password before its host";
             return Err(of_url(Error::usage(what)).hint("use the parameters of the service, or its own ways"));
         }
+        check_place(place).map_err(of_url)?;
         let mut location =
             Self { scheme: service.scheme, shown: shown.clone(), options: Vec::new(), time_out: TIME_OUT };
         location.set(service.container, container);
@@ -208,6 +209,8 @@ impl Service {
                 Form::HttpUrl if !value.starts_with("http://") && !value.starts_with("https://") => {
                     Some("a URL that begins with https:// or http://")
                 }
+                // It would be shown, and is not what signs a request.
+                Form::HttpUrl if value.contains('@') => Some("a URL without a user and a password"),
                 Form::Seconds if seconds(&value).is_none() => Some("a number of seconds, as 30s"),
                 _ => None,
             };
@@ -220,10 +223,39 @@ impl Service {
     }
 }
 
+/// Refuses a folder that is meant to be a URL, `s3:/bucket`: what it would fill is this machine's disk.
+pub(super) fn check_folder(path: &str) -> Result<()> {
+    let known = SERVICES.iter().map(|service| service.scheme).chain(["file", "memory"]);
+    match path.split_once(':').and_then(|(scheme, _)| known.into_iter().find(|known| *known == scheme)) {
+        Some(scheme) => Err(Error::usage(format!("the path begins with `{scheme}:`, but not with `{scheme}://`"))
+            .hint(format!("write {scheme}://…, or ./{scheme}:… for a folder of that name"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a bucket and prefix that nobody means, or that services and their tools take for different ones.
+fn check_place(place: &str) -> Result<()> {
+    let parameter = place.split_once('&').is_some_and(|(_, after)| after.contains('='));
+    let (what, hint) = if parameter {
+        ("a parameter stands in the bucket or prefix", "put a `?` before the first parameter, and `&` between them")
+    } else if place.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        ("there is white space in the bucket or prefix", "take it out")
+    } else if place.contains('#') {
+        ("there is a `#` in the bucket or prefix", "take it out; a URL of a store has no fragment")
+    } else if place.split('/').any(|part| matches!(part, "." | "..")) {
+        ("the bucket or prefix has a part `.` or `..`", "write the prefix out; a store has no parent folders")
+    } else {
+        return Ok(());
+    };
+    Err(Error::usage(what).hint(hint))
+}
+
 /// Returns a URL as it may be shown: without its user and its parameters, where credentials may stand.
 pub(super) fn without_secrets(path: &str) -> String {
     let Some((scheme, rest)) = path.split_once("://") else { return path.to_owned() };
     let place = rest.split_once('?').map_or(rest, |(place, _)| place);
+    // Where the `?` was forgotten.
+    let place = place.split_once('&').filter(|(_, after)| after.contains('=')).map_or(place, |(place, _)| place);
     let place = place.split_once('@').map_or(place, |(_, place)| place);
     format!("{scheme}://{place}")
 }
@@ -317,10 +349,26 @@ mod tests {
             ("s3://b?region=a&access_key=hidden", "`access_key` needs `secret_key`"),
             ("s3://b?region=a&secret_key=hidden", "`secret_key` needs `access_key`"),
             ("s3://me:hidden@b?region=a", "does not hold a user and a password"),
+            ("s3://b?endpoint=http://me:hidden@h", "`endpoint` must be a URL without a user and a password"),
+            ("s3://b/p&region=a&secret_key=hidden", "a parameter stands in the bucket or prefix"),
+            ("s3://b/a b?region=a", "white space"),
+            ("s3://b\n?region=a", "white space"),
+            ("s3://b/p#x?region=a", "a `#`"),
+            ("s3://b/a/../c?region=a", "a part `.` or `..`"),
             ("azblob://b?account_key=hidden", "neither `account_name` nor `endpoint`"),
         ] {
             let error = refused(url);
             assert!(error.contains(word) && !error.contains("hidden"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_meant_to_be_a_url_is_refused() {
+        for path in ["s3:/b/p", "s3:b", "gcs:/b", "azblob:b", "file:/backups", "memory:x"] {
+            assert_eq!(check_folder(path).expect_err(path).exit_code(), 2);
+        }
+        for path in ["./s3:/b", "/backups/s3:x", "s3", "c:/x", ""] {
+            check_folder(path).unwrap_or_else(|error| panic!("{path}: {error}"));
         }
     }
 

@@ -95,8 +95,9 @@ impl Multipart {
         // It still has a part to send.
         let _sending = self.remote.may_send(PART_BYTES).await;
         let finished = self.remote.created("cannot complete an upload", writer.close().await);
-        if matches!(finished, Ok(Creation::Exists)) {
-            // Nobody waits for it: the parts of a lost race are only space.
+        if !matches!(finished, Ok(Creation::Created)) {
+            // Nobody waits for it: the parts of a lost race are only space, but those of a store that fails every
+            // completion would have no bound. Had the completion landed, there is no such upload any more.
             tokio::spawn(give_up(writer));
         }
         finished

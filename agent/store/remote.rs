@@ -11,19 +11,24 @@
 //!
 //! **Denials.** What the user must change (no such bucket, no permission, wrong keys) is [`Kind::Usage`] as long as
 //! nothing of its sort has ever worked through this store: it was never right. Later it is [`Kind::Failed`]: somebody
-//! changed something, and may change it back.
+//! changed something, and may change it back. That no credentials were found is always that: a token service or the
+//! machine's own may be down, and OpenDAL does not say which source it had hoped for.
+//!
+//! **Credentials that change.** OpenDAL keeps those without a known end (a profile's) for the operator's life. An answer
+//! that bad ones get makes the operators anew, which reads them again.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, Once};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Once};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use opendal::layers::{ConcurrentLimitLayer, RetryEvent, RetryLayer, TimeoutLayer};
 use opendal::{Buffer, ErrorKind, Operator};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::answer::{blames_credentials, cause, code, hint_for_unsigned, is_bare, is_unsigned};
 use super::location::Location;
 use super::{Creation, Listed};
 use crate::error::{Error, Kind, Result};
@@ -39,20 +44,44 @@ const RETRY_PAUSE: Duration = Duration::from_millis(300);
 /// take longer, with the double stores begin to throttle (S3: 3,500 writes a second and prefix).
 const REQUESTS_AT_ONCE: usize = 64;
 
-/// Bytes that may be under way to a store at once. It sets the slowest link that the time-out allows for: with 10 s
+/// Bytes that may be under way to a store at once, for each pipeline: one store that is silent keeps its pipeline's turns
+/// for some time-outs, and shall not keep another's. It sets the slowest link that the time-out allows for: with 10 s
 /// half of it is 20 Mbit/s, at the price of what one fast link could carry.
 const SENT_AT_ONCE_BYTES: usize = 48 * 1024 * 1024;
 
+/// The pause between two readings of the credentials: a permission that is missing looks like bad credentials to some
+/// requests, and each reading may ask a token service.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+
 /// A service, reached through OpenDAL.
 pub(super) struct Remote {
-    /// For everything that is one short call.
-    operator: Operator,
-    /// For uploads that stay open.
-    streams: Operator,
+    operators: Mutex<Operators>,
+    /// How to make them anew; memory has nothing to renew.
+    location: Option<Location>,
     sending: Arc<Semaphore>,
     /// What has worked: a bit for each [`Action`].
     worked: AtomicU8,
     scheme: &'static str,
+}
+
+/// The service as it is reached with one reading of the credentials.
+struct Operators {
+    /// For everything that is one short call.
+    calls: Operator,
+    /// For uploads that stay open.
+    streams: Operator,
+    made: Instant,
+}
+
+impl Operators {
+    fn of(location: &Location) -> opendal::Result<Self> {
+        let bare = Operator::via_iter(location.scheme, location.options.clone())?;
+        let time_out = TimeoutLayer::new().with_timeout(location.time_out).with_io_timeout(location.time_out);
+        let retry = RetryLayer::new().with_max_times(RETRIES).with_min_delay(RETRY_PAUSE).with_jitter();
+        let streams = bare.layer(time_out).layer(retry.with_notify(say_retry));
+        let calls = streams.clone().layer(ConcurrentLimitLayer::new(REQUESTS_AT_ONCE));
+        Ok(Self { calls, streams, made: Instant::now() })
+    }
 }
 
 /// What one may or may not be allowed to do.
@@ -68,17 +97,14 @@ pub(super) enum Action {
 
 impl Remote {
     /// Makes the operator; nothing is sent.
-    pub(super) fn open(location: &Location) -> Result<Self> {
+    pub(super) fn open(location: Location) -> Result<Self> {
         install();
         let wrong = |error: opendal::Error| {
             Error::usage(format!("cannot open the store `{}`", location.shown)).source(cause(&error))
         };
-        let bare = Operator::via_iter(location.scheme, location.options.clone()).map_err(wrong)?;
-        let time_out = TimeoutLayer::new().with_timeout(location.time_out).with_io_timeout(location.time_out);
-        let retry = RetryLayer::new().with_max_times(RETRIES).with_min_delay(RETRY_PAUSE).with_jitter();
-        let streams = bare.layer(time_out).layer(retry.with_notify(say_retry));
-        let operator = streams.clone().layer(ConcurrentLimitLayer::new(REQUESTS_AT_ONCE));
-        Self::new(operator, streams, location.scheme)
+        let operators = Operators::of(&location).map_err(wrong)?;
+        let scheme = location.scheme;
+        Self::new(operators, Some(location), scheme)
     }
 
     /// Returns this process's memory store of that name: two pipelines, or a test's writer and reader, share it.
@@ -90,25 +116,47 @@ impl Remote {
             let made = made.map_err(|error| Error::usage("cannot open a store in memory").source(cause(&error)))?;
             stores.insert(name.to_owned(), made);
         }
-        let operator = stores[name].clone();
-        Self::new(operator.clone(), operator, "memory")
+        let calls = stores[name].clone();
+        Self::new(Operators { streams: calls.clone(), calls, made: Instant::now() }, None, "memory")
     }
 
-    fn new(operator: Operator, streams: Operator, scheme: &'static str) -> Result<Self> {
-        if !operator.info().capability().write_with_if_not_exists {
+    fn new(operators: Operators, location: Option<Location>, scheme: &'static str) -> Result<Self> {
+        if !operators.calls.info().capability().write_with_if_not_exists {
             return Err(Error::usage(format!(
                 "stores of type `{scheme}` cannot create an object only if it is absent"
             ))
             .hint("without that two agents would overwrite each other; use another store"));
         }
         let sending = Arc::new(Semaphore::new(SENT_AT_ONCE_BYTES));
-        Ok(Self { operator, streams, sending, worked: AtomicU8::new(0), scheme })
+        Ok(Self { operators: Mutex::new(operators), location, sending, worked: AtomicU8::new(0), scheme })
+    }
+
+    fn operators(&self) -> MutexGuard<'_, Operators> {
+        self.operators.lock().expect("nobody panics while holding the operators")
+    }
+
+    /// Returns the operator for short calls.
+    fn calls(&self) -> Operator {
+        self.operators().calls.clone()
+    }
+
+    /// Makes the operators anew if `error` may come from credentials that are good no more; the next call has them.
+    fn renew(&self, error: &opendal::Error) {
+        let Some(location) = self.location.as_ref().filter(|_| blames_credentials(error)) else { return };
+        let mut operators = self.operators();
+        if operators.made.elapsed() < RENEWAL_PAUSE {
+            return;
+        }
+        match Operators::of(location) {
+            Ok(made) => *operators = made,
+            Err(error) => tracing::warn!("cannot read the credentials of the store again: {}", cause(&error)),
+        }
     }
 
     /// Lists what is directly below `folder` and has a name that begins with `prefix`.
     pub(super) async fn list(&self, folder: &str, prefix: &str) -> Result<Vec<Listed>> {
         // Without a slash at its end a path is a prefix to OpenDAL, and goes into the request.
-        let listed = self.operator.list(&format!("{folder}{prefix}")).await;
+        let listed = self.calls().list(&format!("{folder}{prefix}")).await;
         let entries = self.told(Action::List, "cannot list", listed)?;
         let children = entries.into_iter().filter_map(|entry| {
             let name = entry.path().strip_prefix(folder)?.trim_end_matches('/');
@@ -124,12 +172,12 @@ impl Remote {
 
     /// Returns whether there is an object of that key.
     pub(super) async fn exists(&self, key: &str) -> Result<bool> {
-        self.told(Action::Read, "cannot look for", self.operator.exists(key).await)
+        self.told(Action::Read, "cannot look for", self.calls().exists(key).await)
     }
 
     /// Reads an object; `None` when there is none.
     pub(super) async fn read(&self, key: &str) -> Result<Option<Bytes>> {
-        match self.operator.read(key).await {
+        match self.calls().read(key).await {
             Err(error) if error.kind() == ErrorKind::NotFound => self.told(Action::Read, "cannot read", Ok(None)),
             read => self.told(Action::Read, "cannot read", read.map(|buffer| Some(buffer.to_bytes()))),
         }
@@ -137,14 +185,15 @@ impl Remote {
 
     /// Reads the bytes `range` of an object, fewer where it ends before.
     pub(super) async fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
-        let mut read = self.operator.read_with(key).range(range.clone()).await;
+        let calls = self.calls();
+        let mut read = calls.read_with(key).range(range.clone()).await;
         // To OpenDAL an end beyond the object's is an error.
         if read.is_err()
-            && let Ok(found) = self.operator.stat(key).await
+            && let Ok(found) = calls.stat(key).await
             && found.content_length() < range.end
         {
             let end = found.content_length().max(range.start);
-            read = self.operator.read_with(key).range(range.start..end).await;
+            read = calls.read_with(key).range(range.start..end).await;
         }
         self.told(Action::Read, "cannot read", read.map(|buffer| buffer.to_bytes()))
     }
@@ -152,14 +201,15 @@ impl Remote {
     /// Creates an object by one request, if there is none of that key.
     pub(super) async fn create(&self, key: &str, bytes: Buffer) -> Result<Creation> {
         let _sending = self.may_send(bytes.len()).await;
-        let created = self.operator.write_with(key, bytes).if_not_exists(true).await;
+        let created = self.calls().write_with(key, bytes).if_not_exists(true).await;
         self.created("cannot create", created)
     }
 
     /// Begins an upload of parts, one at a time. Each must be at least of the size that the service wants: what is
     /// smaller OpenDAL would merge.
     pub(super) async fn stream(&self, key: &str) -> Result<opendal::Writer> {
-        let begun = self.streams.writer_with(key).if_not_exists(true).await;
+        let streams = self.operators().streams.clone();
+        let begun = streams.writer_with(key).if_not_exists(true).await;
         begun.map_err(|error| self.failed(Action::Create, "cannot begin an upload", &error))
     }
 
@@ -190,10 +240,18 @@ impl Remote {
 
     /// Returns what a failure is to the caller and to a person.
     pub(super) fn failed(&self, action: Action, what: &'static str, error: &opendal::Error) -> Error {
+        self.renew(error);
         let Some(hint) = self.denial(action, error) else {
             let kind = if error.kind() == ErrorKind::Unsupported { Kind::Failed } else { Kind::Transient };
-            return Error::new(kind, what).source(cause(error));
+            let told = Error::new(kind, what).source(cause(error));
+            return match is_bare(error) {
+                true => told.hint("expired credentials are answered like this; renew them if they are"),
+                false => told,
+            };
         };
+        if is_unsigned(error) {
+            return Error::failed(what).source(cause(error)).hint(hint);
+        }
         let worked = self.worked.load(Ordering::Relaxed) & action as u8 != 0;
         Error::new(if worked { Kind::Failed } else { Kind::Usage }, what).source(cause(error)).hint(hint)
     }
@@ -216,12 +274,18 @@ impl Remote {
             _ => {}
         }
         match error.kind() {
-            ErrorKind::PermissionDenied => Some(format!("allow `{}` on the {container}", self.permission(action))),
-            ErrorKind::ConfigInvalid => Some("correct the URL of the store or its credentials".into()),
-            // OpenDAL's words when no source of credentials has any.
-            _ if error.message().starts_with("signing ") => {
-                Some("give credentials in the URL, or where the service's own tools look".into())
+            ErrorKind::PermissionDenied => {
+                let mut hint = format!("allow `{}` on the {container}", self.permission(action));
+                if matches!((self.scheme, action), ("s3", Action::Read)) {
+                    hint.push_str("; without `s3:ListBucket` an object that is not there is denied, too");
+                }
+                if is_bare(error) {
+                    hint.push_str("; expired credentials are answered like this, too");
+                }
+                Some(hint)
             }
+            ErrorKind::ConfigInvalid => Some("correct the URL of the store or its credentials".into()),
+            _ if is_unsigned(error) => Some(hint_for_unsigned(|name| std::env::var_os(name).is_some())),
             _ => None,
         }
     }
@@ -260,38 +324,6 @@ fn say_retry(event: RetryEvent<'_>) {
     tracing::debug!(operation = ?event.op, attempt, pause_ms, "asking the store again: {}", cause(event.err));
 }
 
-/// Returns what a person needs of an error: the service's code and message, or what the network said at last; not the
-/// request, which may hold credentials, nor the headers of the answer.
-fn cause(error: &opendal::Error) -> String {
-    let message = error.message();
-    if let Some(code) = code(message) {
-        return match field(message, "message") {
-            Some(text) if !text.is_empty() => format!("{code}: {text}"),
-            _ => code.to_owned(),
-        };
-    }
-    let mut deepest: Option<&dyn std::error::Error> = std::error::Error::source(error);
-    while let Some(below) = deepest.and_then(|error| error.source()) {
-        deepest = Some(below);
-    }
-    let message = if message.trim().is_empty() { error.kind().into_static() } else { message.trim() };
-    let mut told: String = message.chars().take(300).collect();
-    if let Some(deepest) = deepest {
-        told = format!("{told}: {deepest}");
-    }
-    told
-}
-
-/// Returns the error code of a service's answer, which OpenDAL shows as the debug form of a struct.
-fn code(message: &str) -> Option<&str> {
-    field(message, "code").filter(|code| !code.is_empty())
-}
-
-fn field<'a>(message: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = message.split_once(&format!("{name}: \""))?;
-    rest.split_once('"').map(|(value, _)| value)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,6 +355,44 @@ mod tests {
             let error = remote().told::<()>(Action::Read, "cannot read", Err(refused(kind, code)));
             assert!(error.expect_err("refused").retryable(), "{code}");
         }
+    }
+
+    #[test]
+    fn missing_credentials_end_nobody() {
+        let error = opendal::Error::new(ErrorKind::Unexpected, "signing http request")
+            .set_source(std::io::Error::other("the token service is down"));
+        let error = remote().told::<()>(Action::Read, "cannot read", Err(error)).expect_err("unsigned");
+        assert_eq!(error.kind(), Kind::Failed);
+        assert!(error.to_string().contains("the token service is down; "), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_without_a_body_tells_its_status_and_what_it_may_be() {
+        for (kind, status) in [(ErrorKind::PermissionDenied, "403"), (ErrorKind::Unexpected, "400")] {
+            let response = format!("Parts {{ status: {status}, version: HTTP/1.1, headers: authorization }}");
+            let error = opendal::Error::new(kind, "").with_context("response", response);
+            assert!(blames_credentials(&error));
+            let error = remote().told::<()>(Action::Read, "cannot look for", Err(error)).expect_err("refused");
+            let told = error.to_string();
+            assert!(told.starts_with(&format!("cannot look for: HTTP status {status} (")), "{told}");
+            assert!(told.contains("expired credentials") && !told.contains("headers"), "{told}");
+            assert_eq!(error.retryable(), status == "400");
+        }
+    }
+
+    #[test]
+    fn only_what_bad_credentials_get_reads_them_again() {
+        let (scheme, rest) = ("s3", "b?region=x&access_key=a&secret_key=b");
+        let remote = Remote::open(Location::parse(scheme, rest).expect("read")).expect("opened");
+        let long_ago = Instant::now().checked_sub(2 * RENEWAL_PAUSE).expect("the machine is up for longer");
+        for (code, renewed) in [("AccessDenied", false), ("ExpiredToken", true), ("InvalidAccessKeyId", true)] {
+            remote.operators().made = long_ago;
+            let _ = remote.failed(Action::Read, "cannot read", &refused(ErrorKind::Unexpected, code));
+            assert_eq!(remote.operators().made != long_ago, renewed, "{code}");
+        }
+        let made = remote.operators().made;
+        let _ = remote.failed(Action::Read, "cannot read", &refused(ErrorKind::Unexpected, "ExpiredToken"));
+        assert_eq!(remote.operators().made, made, "not twice within seconds");
     }
 
     #[test]

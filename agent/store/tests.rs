@@ -57,3 +57,12 @@ async fn of_32_writers_of_one_key_one_wins() {
         assert_eq!(store.read("key").await.expect("read").as_deref(), Some(&vec![winners[0]; 1000][..]));
     }
 }
+
+#[test]
+fn a_folder_and_a_memory_take_no_parameters() {
+    for path in ["file:///backups?secret_key=hidden", "memory://name?x=y", "s3:/bucket/p?secret_key=hidden"] {
+        let error = Store::open(path).err().unwrap_or_else(|| panic!("{path} is taken"));
+        assert_eq!(error.exit_code(), 2);
+        assert!(!error.to_string().contains("hidden"), "{error}");
+    }
+}

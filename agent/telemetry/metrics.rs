@@ -37,6 +37,8 @@ const GAPS: &str = "kafka_backup_gaps_total";
 const GAP_OFFSETS: &str = "kafka_backup_gap_offsets_total";
 /// Times that the source had lost what the archive holds.
 const FORKS: &str = "kafka_backup_forks_total";
+/// Offsets that were read and not durable when their partition was let go.
+const DROPPED_OFFSETS: &str = "kafka_backup_dropped_offsets_total";
 /// How long making a segment durable took.
 const UPLOAD: &str = "kafka_backup_upload_latency_seconds";
 /// Whether nothing is wrong with a pipeline.
@@ -115,6 +117,11 @@ fn describe() {
     describe_counter!(GAPS, Unit::Count, "Stretches that the source had deleted before they were archived.");
     describe_counter!(GAP_OFFSETS, Unit::Count, "Offsets that the source had deleted before they were archived.");
     describe_counter!(FORKS, Unit::Count, "Times that the source had lost records that the archive holds.");
+    describe_counter!(
+        DROPPED_OFFSETS,
+        Unit::Count,
+        "Offsets that were read and not durable when their partition was let go."
+    );
     describe_histogram!(UPLOAD, Unit::Seconds, "Time from closing a segment to its being durable.");
     describe_gauge!(READY, "1 when nothing is wrong with the pipeline, else 0; /readyz says what is.");
     describe_gauge!(TROUBLES, Unit::Count, "Things that are wrong with the pipeline: its lines of /readyz.");
@@ -145,6 +152,7 @@ pub struct PartitionMetrics {
     gaps: Counter,
     gap_offsets: Counter,
     forks: Counter,
+    dropped_offsets: Counter,
 }
 
 impl PartitionMetrics {
@@ -173,6 +181,7 @@ impl PartitionMetrics {
             gaps: counter(GAPS),
             gap_offsets: counter(GAP_OFFSETS),
             forks: counter(FORKS),
+            dropped_offsets: counter(DROPPED_OFFSETS),
         }
     }
 
@@ -185,6 +194,11 @@ impl PartitionMetrics {
     /// Counts a fork.
     pub fn fork(&self) {
         self.forks.increment(1);
+    }
+
+    /// Counts `offsets` offsets that were read and not durable when the partition was let go.
+    pub fn dropped(&self, offsets: u64) {
+        self.dropped_offsets.increment(offsets);
     }
 
     /// Counts a segment of `records` records and `bytes` bytes that became durable.
@@ -291,6 +305,7 @@ mod tests {
         progress.durable(10, now);
         metrics.captured(10, 512);
         metrics.gap(7);
+        metrics.dropped(3);
         metrics.show(&progress, now + std::time::Duration::from_secs(4), Timestamp::now());
         let unknown = format!("kafka_backup_headroom_seconds{LABELS} NaN");
         assert!(handle.render().contains(&unknown), "nothing is known of the topic's retention");
@@ -311,6 +326,7 @@ mod tests {
             format!("kafka_backup_gaps_total{LABELS} 1"),
             format!("kafka_backup_gap_offsets_total{LABELS} 7"),
             format!("kafka_backup_forks_total{LABELS} 0"),
+            format!("kafka_backup_dropped_offsets_total{LABELS} 3"),
             "kafka_backup_upload_latency_seconds_bucket{pipeline=\"p\",le=\"0.025\"} 1".to_owned(),
             "# TYPE kafka_backup_captured_bytes_total counter".to_owned(),
             "kafka_backup_ready{pipeline=\"well\"} 1".to_owned(),

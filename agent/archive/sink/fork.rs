@@ -5,19 +5,20 @@
 
 use super::writer::Writer;
 use crate::archive::layout::{self, Fork};
-use crate::archive::tip::Shared;
+use crate::archive::tip::{Held, Shared};
 use crate::error::Result;
 use crate::record::{Offset, OffsetRange};
 
 impl Writer {
     /// Keeps that the chain begins at `offset`, or takes over what another writer has kept, and starts there.
     pub(super) async fn begin_at(&mut self, offset: Offset) -> Result<()> {
+        let mut kept = None;
         if self.chain.next.is_none() {
             self.check_chain().await?;
-            let _ = self.archive.keep_begin(&self.partition, offset).await?;
+            kept = Some(self.archive.keep_begin(&self.partition, offset).await?);
         }
         let held = self.archive.tip(&self.partition).await?;
-        self.start_from(held);
+        self.start_from(begun(held, kept));
         Ok(())
     }
 
@@ -28,11 +29,12 @@ impl Writer {
             return Ok(true);
         }
         self.check_chain().await?;
-        if self.archive.keep_begin(&self.partition, first).await? == first {
+        let kept = self.archive.keep_begin(&self.partition, first).await?;
+        if kept == first {
             self.chain.next = Some(first);
             return Ok(true);
         }
-        let held = self.archive.tip(&self.partition).await?;
+        let held = begun(self.archive.tip(&self.partition).await?, Some(kept));
         tracing::warn!(
             partition = %self.partition, mine = first, next = held.next,
             "another writer has begun the chain: going on with its"
@@ -107,5 +109,24 @@ impl Writer {
         }
         let newest = self.archive.newest_chain(&self.partition).await?.fork;
         Ok(newest != self.chain.fork && newest != self.fork)
+    }
+}
+
+/// Returns `held` with the begin that was `kept`, where a listing does not show it yet: else the source would ask to
+/// begin again, and be told the same.
+fn begun(held: Held, kept: Option<Offset>) -> Held {
+    Held { next: held.next.or(kept), ..held }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_begin_that_is_kept_holds_though_no_listing_shows_it_yet() {
+        let held = |next| Held { fork: None, folder: "0/".into(), next, leader_epoch: -1, is_empty: true };
+        assert_eq!(begun(held(None), Some(42)).next, Some(42));
+        assert_eq!(begun(held(Some(50)), Some(42)).next, Some(50), "segments say more");
+        assert_eq!(begun(held(None), None).next, None);
     }
 }

@@ -307,6 +307,7 @@ async fn a_fork_may_begin_with_a_gap_or_inside_a_batch() {
 
     let mut sink = Sink::new(archive.clone(), options());
     let tip = opened(&mut sink).await;
+    assert_eq!((tip.next, tip.leader_epoch), (Some(40), -1), "nobody knows the epochs of what is lost");
     let tip = diverged(&mut sink, tip, -1, 30).await;
     let range = OffsetRange { first: 30, next: 34 };
     let payload =

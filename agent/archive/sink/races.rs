@@ -10,6 +10,7 @@ use super::*;
 use crate::budget::Budget;
 use crate::error::Result;
 use crate::pipeline::{Control, Event, Log, Observer, Sink as _, Source, Tip};
+use crate::record::OffsetRange;
 
 struct Nobody;
 
@@ -20,6 +21,7 @@ impl Observer for Nobody {
     fn diverged(&mut self, _: &Partition, _: Offset) {}
     fn opened(&mut self, _: &Partition, _: Option<Offset>) {}
     fn durable(&mut self, _: &Partition, _: Offset, _: u64, _: u64, _: Duration) {}
+    fn dropped(&mut self, _: &Partition, _: OffsetRange) {}
     fn closed(&mut self, _: &Partition) {}
     fn trouble(&mut self, _: &str, _: Option<&str>) {}
     fn tick(&mut self) {}
@@ -266,4 +268,99 @@ async fn a_pass_over_a_truncated_source_ends_with_a_fork() {
     let held = archive.tip(&partition()).await.expect("a tip");
     assert_eq!((held.fork.map(|fork| fork.end), held.next), (Some(15), Some(30)));
     assert_eq!(archive.end_of(&partition(), None).await.expect("read"), Some(20));
+}
+
+/// A source whose partition is revoked while what was read of it cannot be written; the store comes back after that.
+struct Revoked {
+    events: VecDeque<Event>,
+    folder: std::path::PathBuf,
+    suspended: bool,
+    closed: bool,
+    wake: Arc<Notify>,
+}
+
+impl Revoked {
+    fn swap(&self, names: [&str; 2]) {
+        let [mount, aside, back] = ["mount", names[0], names[1]].map(|name| self.folder.join(name));
+        std::fs::rename(&mount, aside).expect("moved");
+        if back.exists() { std::fs::rename(back, mount) } else { std::fs::create_dir(mount) }.expect("mounted");
+    }
+}
+
+impl Source for Revoked {
+    async fn next(&mut self) -> Result<Option<Event>> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            if self.closed {
+                return Ok(None);
+            }
+            if self.suspended && self.folder.join("away").exists() {
+                self.swap(["shadow", "away"]);
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    fn start(&mut self, _: &Partition, tip: Tip) {
+        assert_eq!(tip.next, None, "it is started once");
+        self.swap(["away", "nothing"]);
+        self.events.push_back(Event::Batch(batch(tip.generation, 5, 10)));
+        self.events.push_back(Event::Batch(batch(tip.generation, 10, 12)));
+        self.events.push_back(Event::Revoked(partition()));
+        self.wake.notify_one();
+    }
+
+    fn stop(&mut self, _: &Partition) {
+        self.suspended = true;
+        self.wake.notify_one();
+    }
+
+    fn durable(&mut self, _: &Partition, next: Offset) {
+        panic!("nothing was written, and not up to {next}");
+    }
+
+    fn closed(&mut self, _: &Partition) {
+        self.closed = true;
+        self.wake.notify_one();
+    }
+}
+
+/// Keeps what was dropped, and what is wrong.
+#[derive(Default)]
+struct Keeps(Vec<OffsetRange>, Vec<String>);
+
+impl Observer for Keeps {
+    fn received(&mut self, _: &Batch) {}
+    fn topic(&mut self, _: &Topic) {}
+    fn observed(&mut self, _: &Partition, _: &Log) {}
+    fn diverged(&mut self, _: &Partition, _: Offset) {}
+    fn opened(&mut self, _: &Partition, _: Option<Offset>) {}
+    fn durable(&mut self, _: &Partition, _: Offset, _: u64, _: u64, _: Duration) {}
+    fn dropped(&mut self, dropped: &Partition, range: OffsetRange) {
+        assert_eq!(*dropped, partition());
+        self.0.push(range);
+    }
+    fn closed(&mut self, _: &Partition) {}
+    fn trouble(&mut self, subject: &str, reason: Option<&str>) {
+        self.1.retain(|wrong| wrong != subject);
+        self.1.extend(reason.map(|_| subject.to_owned()));
+    }
+    fn tick(&mut self) {}
+}
+
+#[tokio::test]
+async fn what_was_read_and_not_durable_when_it_was_revoked_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let archive = archive(folder.path().join("mount").to_str().expect("UTF-8")).await;
+    let (_stopper, stop) = watch::channel(false);
+    let control = Control { budget: Budget::new(1 << 20), stop, shutdown_timeout: PATIENCE };
+    let (events, folder) = ([Event::Assigned(partition())].into(), folder.path().to_owned());
+    let mut source = Revoked { events, folder, suspended: false, closed: false, wake: Arc::default() };
+    let (mut sink, mut told) = (Sink::new(archive, options()), Keeps::default());
+    let run = pipeline::run(&mut source, &mut sink, &mut told, control);
+    tokio::time::timeout(PATIENCE, run).await.expect("in time").expect("all is well");
+    assert_eq!(told.0, [OffsetRange { first: 5, next: 12 }]);
+    assert!(told.1.is_empty(), "nobody has it any more: {:?}", told.1);
 }

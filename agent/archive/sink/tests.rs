@@ -266,6 +266,37 @@ async fn a_folder_that_goes_away_gets_nothing_and_no_hole_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_partition_that_is_let_go_after_a_failed_write_leaves_no_trouble_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path().join("mount");
+    let archive = archive(root.to_str().expect("UTF-8")).await;
+    let mut sink = Sink::new(archive, options());
+    let tip = opened(&mut sink).await;
+    std::fs::rename(&root, folder.path().join("away")).expect("moved");
+    std::fs::create_dir(&root).expect("made");
+    sink.put(batch(tip.generation, 0, 3));
+    assert!(matches!(answer(&mut sink).await, Answer::Suspended { .. }));
+    std::fs::rename(&root, folder.path().join("shadow")).expect("moved");
+    std::fs::rename(folder.path().join("away"), &root).expect("moved");
+    let (mut troubled, mut closing) = (false, false);
+    loop {
+        match answer(&mut sink).await {
+            Answer::Trouble { reason, .. } => troubled = reason.is_some(),
+            // It was revoked meanwhile: nothing is written again.
+            Answer::Restart { tip, .. } => {
+                assert!(troubled, "nothing was written yet that could have ended it");
+                sink.close(&partition(), tip.generation);
+                closing = true;
+            }
+            Answer::Closed { .. } => break,
+            Answer::Suspended { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(closing && !troubled, "nobody would take it back any more");
+}
+
+#[tokio::test]
 async fn a_busy_writer_is_asked_to_roll_once() {
     let archive = archive("memory://sink-press").await;
     let mut sink = Sink::new(archive.clone(), options());

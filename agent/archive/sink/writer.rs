@@ -129,6 +129,8 @@ impl Writer {
             self.held.store(if self.is_blocked() { 0 } else { held }, Ordering::Relaxed);
             match outcome {
                 Ok(()) if closing && generation == self.generation => {
+                    // What failed may be gone without a success: nobody else will take the trouble back.
+                    self.recovered();
                     self.answer(Answer::Closed { partition: self.partition.clone() });
                     return;
                 }
@@ -239,13 +241,13 @@ impl Writer {
         }
         let started = Instant::now();
         tracing::warn!(partition = %self.partition, offsets = %range, reason, "the source has lost records: writing a gap");
-        let mut leader_epoch = self.chain.leader_epoch;
         if let Some(cut) = self.cut {
-            leader_epoch = cut.leader_epoch;
-            self.fork = Some(self.fork_from(cut, leader_epoch));
+            self.fork = Some(self.fork_from(cut, cut.leader_epoch));
         }
         let note = self.fork_note().map_or(reason.clone(), |note| format!("{reason}; {note}"));
-        let (log, sidecar) = Builder::gap(&self.partition, range, leader_epoch, note);
+        // In which epochs the lost records were nobody knows. An old one would claim that the source's is as long as the
+        // gap, and look like lost records after an election.
+        let (log, sidecar) = Builder::gap(&self.partition, range, -1, note);
         let mut upload = self.archive.store().upload(&format!("{}{}", self.folder(), layout::log(range.first))).await?;
         upload.write(log).await?;
         upload.sync().await?;

@@ -68,6 +68,8 @@ struct Look {
     running: bool,
     /// When the last one began.
     began: Option<Instant>,
+    /// When the first good one was heard.
+    first: Option<Instant>,
     /// When what the last good one told was true at the earliest.
     known: Option<Instant>,
     /// When the next one is due.
@@ -135,6 +137,7 @@ impl Watch {
             look: Look {
                 running: false,
                 began: None,
+                first: None,
                 known: None,
                 next: now,
                 configs_next: now,

@@ -1,18 +1,22 @@
 //! What leaders are asked of partitions: where to begin, and what it means that a position is out of range.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::super::{Agreement, Asked, Command, Item, Purpose, Start};
 use super::Watch;
 use super::runs::Stage;
 use crate::budget::Permit;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kafka::client::{At, EpochAnswer, EpochQuery, Isolation, OffsetAnswer, OffsetQuery};
 use crate::kafka::code_name;
 use crate::pipeline::{Batch, Event, Payload};
 use crate::record::{Offset, OffsetRange, Partition};
+
+/// How long a leader may take to answer: one that is well takes milliseconds, and another may lead by now.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Times that a leader may say "out of range" of an offset that is in range, before it is told.
 const RANGE_TRIES: u32 = 3;
@@ -51,7 +55,10 @@ impl Watch {
             Purpose::Check => Isolation::Uncommitted,
         };
         self.tasks.spawn(async move {
-            let answers = client.list_offsets(leader, &queries, isolation).await;
+            let answer = client.list_offsets(leader, &queries, isolation);
+            // Looking for a time may read the index of every segment of a thousand partitions.
+            let looks_for_time = queries.iter().any(|query| matches!(query.at, At::Time(_)));
+            let answers = if looks_for_time { answer.await } else { in_time(answer).await };
             let _ = commands.send(Command::Offsets(purpose, asked, answers));
         });
     }
@@ -147,7 +154,7 @@ impl Watch {
         let (client, commands) = (self.client.clone(), self.commands.clone());
         let (asked, queries): (Vec<_>, Vec<_>) = questions.into_iter().unzip();
         self.tasks.spawn(async move {
-            let answers = client.epoch_ends(leader, &queries).await;
+            let answers = in_time(client.epoch_ends(leader, &queries)).await;
             let _ = commands.send(Command::Epochs(asked, answers));
         });
     }
@@ -205,6 +212,12 @@ impl Told {
             At::Time(_) => self.time = Some(answer.offset),
         }
     }
+}
+
+/// Waits for the answer of a leader, but not for as long as for one that nobody else could give.
+async fn in_time<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = || Error::transient(format!("its leader does not answer within {} s", ANSWER_WITHIN.as_secs()));
+    timeout(ANSWER_WITHIN, answer).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Says what it means that a leader with the log `[earliest, latest)` has nothing at `position`. Only a later start

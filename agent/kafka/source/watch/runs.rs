@@ -138,6 +138,7 @@ impl Watch {
     /// Starts a partition anew.
     pub(super) fn start(&mut self, partition: &Partition, tip: Tip) {
         self.stop(partition);
+        self.stable(partition, None);
         let backoff = self.client.backoff();
         let Some(held) = self.partitions.get_mut(partition).filter(|held| held.tenure == Tenure::Ours) else { return };
         let begin = if held.young && !self.options.one_pass { Some(0) } else { None };
@@ -225,6 +226,8 @@ impl Watch {
     /// Hears that a fetcher cannot read a partition on.
     pub(super) fn returned(&mut self, returned: Returned) {
         let Returned { partition, generation, position, last_epoch, cause } = returned;
+        // Who reads it next tells anew what holds its end.
+        self.stable(&partition, None);
         let Some(held) = self.partitions.get_mut(&partition) else { return };
         if let Cause::Moved(_, Some((leader, epoch))) = &cause {
             held.learn(*leader, *epoch);

@@ -18,12 +18,9 @@ use crate::record::{Partition, TopicId};
 /// The least time between two looks at the cluster, however many partitions ask for one.
 const LOOK_APART: Duration = Duration::from_millis(100);
 
-/// How soon a topic that was not there any more is looked for again, perhaps by another broker: one that has just come
-/// back may not know of it yet.
-const LOOK_FOR_GONE: Duration = Duration::from_secs(1);
-
-/// Looks in a row that do not show a topic before it is taken for deleted.
-const ABSENCES: u32 = 2;
+/// A topic that is not there, or is another one, is looked at again this soon, and believed when it has been so for as
+/// long: a broker that has just come back, or is cut off, tells of a cluster that was.
+const DOUBT: Duration = Duration::from_secs(1);
 
 /// Names as near as this to a missing one are offered (Jaro-Winkler, 0 to 1).
 const NEAR: f64 = 0.85;
@@ -36,10 +33,9 @@ const LEADER_NOT_AVAILABLE: i16 = 5;
 pub(super) struct Seen {
     /// Its id, from the first time on: another one is another topic.
     id: Option<TopicId>,
-    /// The ids of topics of its name that were deleted: a broker that still tells of one is behind.
-    former: Vec<TopicId>,
-    /// Looks in a row that did not show it.
-    absences: u32,
+    /// Since when, without a break, looks have told something else than what is known: that it is not there (`None`),
+    /// or that another one of its name is.
+    doubted: Option<(Option<TopicId>, Instant)>,
     /// What was told of it.
     told: Option<Topic>,
     /// Whether the cluster said that it does not exist: should it come, it is read from its beginning.
@@ -47,6 +43,14 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// Takes note that a look told of no topic of its name (`None`) or of another one, not of what is known; returns
+    /// whether that has been so for long enough to be believed.
+    fn doubt(&mut self, told: Option<TopicId>, now: Instant) -> bool {
+        let since = self.doubted.filter(|(before, _)| *before == told).map_or(now, |(_, since)| since);
+        self.doubted = Some((told, since));
+        now - since >= DOUBT
+    }
+
     /// Returns whether the topic is there, as far as is known.
     pub(super) fn is_there(&self) -> bool {
         self.told.is_some()
@@ -113,7 +117,7 @@ impl Watch {
             }
         };
         self.look.failing_since = None;
-        let first = self.look.known.is_none();
+        let first = *self.look.first.get_or_insert(now);
         self.look.known = self.look.began;
         self.trouble(self.cluster(), None);
         self.forget_brokers(&found.metadata);
@@ -122,8 +126,8 @@ impl Watch {
         let mut by_name: BTreeMap<String, TopicMetadata> =
             found.metadata.topics.into_iter().map(|topic| (topic.name.clone(), topic)).collect();
         for name in by_name.keys().filter(|name| !self.topics.contains_key(*name)).cloned().collect::<Vec<_>>() {
-            // One that a pattern matches and that was not there at the first look was made since.
-            self.topics.insert(name, Seen { missed: !first, ..Seen::default() });
+            // One that a pattern matches and that was not there at the first looks was made since.
+            self.topics.insert(name, Seen { missed: now - first >= DOUBT, ..Seen::default() });
         }
         for name in self.topics.keys().cloned().collect::<Vec<_>>() {
             let topic = by_name.remove(&name).unwrap_or(TopicMetadata {
@@ -132,7 +136,7 @@ impl Watch {
                 ..TopicMetadata::default()
             });
             match topic.code {
-                0 => self.topic(&topic, configs.remove(&name))?,
+                0 => self.topic(&topic, configs.remove(&name), now)?,
                 UNKNOWN_TOPIC_OR_PARTITION if self.options.one_pass => missing.push(name),
                 UNKNOWN_TOPIC_OR_PARTITION => self.missed(&name, now),
                 LEADER_NOT_AVAILABLE => elected = false,
@@ -181,29 +185,30 @@ impl Watch {
     /// Hears that the cluster does not have the topic of that name.
     fn missed(&mut self, name: &str, now: Instant) {
         let by_name = self.options.topics.names().iter().any(|named| named == name);
-        let Some(seen) = self.topics.get_mut(name) else { return };
-        if seen.told.is_none() {
-            seen.missed = true;
-            if by_name && seen.former.is_empty() {
-                let reason = "it does not exist on the cluster; it is read from its beginning when it appears";
-                self.trouble(subject(name), Some(reason.to_owned()));
-            }
+        let Some(seen) = self.topics.get_mut(name).filter(|seen| !seen.missed) else { return };
+        if !seen.doubt(None, now) {
+            self.look_within(DOUBT, now);
             return;
         }
-        seen.absences += 1;
-        if seen.absences < ABSENCES {
-            self.look_within(LOOK_FOR_GONE, now);
-            return;
+        seen.missed = true;
+        let was_there = seen.is_there();
+        if was_there {
+            tracing::warn!(topic = name, "the topic was deleted: what was durable of it is kept");
+            self.bury(name);
         }
-        tracing::warn!(topic = name, "the topic was deleted: what was read of it is kept");
-        self.bury(name);
-        if by_name {
-            let reason =
-                "it was deleted; what was read of it is kept; it is read from its beginning when it is made again";
-            self.trouble(subject(name), Some(reason.to_owned()));
-        } else {
+        if !by_name {
+            self.trouble(subject(name), None);
+            self.trouble(settings_of(name), None);
             self.topics.remove(name);
+            return;
         }
+        let reason = match was_there {
+            true => {
+                "it was deleted; what was durable of it is kept; it is read from its beginning when it is made again"
+            }
+            false => "it does not exist on the cluster; it is read from its beginning when it appears",
+        };
+        self.trouble(subject(name), Some(reason.to_owned()));
     }
 
     /// Lets go of the topic that bore the name until now.
@@ -211,9 +216,9 @@ impl Watch {
         for (_, held) in self.partitions.iter_mut().filter(|(partition, _)| *partition.topic == *name) {
             held.gone = true;
         }
-        let Some(seen) = self.topics.get_mut(name) else { return };
-        seen.former.extend(seen.id.take().filter(|id| !id.is_none()));
-        *seen = Seen { former: std::mem::take(&mut seen.former), missed: true, ..Seen::default() };
+        if let Some(seen) = self.topics.get_mut(name) {
+            *seen = Seen { missed: true, ..Seen::default() };
+        }
     }
 
     /// Has partitions that another broker leads now given back by the one that reads them: it may be one that does not
@@ -235,36 +240,35 @@ impl Watch {
     }
 
     /// Takes over what the cluster says of a topic that exists.
-    fn topic(&mut self, topic: &TopicMetadata, configs: Option<Result<Vec<TopicConfig>>>) -> Result<()> {
+    fn topic(&mut self, topic: &TopicMetadata, configs: Option<Result<Vec<TopicConfig>>>, now: Instant) -> Result<()> {
         let Some(seen) = self.topics.get_mut(&topic.name) else { return Ok(()) };
-        if seen.former.contains(&topic.topic_id) {
+        // A broker that knows no ids says nothing about which of its name it is.
+        let topic_id = if topic.topic_id.is_none() { seen.id.unwrap_or_default() } else { topic.topic_id };
+        if seen.id.is_some_and(|known| known != topic_id) && !self.recreated(topic, now)? {
             return Ok(());
         }
-        seen.absences = 0;
-        if *seen.id.get_or_insert(topic.topic_id) != topic.topic_id {
-            self.recreated(topic)?;
-        }
         let Some(seen) = self.topics.get_mut(&topic.name) else { return Ok(()) };
-        seen.id = Some(topic.topic_id);
+        seen.doubted = None;
+        seen.id = Some(topic_id);
         let configs = self.configs(topic, configs);
         let Some(seen) = self.topics.get_mut(&topic.name) else { return Ok(()) };
         let before = seen.told.as_ref().map(|told| told.partitions);
-        let young_from = if seen.missed { 0 } else { before.unwrap_or(i32::MAX) };
-        let now = Topic {
+        let young_from = if std::mem::take(&mut seen.missed) { 0 } else { before.unwrap_or(i32::MAX) };
+        let told = Topic {
             name: topic.name.clone(),
-            topic_id: topic.topic_id.to_string(),
+            topic_id: topic_id.to_string(),
             partitions: topic.partitions.len() as i32,
             replication_factor: topic.partitions.first().map_or(0, |partition| partition.replicas),
             configs: configs.or_else(|| seen.told.as_ref().and_then(|told| told.configs.clone())),
         };
-        if seen.told.as_ref() != Some(&now) {
-            self.outbox.push(Item::Event(Event::Topic(now.clone())));
-            seen.told = Some(now);
+        if seen.told.as_ref() != Some(&told) {
+            self.outbox.push(Item::Event(Event::Topic(told.clone())));
+            seen.told = Some(told);
         }
         let name = self.partitions.keys().find(|partition| *partition.topic == *topic.name);
         let name = name.map_or_else(|| topic.name.as_str().into(), |partition| partition.topic.clone());
         for found in &topic.partitions {
-            let partition = Partition { topic: name.clone(), topic_id: topic.topic_id, index: found.index };
+            let partition = Partition { topic: name.clone(), topic_id, index: found.index };
             if let Some(held) = self.partitions.get_mut(&partition) {
                 held.learn(found.leader, found.leader_epoch);
                 continue;
@@ -289,21 +293,32 @@ impl Watch {
             }
             Err(error) => (None, Some(format!("{error}; its records are captured without them"))),
         };
-        self.trouble(format!("settings of {}", subject(&topic.name)), reason);
+        self.trouble(settings_of(&topic.name), reason);
         configs
     }
 
     /// Lets go of a topic that has made way for another one of its name, which is a timeline of its own; a pass ends
-    /// with that.
-    fn recreated(&mut self, topic: &TopicMetadata) -> Result<()> {
-        let old = self.topics.get(&topic.name).and_then(|seen| seen.id).unwrap_or_default();
+    /// with that. Returns whether that is to be believed already.
+    fn recreated(&mut self, topic: &TopicMetadata, now: Instant) -> Result<bool> {
+        let Some(seen) = self.topics.get_mut(&topic.name) else { return Ok(false) };
+        if !seen.doubt(Some(topic.topic_id), now) {
+            self.look_within(DOUBT, now);
+            return Ok(false);
+        }
+        let old = seen.id.unwrap_or_default();
         if self.options.one_pass {
             let made = format!("was deleted and made again (id {old} before, {} now)", topic.topic_id);
             return Err(Error::failed(format!("{} {made}", subject(&topic.name))).hint("run the pass again"));
         }
-        tracing::warn!(topic = topic.name, %old, new = %topic.topic_id, "the topic was deleted and made again");
         self.bury(&topic.name);
-        Ok(())
+        if old.is_none() {
+            tracing::warn!(topic = topic.name, new = %topic.topic_id, "the cluster has topic ids now: a new timeline");
+            // It is as old as it was.
+            self.topics.entry(topic.name.clone()).or_default().missed = false;
+        } else {
+            tracing::warn!(topic = topic.name, %old, new = %topic.topic_id, "the topic was deleted and made again");
+        }
+        Ok(true)
     }
 }
 
@@ -315,6 +330,10 @@ impl Held {
             (self.leader, self.leader_epoch) = (leader, leader_epoch);
         }
     }
+}
+
+fn settings_of(topic: &str) -> String {
+    format!("settings of {}", subject(topic))
 }
 
 fn subject(topic: &str) -> String {
