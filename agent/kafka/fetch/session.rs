@@ -105,6 +105,9 @@ impl Session {
         if version < SESSIONS {
             self.epoch = 0;
         }
+        if version < TOPIC_IDS && self.replaces(wants) {
+            self.renew(self.id);
+        }
         let full = self.epoch == 0;
         if full {
             self.sent.clear();
@@ -196,6 +199,14 @@ impl Session {
         self.id = id;
         self.epoch = 0;
         self.sent.clear();
+    }
+
+    /// Returns whether a partition is wanted in place of another one of its name and index: a broker that knows them by
+    /// name would forget the new one with the old.
+    fn replaces(&self, wants: &[Want]) -> bool {
+        let by_name: HashMap<_, _> =
+            wants.iter().map(|want| ((&want.partition.topic, want.partition.index), want.partition.topic_id)).collect();
+        self.sent.keys().any(|sent| by_name.get(&(&sent.topic, sent.index)).is_some_and(|id| *id != sent.topic_id))
     }
 
     /// Takes out what is no longer wanted and returns it for the broker to forget.
@@ -309,6 +320,18 @@ mod tests {
         assert_eq!((forgotten[0].partitions.as_slice(), request.topics.len()), (&[0][..], 0));
         session.accept(&answer(5), 13);
         assert_eq!(asked(&session.request(&mut both.clone(), &LIMITS, 13)), [(0, 1)]);
+    }
+
+    #[test]
+    fn by_name_a_topic_made_again_begins_a_new_session() {
+        let mut session = Session::default();
+        session.request(&mut [want("t", 0, 50)], &LIMITS, 12);
+        session.accept(&answer(77), 12);
+        let mut again = want("t", 0, 0);
+        again.partition.topic_id = TopicId(uuid::Uuid::from_u128(99));
+        let request = session.request(&mut [again], &LIMITS, 12);
+        assert_eq!((request.session_epoch, asked(&request)), (0, vec![(0, 0)]));
+        assert!(request.forgotten_topics_data.is_empty());
     }
 
     #[test]
