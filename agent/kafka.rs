@@ -7,12 +7,14 @@
 //! - [`properties`]: what the user configured, checked once.
 //! - [`wire`]: one connection; requests, answers, memory for answers.
 //! - [`client`]: the control plane of a cluster: metadata, offsets, settings of topics.
+//! - `identity`: whether a name still stands for the topic that we know; pure.
 //! - [`fetch`]: fetch sessions and what an answer holds; pure.
 //! - [`membership`]: one member of a consumer group, through rdkafka.
 //! - [`source`]: capture, as a [`pipeline::Source`](crate::pipeline::Source).
 
 pub mod client;
 pub mod fetch;
+mod identity;
 pub mod membership;
 pub mod properties;
 pub mod source;
@@ -23,6 +25,9 @@ pub use properties::Properties;
 pub use source::Source;
 
 use kafka_protocol::error::ResponseError;
+
+/// The error code of a topic that is not there any more, whatever bears its name now.
+const UNKNOWN_TOPIC_ID: i16 = 100;
 
 /// Returns Kafka's name of an error code with its number, as `NotLeaderOrFollower (6)`.
 ///

@@ -1,6 +1,9 @@
 //! What happens to topics while an agent runs: they come and go, grow, lose their first records, wait for transactions.
 //! Each story compares the archive with the broker's own files or a consumer, and names what `list` and `verify` say.
 
+use kafka_backup::kafka::client::{At, EpochQuery, Isolation, OffsetQuery};
+use kafka_backup::kafka::{Client, Properties};
+use kafka_backup::record::{Partition, TopicId};
 use nix::sys::signal::Signal;
 
 use crate::support::agent::{Agent, Backup, program_with};
@@ -147,6 +150,26 @@ fn a_topic_made_again_while_the_agent_runs_gets_a_timeline_of_its_own() {
         assert!(verified.contains(&id), "each timeline is verified:\n{verified}");
     }
     assert!(list(&backup).contains("test"));
+}
+
+#[test]
+fn what_a_leader_says_of_a_topic_made_again_is_not_taken_for_the_old_one() {
+    let kafka = Kafka::shared();
+    let topic = kafka.topic("successor", 1, &[]);
+    let _ = Writer::new(kafka, &[]).write(&topic, &Contents::new().records(1, 10, 100));
+    let map = [("bootstrap.servers".to_owned(), kafka.brokers().to_owned())];
+    let client = Client::new(Properties::new(map.into()).unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let metadata = runtime.block_on(client.metadata(Some(std::slice::from_ref(&topic)))).unwrap();
+    let (ours, leader) = (metadata.topics[0].topic_id, metadata.topics[0].partitions[0].leader);
+    for (topic_id, code) in [(ours, 0), (TopicId(uuid::Uuid::from_u128(7)), 100), (TopicId::NONE, 0)] {
+        let partition = Partition { topic: topic.as_str().into(), topic_id, index: 0 };
+        let query = EpochQuery { partition: partition.clone(), leader_epoch: -1, epoch: 0 };
+        assert_eq!(runtime.block_on(client.epoch_ends(leader, &[query])).unwrap()[0].code, code, "{topic_id}");
+        let query = OffsetQuery { partition, leader_epoch: -1, at: At::Latest };
+        let told = runtime.block_on(client.list_offsets(leader, &[query], Isolation::Committed)).unwrap();
+        assert_eq!(told[0].code, code, "{topic_id}");
+    }
 }
 
 #[test]

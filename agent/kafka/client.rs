@@ -32,10 +32,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
+use crate::kafka::identity::Known as KnownTopics;
 use crate::kafka::wire::Connection;
-use crate::kafka::{Properties, code_name};
+use crate::kafka::{Properties, UNKNOWN_TOPIC_ID, code_name};
 use crate::pipeline::TopicConfig;
-use crate::record::{Offset, Timestamp};
+use crate::record::{Offset, Partition, Timestamp};
 pub use epochs::{EpochAnswer, EpochQuery};
 pub use metadata::{Metadata, PartitionMetadata, TopicMetadata};
 pub use transactions::ActiveTransaction;
@@ -96,10 +97,8 @@ pub enum Isolation {
 /// A question for one offset of a partition, for the partition's leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OffsetQuery {
-    /// The topic's name.
-    pub topic: Arc<str>,
-    /// The partition's index.
-    pub index: i32,
+    /// The partition.
+    pub partition: Partition,
     /// The leader epoch that we know, −1 for none: a leader of another epoch refuses, so that no stale one answers.
     pub leader_epoch: i32,
     /// Which offset.
@@ -201,22 +200,26 @@ impl Client {
         isolation: Isolation,
     ) -> Result<Vec<OffsetAnswer>> {
         let address = self.known_address(broker)?;
+        let known =
+            || KnownTopics::new(queries.iter().map(|query| (&*query.partition.topic, query.partition.topic_id)));
         // A partition may stand only once in a request: several questions of one go in several requests.
         let mut answers = vec![OffsetAnswer { code: -1, offset: -1, leader_epoch: -1 }; queries.len()];
         let mut left: Vec<usize> = (0..queries.len()).collect();
         while !left.is_empty() {
             let mut now: BTreeMap<(&str, i32), usize> = BTreeMap::new();
             left.retain(|at| {
-                let key = (&*queries[*at].topic, queries[*at].index);
+                let key = (&*queries[*at].partition.topic, queries[*at].partition.index);
                 now.contains_key(&key) || now.insert(key, *at).is_some()
             });
             let request = list_offsets_request(&now, queries, isolation);
-            let Some(answer) = self.ask(&address, 2..=9, &request).await? else {
+            let Some((answer, gone)) = self.ask_about(&address, 2..=9, &request, known()).await? else {
                 return Err(Error::failed(format!("broker {address} has no version of ListOffsets that we know")));
             };
             for (topic, partition) in answer.topics.iter().flat_map(told) {
                 let Some(at) = now.get(&(topic, partition.partition_index)) else { continue };
-                let (code, offset) = (partition.error_code, partition.offset);
+                let is_gone = gone.contains(&queries[*at].partition.topic_id);
+                let code = if is_gone { UNKNOWN_TOPIC_ID } else { partition.error_code };
+                let offset = partition.offset;
                 answers[*at] = OffsetAnswer { code, offset, leader_epoch: partition.leader_epoch };
             }
         }
@@ -312,6 +315,7 @@ mod tests {
 
     use super::asking::PATIENCE;
     use super::*;
+    use crate::record::TopicId;
 
     #[tokio::test]
     async fn an_unreachable_cluster_fails_within_its_bound_and_names_the_brokers_tried() {
@@ -356,7 +360,8 @@ mod tests {
         // A broker of ours that another cluster has taken the address of.
         client.known().brokers = BTreeMap::from([(1, met.split(',').next().expect("a broker").to_owned())]);
         client.connections().clear();
-        let asked = OffsetQuery { topic: "t".into(), index: 0, leader_epoch: -1, at: At::Latest };
+        let partition = Partition { topic: "t".into(), topic_id: TopicId::NONE, index: 0 };
+        let asked = OffsetQuery { partition, leader_epoch: -1, at: At::Latest };
         let error = client.list_offsets(1, &[asked], Isolation::Committed).await.expect_err("another cluster");
         assert!(error.to_string().contains("another cluster"), "{error}");
         client.metadata(Some(&[])).await.expect("the bootstrap server is of ours still");
@@ -365,9 +370,14 @@ mod tests {
 
     #[test]
     fn questions_are_grouped_by_topic() {
-        let query = |topic: &str, index, at| OffsetQuery { topic: topic.into(), index, leader_epoch: 3, at };
+        let partition = |topic: &str, index| Partition { topic: topic.into(), topic_id: TopicId::NONE, index };
+        let query = |topic: &str, index, at| OffsetQuery { partition: partition(topic, index), leader_epoch: 3, at };
         let queries = [query("b", 0, At::Latest), query("a", 1, At::Earliest), query("a", 0, At::Time(Timestamp(9)))];
-        let now = queries.iter().enumerate().map(|(at, query)| ((&*query.topic, query.index), at)).collect();
+        let now = queries
+            .iter()
+            .enumerate()
+            .map(|(at, query)| ((&*query.partition.topic, query.partition.index), at))
+            .collect();
         let request = list_offsets_request(&now, &queries, Isolation::Committed);
         let asked: Vec<_> = request.topics.iter().map(|topic| topic.partitions.len()).collect();
         assert_eq!((asked, request.isolation_level), (vec![2, 1], 1));

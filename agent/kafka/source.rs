@@ -11,7 +11,6 @@
 
 mod fetcher;
 mod flow;
-mod identity;
 mod reading;
 mod selection;
 mod watch;

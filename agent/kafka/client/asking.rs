@@ -1,16 +1,21 @@
 //! Who is asked, over which connection, and for how long: one broker, or whichever of all answers first.
 
+use std::collections::HashSet;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::Request;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::race::Race;
 use super::{Client, METADATA, too_old};
 use crate::error::{Error, Result};
+use crate::kafka::identity::{self, Known};
 use crate::kafka::wire::{Connection, Throttled};
+use crate::record::TopicId;
 
 /// How long a broker may be silent before the next one is asked as well. A half-open connection answers nothing for ever;
 /// with half of this a broker in a long pause of its garbage collector would double the questions, with twice as much
@@ -91,8 +96,59 @@ impl Client {
         R: Request,
         R::Response: Throttled,
     {
-        let slot = self.connections().entry(address.to_owned()).or_default().clone();
+        let slot = self.slot(address);
         let mut slot = slot.lock().await;
+        self.ask_over(&mut slot, address, ours, request).await
+    }
+
+    /// Asks the broker at `address` about topics that it knows by their names, and returns those of them besides that
+    /// are not there any more: what it says under their names is not about them.
+    pub(super) async fn ask_about<R>(
+        &self,
+        address: &str,
+        ours: RangeInclusive<i16>,
+        request: &R,
+        topics: Known,
+    ) -> Result<Option<(R::Response, HashSet<TopicId>)>>
+    where
+        R: Request,
+        R::Response: Throttled,
+    {
+        let slot = self.slot(address);
+        let mut slot = slot.lock().await;
+        let Some(answer) = self.ask_over(&mut slot, address, ours, request).await? else { return Ok(None) };
+        let Some(connection) = slot.as_mut().filter(|_| !topics.is_empty()) else {
+            return Ok(Some((answer, HashSet::new())));
+        };
+        let Some(version) = connection.version::<m::MetadataRequest>(identity::VERSIONS) else {
+            return Err(identity::cannot_tell(connection.broker()));
+        };
+        match connection.call(&topics.question(), version).await {
+            Ok(told) => Ok(Some((answer, topics.gone(&told).into_iter().collect()))),
+            Err(error) => {
+                *slot = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns the place of the kept connection to the broker at `address`.
+    fn slot(&self, address: &str) -> Arc<Mutex<Option<Connection>>> {
+        self.connections().entry(address.to_owned()).or_default().clone()
+    }
+
+    /// Asks over the kept connection, or a new one, which is kept then.
+    async fn ask_over<R>(
+        &self,
+        slot: &mut Option<Connection>,
+        address: &str,
+        ours: RangeInclusive<i16>,
+        request: &R,
+    ) -> Result<Option<R::Response>>
+    where
+        R: Request,
+        R::Response: Throttled,
+    {
         // Brokers close what has been idle for ten minutes: a kept connection that fails may just have been old.
         if let Some(mut connection) = slot.take() {
             let Some(version) = connection.version::<R>(ours.clone()) else {

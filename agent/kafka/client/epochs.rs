@@ -2,22 +2,21 @@
 //! ([KIP-320](https://cwiki.apache.org/confluence/display/KAFKA/KIP-320)).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
 
 use super::{Client, topic_name};
 use crate::error::Result;
-use crate::record::Offset;
+use crate::kafka::UNKNOWN_TOPIC_ID;
+use crate::kafka::identity::Known;
+use crate::record::{Offset, Partition};
 
 /// A question for the end of a leader epoch, for the partition's leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EpochQuery {
-    /// The topic's name.
-    pub topic: Arc<str>,
-    /// The partition's index.
-    pub index: i32,
+    /// The partition.
+    pub partition: Partition,
     /// The leader epoch that we know, −1 for none: a leader of another epoch refuses.
     pub leader_epoch: i32,
     /// The epoch asked for: that of the last record that we hold.
@@ -49,7 +48,8 @@ impl Client {
     /// single partitions are in their answers.
     pub async fn epoch_ends(&self, broker: i32, queries: &[EpochQuery]) -> Result<Vec<EpochAnswer>> {
         let address = self.known_address(broker)?;
-        let Some(answer) = self.ask(&address, 2..=4, &request(queries)).await? else {
+        let known = Known::new(queries.iter().map(|query| (&*query.partition.topic, query.partition.topic_id)));
+        let Some((answer, gone)) = self.ask_about(&address, 2..=4, &request(queries), known).await? else {
             return Ok(vec![EpochAnswer::UNKNOWN; queries.len()]);
         };
         let told = answer.topics.iter().flat_map(|topic| {
@@ -57,7 +57,10 @@ impl Client {
             topic.partitions.iter().map(move |told| ((name, told.partition), told))
         });
         let told: BTreeMap<_, _> = told.collect();
-        let answer = |query: &EpochQuery| match told.get(&(&*query.topic, query.index)) {
+        let answer = |EpochQuery { partition, .. }: &EpochQuery| match told.get(&(&*partition.topic, partition.index)) {
+            Some(_) if gone.contains(&partition.topic_id) => {
+                EpochAnswer { code: UNKNOWN_TOPIC_ID, ..EpochAnswer::UNKNOWN }
+            }
             Some(told) => EpochAnswer { code: told.error_code, epoch: told.leader_epoch, end: told.end_offset },
             // UNKNOWN_SERVER_ERROR: it was asked of, and must be answered.
             None => EpochAnswer { code: -1, ..EpochAnswer::UNKNOWN },
@@ -70,10 +73,10 @@ fn request(queries: &[EpochQuery]) -> m::OffsetForLeaderEpochRequest {
     let mut topics: BTreeMap<&str, Vec<OffsetForLeaderPartition>> = BTreeMap::new();
     for query in queries {
         let partition = OffsetForLeaderPartition::default()
-            .with_partition(query.index)
+            .with_partition(query.partition.index)
             .with_current_leader_epoch(query.leader_epoch)
             .with_leader_epoch(query.epoch);
-        topics.entry(&query.topic).or_default().push(partition);
+        topics.entry(&query.partition.topic).or_default().push(partition);
     }
     let topic =
         |(name, partitions)| OffsetForLeaderTopic::default().with_topic(topic_name(name)).with_partitions(partitions);

@@ -11,12 +11,12 @@ use kafka_protocol::messages as m;
 use metrics::Counter;
 use tokio::sync::mpsc;
 
-use super::identity::{self, Known};
 use super::reading::{Reading, Readings, Yield};
 use super::{Command, Commands, Item};
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
 use crate::kafka::fetch::{Limits, Session, Verdict, Want};
+use crate::kafka::identity::{self, Known};
 use crate::kafka::wire::{Connection, Toll};
 use crate::kafka::{Client, code_name};
 use crate::record::Partition;
@@ -232,11 +232,8 @@ impl Fetcher {
         if known.is_empty() {
             return Ok(Vec::new());
         }
-        let versions = identity::FIRST_VERSION..=identity::LAST_VERSION;
-        let version = connection.version::<m::MetadataRequest>(versions).ok_or_else(|| {
-            let broker = connection.broker();
-            Error::transient(format!("broker {broker} fetches by name and cannot tell the ids that others have told"))
-        })?;
+        let version = connection.version::<m::MetadataRequest>(identity::VERSIONS);
+        let version = version.ok_or_else(|| identity::cannot_tell(connection.broker()))?;
         let question = known.question();
         let told = self.meanwhile(Duration::ZERO, connection.call(&question, version)).await?;
         Ok(self.readings.disown(&known.gone(&told)))

@@ -14,6 +14,7 @@ use super::flow::Flow;
 use super::{Cause, Command, Item, Returned};
 use crate::budget::Permit;
 use crate::error::Error;
+use crate::kafka::UNKNOWN_TOPIC_ID;
 use crate::kafka::fetch::{self, Damage, Slice, Want};
 use crate::pipeline::{Batch, Event, Log, Payload};
 use crate::record::{AbortedTransaction, Offset, Partition, Timestamp, TopicId};
@@ -28,7 +29,6 @@ const COPIED_BYTES: usize = 32 << 10;
 const COPIED_SHARE: usize = 16;
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
-const UNKNOWN_TOPIC_ID: i16 = 100;
 
 /// Errors that say "not here", "not yet" or "not any more": the newest metadata tells what to do. In order: unknown
 /// topic or partition, leader not available, not leader or follower, request timed out, replica not available, network

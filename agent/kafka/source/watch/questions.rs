@@ -239,15 +239,14 @@ pub(super) fn agreement(
     leader_epoch: i32,
     epoch: i32,
 ) -> (Agreement, EpochQuery) {
-    let (topic, index) = (partition.topic.clone(), partition.index);
     let asked = Agreement { partition: partition.clone(), generation, leader_epoch };
-    (asked, EpochQuery { topic, index, leader_epoch, epoch })
+    (asked, EpochQuery { partition: partition.clone(), leader_epoch, epoch })
 }
 
 /// Makes a question of a partition, and what is kept of it until it is answered.
 pub(super) fn question(partition: &Partition, generation: u32, leader_epoch: i32, at: At) -> (Asked, OffsetQuery) {
     let asked = Asked { partition: partition.clone(), generation, at };
-    (asked, OffsetQuery { topic: partition.topic.clone(), index: partition.index, leader_epoch, at })
+    (asked, OffsetQuery { partition: partition.clone(), leader_epoch, at })
 }
 
 #[cfg(test)]

@@ -1,38 +1,50 @@
-//! Whether a topic is still the one that we read, where Fetch goes by name.
+//! Whether a topic is still the one that we read, where a call goes by name.
 //!
-//! From version 13 on a Fetch names topics by id, and one that was deleted and made again is an error. Before that its
-//! successor answers in its place, and at an offset that both have, nothing in the answer tells them apart. So the
-//! broker that has answered is asked for the ids before the answer counts: it hears of new topics and of new metadata
-//! in one order, and an id that is still the old one then was the old one when the records were read.
+//! From version 13 on a Fetch names topics by id, and one that was deleted and made again is an error. Before that, and
+//! where a leader is asked for offsets and epochs, its successor answers in its place, and nothing in the answer tells
+//! them apart: the empty log of a new topic looks like one that has lost everything. So the broker that has answered is
+//! asked for the ids, over the same connection, before the answer counts: it takes a change of the metadata in before
+//! it lets a new topic answer, and an id that is still the old one then was the old one when it answered.
 //!
 //! No I/O: what to ask, and what the answer says. A cluster without topic ids (before Kafka 2.8) cannot be asked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::protocol::StrBytes;
 
-use crate::kafka::fetch::Want;
+use super::fetch::Want;
+use crate::error::Error;
 use crate::record::TopicId;
 
 /// The versions of Metadata that tell topic ids.
-pub(super) const FIRST_VERSION: i16 = 10;
-pub(super) const LAST_VERSION: i16 = 12;
+pub(super) const VERSIONS: RangeInclusive<i16> = 10..=12;
 
 /// The topics that an answer says something of, with the ids by which we know them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Known(BTreeMap<String, TopicId>);
 
+/// Makes the error of a broker that is too old to tell the ids that others have told.
+pub(super) fn cannot_tell(broker: &str) -> Error {
+    Error::transient(format!("broker {broker} goes by name and cannot tell the ids that others have told"))
+}
+
 impl Known {
+    /// Returns the topics that have ids.
+    pub(super) fn new<'a>(topics: impl Iterator<Item = (&'a str, TopicId)>) -> Self {
+        let with_ids = topics.filter(|(_, id)| !id.is_none());
+        Self(with_ids.map(|(name, id)| (name.to_owned(), id)).collect())
+    }
+
     /// Returns the topics of which `answer`, to a request for `wants`, brings records or an error.
     pub(super) fn of(answer: &m::FetchResponse, wants: &[Want]) -> Self {
         let telling = answer.responses.iter().filter(|topic| topic.partitions.iter().any(tells));
         let telling: BTreeSet<&str> = telling.map(|topic| topic.topic.as_str()).collect();
-        let known = wants.iter().map(|want| &want.partition).filter(|partition| !partition.topic_id.is_none());
-        let known = known.filter(|partition| telling.contains(&*partition.topic));
-        Self(known.map(|partition| (partition.topic.to_string(), partition.topic_id)).collect())
+        let wanted = wants.iter().map(|want| (&*want.partition.topic, want.partition.topic_id));
+        Self::new(wanted.filter(|(name, _)| telling.contains(name)))
     }
 
     pub(super) fn is_empty(&self) -> bool {
