@@ -1,7 +1,8 @@
 //! The archive: one backup in a store, as a folder of segments with sidecars.
 //!
 //! This file opens a backup (and refuses the wrong one) and keeps topic objects. Names are in [`layout`], which chain
-//! holds what in [`lineage`], the sidecar's bytes in [`sidecar`], a growing segment in [`segment`] (all pure); [`begin`]
+//! holds what in [`lineage`], the sidecar's bytes in [`sidecar`], objects of JSON in [`sealed`], a growing segment in
+//! [`segment`] (all pure); [`begin`]
 //! keeps where a chain begins, [`tip`] finds where it goes on; [`sink`] makes segments durable, [`source`] reads them.
 //!
 //! Nothing in an archive is overwritten. `backup.json` is created once; a topic's settings go into a new
@@ -10,13 +11,13 @@
 pub mod begin;
 pub mod layout;
 pub mod lineage;
+pub mod sealed;
 pub mod segment;
 pub mod sidecar;
 pub mod sink;
 pub mod source;
 pub mod tip;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::crash;
@@ -49,6 +50,8 @@ pub struct Backup {
 /// What `topic-<n>.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicObject {
+    /// Its number, which its name says too.
+    pub number: u32,
     /// When the agent saw the topic like this, RFC 3339: which of the topics of one name is the newest.
     pub seen_at: String,
     /// The topic and its settings.
@@ -102,7 +105,7 @@ impl Archive {
                 created_by: concat!("kafka-backup ", env!("CARGO_PKG_VERSION")).to_owned(),
             };
             // Another agent may be first; then its object holds.
-            let _: Creation = store.create(layout::BACKUP, to_json(&backup)).await?;
+            let _: Creation = store.create(layout::BACKUP, sealed::pretty(&backup)).await?;
             crash::point("backup-created", &backup_id);
         }
         let archive = Self::open(root, backup_id).await?;
@@ -130,9 +133,12 @@ impl Archive {
         let Some(bytes) = self.store.read(&key).await? else {
             return Err(Error::transient("topic object went while we read it").with("object", key));
         };
-        serde_json::from_slice(&bytes).map(|object| Some((n, object))).map_err(|error| {
-            Error::damaged("topic object cannot be read").with("object", self.store.describe(&key)).source(error)
-        })
+        let damaged = || Error::damaged("topic object cannot be read").with("object", self.store.describe(&key));
+        let object: TopicObject = sealed::read(&bytes).map_err(|error| damaged().source(error))?;
+        if object.number != n || object.topic.name != topic || object.topic.topic_id != topic_id {
+            return Err(damaged().with("it is that of", format!("{}, number {}", object.topic.name, object.number)));
+        }
+        Ok(Some((n, object)))
     }
 
     /// Keeps what is known of a topic: a new object when it differs from the newest. Settings that the broker did not
@@ -156,8 +162,8 @@ impl Archive {
             };
             let folder = layout::timeline_folder(&topic.name, &topic.topic_id);
             let key = format!("{folder}{}", layout::topic_object(n));
-            let object = TopicObject { seen_at: Timestamp::now().to_string(), topic: topic.clone() };
-            let creation = self.store.create(&key, to_json(&object)).await?;
+            let object = TopicObject { number: n, seen_at: Timestamp::now().to_string(), topic: topic.clone() };
+            let creation = self.store.create(&key, sealed::pretty(&object)).await?;
             crash::point("topic-created", &topic.name);
             if creation == Creation::Created {
                 return Ok(());
@@ -231,16 +237,16 @@ fn parse_backup(store: &Store, bytes: &[u8]) -> Result<Backup> {
     struct Format {
         format: u32,
     }
-    let damaged = |error: serde_json::Error| {
+    let damaged = |error| {
         Error::damaged("backup.json cannot be read").with("object", store.describe(layout::BACKUP)).source(error)
     };
-    let Format { format } = serde_json::from_slice(bytes).map_err(damaged)?;
+    let Format { format } = sealed::read(bytes).map_err(damaged)?;
     if format > FORMAT {
         return Err(Error::usage(format!("the backup has format {format}, this program knows up to {FORMAT}"))
             .with("object", store.describe(layout::BACKUP))
             .hint("use a newer kafka-backup"));
     }
-    let backup: Backup = serde_json::from_slice(bytes).map_err(damaged)?;
+    let backup: Backup = sealed::read(bytes).map_err(damaged)?;
     if backup.envelope != "none" {
         return Err(Error::usage(format!("the backup's envelope `{}` is unknown to this program", backup.envelope))
             .hint("use a newer kafka-backup"));
@@ -250,10 +256,4 @@ fn parse_backup(store: &Store, bytes: &[u8]) -> Result<Backup> {
 
 fn topic_number(name: &str) -> Option<u32> {
     name.strip_prefix("topic-")?.strip_suffix(".json")?.parse().ok()
-}
-
-fn to_json(value: &impl Serialize) -> Bytes {
-    let mut bytes = serde_json::to_vec_pretty(value).expect("plain values have a JSON form");
-    bytes.push(b'\n');
-    bytes.into()
 }

@@ -5,6 +5,8 @@ use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use kafka_backup::archive::sealed;
+
 use crate::support::agent::{Backup, Ended, program_with};
 use crate::support::chain::assert_same;
 use crate::support::kafka::{Kafka, free_port};
@@ -69,7 +71,8 @@ fn with_changed(field: &str, value: serde_json::Value) -> (Backup, Vec<Ended>) {
     let mut content: serde_json::Value = serde_json::from_slice(&fs::read(&file).expect("it is there")).expect("JSON");
     assert!(!content[field].is_null(), "{field} is in {content}");
     content[field] = value;
-    fs::write(&file, content.to_string()).expect("it is writable");
+    content.as_object_mut().expect("an object").shift_remove("checksum");
+    fs::write(&file, sealed::pretty(&content)).expect("it is writable");
     let config = backup.write_config(&backup.config());
     let run = program_with(&["run", "--config", config.to_str().expect("UTF-8")]);
     let ended = vec![backup.backup(), run, backup.command("verify", &[]), backup.command("cat", &["--topic", &topic])];

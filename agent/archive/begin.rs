@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Archive, layout, to_json};
+use super::{Archive, layout, sealed};
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::record::{Offset, Partition, Timestamp};
@@ -15,6 +15,10 @@ use crate::store::{Creation, Store};
 /// What `begin.json` says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Begin {
+    /// The topic's id, as Kafka writes it: an object that was moved to another partition's folder gives itself away.
+    pub topic_id: String,
+    /// The partition's index.
+    pub partition: i32,
     /// The first offset of the chain.
     pub offset: Offset,
     /// When it was decided, RFC 3339.
@@ -32,17 +36,19 @@ impl Archive {
     pub async fn keep_begin(&self, partition: &Partition, offset: Offset) -> Result<Offset> {
         let folder = layout::partition_folder(partition);
         let begin = Begin {
+            topic_id: partition.topic_id.to_string(),
+            partition: partition.index,
             offset,
             created: Timestamp::now().to_string(),
             created_by: concat!("kafka-backup ", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         let store = self.store();
-        if store.create(&format!("{folder}{}", layout::BEGIN), to_json(&begin)).await? == Creation::Created {
+        if store.create(&format!("{folder}{}", layout::BEGIN), sealed::pretty(&begin)).await? == Creation::Created {
             crash::point("begin-created", partition);
             return Ok(offset);
         }
         store.settle(&folder).await?;
-        let found = read(store, &folder).await?;
+        let found = read(store, partition, &folder).await?;
         found.map(|begin| begin.offset).ok_or_else(|| {
             Error::transient("the store says that there is a begin and does not give it")
                 .with("object", store.describe(&format!("{folder}{}", layout::BEGIN)))
@@ -50,11 +56,11 @@ impl Archive {
     }
 }
 
-/// Reads where the chain in `folder` begins; `None` where nothing says it.
+/// Reads where the chain of `partition` in `folder` begins; `None` where nothing says it.
 ///
 /// # Errors
 /// [`Kind::Damaged`](crate::error::Kind::Damaged) when it cannot be read.
-pub(super) async fn read(store: &Store, folder: &str) -> Result<Option<Begin>> {
+pub(super) async fn read(store: &Store, partition: &Partition, folder: &str) -> Result<Option<Begin>> {
     let key = format!("{folder}{}", layout::BEGIN);
     let Some(bytes) = store.read(&key).await? else { return Ok(None) };
     let damaged = || {
@@ -62,6 +68,11 @@ pub(super) async fn read(store: &Store, folder: &str) -> Result<Option<Begin>> {
             .with("object", store.describe(&key))
             .hint("bring the object back from a copy; nothing is begun elsewhere")
     };
-    let begin: Begin = serde_json::from_slice(&bytes).map_err(|error| damaged().source(error))?;
-    if begin.offset < 0 { Err(damaged().with("offset", begin.offset)) } else { Ok(Some(begin)) }
+    let begin: Begin = sealed::read(&bytes).map_err(|error| damaged().source(error))?;
+    let is_ours = begin.topic_id == partition.topic_id.to_string() && begin.partition == partition.index;
+    match begin {
+        Begin { offset, .. } if offset < 0 => Err(damaged().with("offset", offset)),
+        _ if !is_ours => Err(damaged().with("it is that of partition", begin.partition)),
+        begin => Ok(Some(begin)),
+    }
 }

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::sidecar::{Aborted, Entry, Epoch, Kind, Sidecar};
+use super::sidecar::{Entry, Epoch, Kind, Sidecar, Transaction};
 use crate::batch::{self, Header, records};
 use crate::error::{Error, Result};
 use crate::record::{AbortedTransaction, Offset, OffsetRange, Partition, Timestamp};
@@ -41,10 +41,10 @@ impl OpenTransactions {
     ///
     /// An earlier control batch must not end them (it is the commit of the producer's transaction before), and
     /// producer epochs are not compared: with transaction version 2 a marker's epoch is its data's + 1.
-    fn end(&mut self, producer_id: i64, offset: Offset) -> impl Iterator<Item = Aborted> + '_ {
+    fn end(&mut self, producer_id: i64, offset: Offset) -> impl Iterator<Item = Transaction> + '_ {
         self.0
             .extract_if(.., move |open| open.producer_id == producer_id && open.first < offset)
-            .map(move |open| Aborted { producer_id, first: open.first, last: Some(offset) })
+            .map(move |open| Transaction { producer_id, first: open.first, last: Some(offset) })
     }
 }
 
@@ -80,6 +80,7 @@ impl Builder {
             entries: Vec::new(),
             epochs: Vec::new(),
             aborted: Vec::new(),
+            undecided: Vec::new(),
             note: if kind == Kind::First { format!("the chain begins at offset {first}") } else { String::new() },
         };
         Self { sidecar, digest: Xxh3::new(), open, next_entry_at: 0, leader_epoch: -1, proven: true }
@@ -131,7 +132,7 @@ impl Builder {
         self.sidecar.digest = self.digest.digest128();
         self.sidecar.sealed_at = Timestamp::now();
         let next = self.sidecar.range.next;
-        self.sidecar.aborted.extend(self.open.0.iter().filter(|open| open.first < next).map(|open| Aborted {
+        self.sidecar.aborted.extend(self.open.0.iter().filter(|open| open.first < next).map(|open| Transaction {
             producer_id: open.producer_id,
             first: open.first,
             last: None,
@@ -286,7 +287,7 @@ mod tests {
         assert!(sidecar.is_aborted(7, 0));
         let (next, _) = built(&[batch(5, 4, Some(7), false), batch(9, 1, None, false)], &[], open);
         assert_eq!(next.records, 1, "the transaction goes on in the next segment");
-        assert_eq!(next.aborted, [Aborted { producer_id: 7, first: 0, last: None }]);
+        assert_eq!(next.aborted, [Transaction { producer_id: 7, first: 0, last: None }]);
     }
 
     #[test]
@@ -300,7 +301,7 @@ mod tests {
             batch(6, 1, Some(7), false),
         ];
         let (sidecar, open) = built(&batches, &aborted, OpenTransactions::default());
-        assert_eq!(sidecar.aborted, [Aborted { producer_id: 7, first: 3, last: Some(5) }]);
+        assert_eq!(sidecar.aborted, [Transaction { producer_id: 7, first: 3, last: Some(5) }]);
         assert_eq!((sidecar.records, sidecar.first_record, sidecar.last_record), (3, Some(0), Some(6)));
         assert!(open.0.is_empty());
     }

@@ -54,7 +54,10 @@ pub struct Sidecar {
     /// Where each leader epoch begins, in order.
     pub epochs: Vec<Epoch>,
     /// The aborted transactions that touch the segment.
-    pub aborted: Vec<Aborted>,
+    pub aborted: Vec<Transaction>,
+    /// The transactions of which it is not known any more whether they were aborted: a sidecar that was rebuilt from
+    /// its log, whose markers do not tell. Their records are not counted, and no reader takes them unasked.
+    pub undecided: Vec<Transaction>,
     /// For people: why there is a gap, or where a chain begins.
     pub note: String,
 }
@@ -94,9 +97,10 @@ pub struct Epoch {
     pub first: Offset,
 }
 
-/// An aborted transaction: a transactional batch of `producer_id` at offset `o` is aborted iff `first ≤ o ≤ last`.
+/// An aborted, or undecided, transaction: a transactional batch of `producer_id` at offset `o` belongs to it iff
+/// `first ≤ o ≤ last`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Aborted {
+pub struct Transaction {
     /// The producer.
     pub producer_id: i64,
     /// The offset of the transaction's first record in the partition; it may lie before the segment.
@@ -105,7 +109,7 @@ pub struct Aborted {
     pub last: Option<Offset>,
 }
 
-impl Aborted {
+impl Transaction {
     /// Returns whether a transactional data batch of `producer_id` at `offset` belongs to this transaction.
     pub fn covers(&self, producer_id: i64, offset: Offset) -> bool {
         self.producer_id == producer_id && self.first <= offset && self.last.is_none_or(|last| offset <= last)
@@ -145,11 +149,13 @@ impl Sidecar {
             out.put_i32(epoch.epoch);
             out.put_i64(epoch.first);
         }
-        out.put_u32(self.aborted.len() as u32);
-        for aborted in &self.aborted {
-            out.put_i64(aborted.producer_id);
-            out.put_i64(aborted.first);
-            out.put_i64(aborted.last.unwrap_or(-1));
+        for transactions in [&self.aborted, &self.undecided] {
+            out.put_u32(transactions.len() as u32);
+            for transaction in transactions {
+                out.put_i64(transaction.producer_id);
+                out.put_i64(transaction.first);
+                out.put_i64(transaction.last.unwrap_or(-1));
+            }
         }
         out.put_u32(self.note.len() as u32);
         out.put_slice(self.note.as_bytes());
@@ -212,13 +218,8 @@ impl Sidecar {
             epochs: get_list(body, 12, |body| {
                 Some(Epoch { epoch: body.try_get_i32().ok()?, first: body.try_get_i64().ok()? })
             })?,
-            aborted: get_list(body, 24, |body| {
-                Some(Aborted {
-                    producer_id: body.try_get_i64().ok()?,
-                    first: body.try_get_i64().ok()?,
-                    last: get_offset(body)?,
-                })
-            })?,
+            aborted: get_list(body, 24, get_transaction)?,
+            undecided: get_list(body, 24, get_transaction)?,
             note: {
                 let length = body.try_get_u32().ok()? as usize;
                 let (note, rest) = body.split_at_checked(length)?;
@@ -228,28 +229,42 @@ impl Sidecar {
         })
     }
 
-    /// Returns whether `other` describes the same log of the same partition and knows the same aborts; the time of
-    /// sealing and the note may differ.
+    /// Returns whether `other` describes the same log of the same partition and knows the same of its transactions; the
+    /// time of sealing and the note may differ.
     pub fn says_the_same(&self, other: &Self) -> bool {
-        let sorted = |sidecar: &Self| {
-            let mut aborted: Vec<_> =
-                sidecar.aborted.iter().map(|entry| (entry.producer_id, entry.first, entry.last)).collect();
-            aborted.sort_unstable();
-            aborted
+        let sorted = |transactions: &[Transaction]| {
+            let mut sorted: Vec<_> =
+                transactions.iter().map(|entry| (entry.producer_id, entry.first, entry.last)).collect();
+            sorted.sort_unstable();
+            sorted
         };
         (self.topic_id, self.partition, self.range) == (other.topic_id, other.partition, other.range)
             && (self.length_bytes, self.digest, self.kind) == (other.length_bytes, other.digest, other.kind)
-            && sorted(self) == sorted(other)
+            && sorted(&self.aborted) == sorted(&other.aborted)
+            && sorted(&self.undecided) == sorted(&other.undecided)
     }
 
     /// Returns whether a transactional data batch of `producer_id` at `offset` was aborted.
     pub fn is_aborted(&self, producer_id: i64, offset: Offset) -> bool {
         self.aborted.iter().any(|aborted| aborted.covers(producer_id, offset))
     }
+
+    /// Returns whether it is not known any more if a transactional data batch of `producer_id` at `offset` was aborted.
+    pub fn is_undecided(&self, producer_id: i64, offset: Offset) -> bool {
+        self.undecided.iter().any(|undecided| undecided.covers(producer_id, offset))
+    }
 }
 
 fn put_time(out: &mut BytesMut, time: Option<Timestamp>) {
     out.put_i64(time.map_or(UNPROVEN, |time| time.0));
+}
+
+fn get_transaction(body: &mut &[u8]) -> Option<Transaction> {
+    Some(Transaction {
+        producer_id: body.try_get_i64().ok()?,
+        first: body.try_get_i64().ok()?,
+        last: get_offset(body)?,
+    })
 }
 
 fn get_time(body: &mut &[u8]) -> Option<Option<Timestamp>> {
@@ -299,7 +314,8 @@ mod tests {
                 min_time: Some(Timestamp(6)),
             }],
             epochs: vec![Epoch { epoch: 2, first: 4 }],
-            aborted: vec![Aborted { producer_id: 9, first: 4, last: None }],
+            aborted: vec![Transaction { producer_id: 9, first: 4, last: None }],
+            undecided: vec![Transaction { producer_id: 3, first: 5, last: Some(7) }],
             note: "begins at the log start".into(),
         }
     }
@@ -322,7 +338,7 @@ mod tests {
 
     #[test]
     fn an_aborted_transaction_covers_its_producer_up_to_its_marker() {
-        let aborted = Aborted { producer_id: 9, first: 4, last: Some(8) };
+        let aborted = Transaction { producer_id: 9, first: 4, last: Some(8) };
         assert!(aborted.covers(9, 4) && aborted.covers(9, 8));
         assert!(!aborted.covers(9, 9) && !aborted.covers(9, 3) && !aborted.covers(8, 5));
     }

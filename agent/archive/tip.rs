@@ -64,7 +64,7 @@ impl Archive {
         let last = self.last_of(&listing, listing.segments.logs.len()).await?;
         let mut begins = None;
         if last.is_none() && listing.segments.has_begin {
-            begins = begin::read(self.store(), &listing.folder).await?.map(|begin| begin.offset);
+            begins = begin::read(self.store(), partition, &listing.folder).await?.map(|begin| begin.offset);
         }
         if last.is_some() || begins.is_some() {
             // What a process that ended early had created may not be durable yet, and we are about to follow on it.

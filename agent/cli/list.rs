@@ -273,9 +273,9 @@ mod tests {
     use std::io::Write;
     use std::sync::{Arc, Mutex};
 
-    use bytes::Bytes;
 
     use super::*;
+    use crate::archive::sealed;
     use crate::archive::source::Fork;
     use crate::archive::source::tests::{Fixture, three};
 
@@ -304,7 +304,7 @@ mod tests {
     #[tokio::test]
     async fn a_newer_backup_is_a_row_and_a_matter_of_the_program_not_damage() {
         let fixture = Fixture::new("a").await;
-        let newer = Bytes::from_static(br#"{"format":99}"#);
+        let newer = sealed::pretty(&serde_json::json!({ "format": 99 }));
         let _ = fixture.root.within("b").create(layout::BACKUP, newer).await.expect("created");
         let (text, result) = listed(&fixture.root, "memory://me:pw@x").await;
         let error = result.expect_err("not all can be read");

@@ -233,6 +233,7 @@ mod tests {
     use crate::archive::sidecar::Kind;
     use crate::archive::source::Fork;
     use crate::archive::source::tests::{Fixture, three};
+    use crate::pipeline::Topic;
     use crate::store::Store;
 
     #[tokio::test]
@@ -306,11 +307,17 @@ Partition  First Offset  Last Offset  Record Count
         let root = Store::open(folder.path().to_str().expect("UTF-8")).expect("opened");
         let archive = Archive::create(&root, "b", None).await.expect("created");
         // A file where partition 1's folder should be: listing it fails, as where one may not look.
-        let (there, object) = (folder.path().join("b/topics/t/_/0"), folder.path().join("b/topics/t/_/topic-0.json"));
+        let there = folder.path().join("b/topics/t/_/0");
         std::fs::create_dir_all(there).expect("made");
         std::fs::write(folder.path().join("b/topics/t/_/1"), "").expect("written");
-        let text = r#"{"seen_at":"2026-11-22T10:00:00Z","name":"t","topic_id":"_","partitions":2,"replication_factor":1,"configs":[]}"#;
-        std::fs::write(object, text).expect("written");
+        let topic = Topic {
+            name: "t".into(),
+            topic_id: "_".into(),
+            partitions: 2,
+            replication_factor: 1,
+            configs: Some(Vec::new()),
+        };
+        archive.put_topic(&topic).await.expect("kept");
         let summarised = summarise(&archive).await.expect("the others are looked at");
         let page = page("b", &summarised);
         assert!(page.text().contains("\n0          -  "), "{}", page.text());

@@ -238,7 +238,7 @@ impl Chain {
             return Ok(None);
         }
         let object = self.store.describe(&format!("{}{}", self.place.folder, layout::BEGIN));
-        let begin = match begin::read(&self.store, &self.place.folder).await {
+        let begin = match begin::read(&self.store, &self.place.partition, &self.place.folder).await {
             Ok(Some(begin)) => begin.offset,
             Ok(None) => return Ok(None),
             Err(error) if error.kind() == Kind::Damaged => {

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::archive::source::Fork;
 use crate::archive::source::tests::{Fixture, three};
+use crate::pipeline::Topic;
 use crate::store::Store;
 
 async fn verified(fixture: &Fixture) -> (Report, Result<()>) {
@@ -84,8 +85,14 @@ async fn what_cannot_be_looked_at_is_no_success() {
     let folder = tempfile::tempdir().expect("a folder");
     let root = Store::open(folder.path().to_str().expect("UTF-8")).expect("opened");
     let archive = Archive::create(&root, "b", None).await.expect("created");
-    let object = br#"{"seen_at":"2026-11-22T10:00:00Z","name":"t","topic_id":"_","partitions":1,"replication_factor":1,"configs":[]}"#;
-    let _ = archive.store().create("topics/t/_/topic-0.json", Bytes::from_static(object)).await.expect("created");
+    let topic = Topic {
+        name: "t".into(),
+        topic_id: "_".into(),
+        partitions: 1,
+        replication_factor: 1,
+        configs: Some(Vec::new()),
+    };
+    archive.put_topic(&topic).await.expect("kept");
     // A file where the partition's folder should be: listing it fails.
     std::fs::write(folder.path().join("b/topics/t/_/0"), "").expect("written");
     let report = check(&archive).await.expect("the others are looked at");
