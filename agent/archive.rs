@@ -9,6 +9,8 @@
 //! `topic-<n>.json` whenever they change.
 
 pub mod begin;
+pub mod catalog;
+pub mod index;
 pub mod layout;
 pub mod lineage;
 pub mod sealed;

@@ -73,6 +73,13 @@ pub enum Kind {
     Gap = 2,
 }
 
+impl Kind {
+    /// Returns the kind of that number; `None` where there is none.
+    pub(super) fn of(number: u8) -> Option<Self> {
+        [Self::Data, Self::First, Self::Gap].into_iter().find(|kind| *kind as u8 == number)
+    }
+}
+
 /// A place to start reading in the middle of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
@@ -193,12 +200,7 @@ impl Sidecar {
             length_bytes: body.try_get_u64().ok()?,
             digest: body.try_get_u128().ok()?,
             sealed_at: Timestamp(body.try_get_i64().ok()?),
-            kind: match body.try_get_u8().ok()? {
-                0 => Kind::Data,
-                1 => Kind::First,
-                2 => Kind::Gap,
-                _ => return None,
-            },
+            kind: Kind::of(body.try_get_u8().ok()?)?,
             batches: body.try_get_u64().ok()?,
             converted: body.try_get_u64().ok()?,
             records: body.try_get_u64().ok()?,

@@ -9,6 +9,7 @@
 pub mod audit;
 pub mod chain;
 pub mod chunks;
+pub mod opened;
 pub mod summary;
 pub mod way;
 
