@@ -4,7 +4,7 @@
 //!
 //! What it guarantees: an object is created whole or not at all, and only if there was none of its key
 //! ([`Creation`]); what was created is durable. Nothing is ever overwritten; nothing but our own temporary files is
-//! deleted.
+//! deleted, unless somebody asked for it by name ([`Store::delete`]).
 //!
 //! On a folder OpenDAL's own writer cannot give that (it is exclusive but not atomic, or atomic but not exclusive), so
 //! we commit by temporary file → fsync → hard link to the name, which fails where the name is taken → fsync of the
@@ -106,6 +106,11 @@ impl Store {
         Self { prefix: format!("{}{folder}/", self.prefix), ..self.clone() }
     }
 
+    /// Returns whether it is this process's memory: there is nothing to wait for, and nothing gained by asking early.
+    pub(crate) fn is_memory(&self) -> bool {
+        self.url.starts_with("memory://")
+    }
+
     /// Returns the place of `key` for people.
     pub fn describe(&self, key: &str) -> String {
         format!("{}/{}{key}", self.url.trim_end_matches('/'), self.prefix)
@@ -145,6 +150,25 @@ impl Store {
         }
         .map_err(|error| error.with("folder", self.describe(folder)))?;
         listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(listed)
+    }
+
+    /// Lists what is directly below `folder` and has a name greater than `name`, sorted by name, in as few requests as
+    /// that takes; `None` where the store cannot begin a listing in the middle (azblob, memory, S3 Express): it would
+    /// list all of a folder in silence.
+    pub async fn list_after(&self, folder: &str, name: &str) -> Result<Option<Vec<Listed>>> {
+        let key = format!("{}{folder}", self.prefix);
+        let listed = match &self.place {
+            Place::Folder(root) => {
+                let (path, name) = (root.join(&key), name.to_owned());
+                blocking(move || folder::list_after(&path, &name)).await.map(Some)
+            }
+            Place::Remote(remote) => remote.list_after(&key, name).await,
+        };
+        let mut listed = listed.map_err(|error| error.with("folder", self.describe(folder)))?;
+        if let Some(listed) = &mut listed {
+            listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        }
         Ok(listed)
     }
 
@@ -201,6 +225,23 @@ impl Store {
         let mut upload = self.upload(key).await?;
         upload.write(bytes).await?;
         upload.finish().await
+    }
+
+    /// Deletes an object; it is gone durably when this returns. One that is not there is no error. Only `repair` and
+    /// `prune` call this, of objects that the user was shown: nothing that an agent runs ever deletes.
+    ///
+    /// # Errors
+    /// After an error it is unknown whether the object is there.
+    pub async fn delete(&self, key: &str) -> Result<()> {
+        let full_key = format!("{}{key}", self.prefix);
+        let deleted = match &self.place {
+            Place::Folder(root) => {
+                let path = root.join(full_key);
+                blocking(move || folder::delete(&path)).await
+            }
+            Place::Remote(remote) => remote.delete(&full_key).await,
+        };
+        deleted.map_err(|error| error.with("object", self.describe(key)))
     }
 
     /// Begins to upload an object of unknown size; it appears with [`Upload::finish`].

@@ -29,7 +29,7 @@ fn assert_sound(kafka: &Kafka, backup: &Backup, topic: &str, when: &str) {
         let archived = backup.chain(topic, partition).bytes();
         assert_prefix(&format!("{topic}-{partition} {when}"), &archived, &kafka.log_bytes(topic, partition));
     }
-    let verified = backup.command("verify", &[]);
+    let verified = backup.command("verify", &["--deep"]);
     assert_eq!(verified.code, Some(0), "`verify` {when}: {verified:#?}");
 }
 
@@ -40,7 +40,7 @@ fn assert_whole(kafka: &Kafka, backup: &Backup, topic: &str, when: &str) {
         let archived = backup.chain(topic, partition).bytes();
         assert_same(&format!("{topic}-{partition} {when}"), &archived, &kafka.log_bytes(topic, partition));
     }
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 /// Says why a test cannot work where the program has no crash points.
@@ -52,13 +52,19 @@ fn need_crash_points() {
 
 /// Kills a pass at the `n`th passing of `point`, looks at what it left, and makes another pass.
 fn crash_at(kafka: &Kafka, topic: &str, point: &str, n: u32) {
+    let _ = crash_rolling_at(kafka, topic, "16KiB", point, n);
+}
+
+/// As [`crash_at`], with segments of `roll_bytes`; returns the backup.
+fn crash_rolling_at(kafka: &Kafka, topic: &str, roll_bytes: &str, point: &str, n: u32) -> Backup {
     let when = format!("killed at {point}:{n}");
-    let backup = Backup::of(kafka, &[topic]).sink("roll_bytes", "16KiB");
+    let backup = Backup::of(kafka, &[topic]).sink("roll_bytes", roll_bytes);
     let died = backup.backup_with(&[("KAFKA_BACKUP_CRASH_AT", &format!("{point}:{n}"))]);
     assert_eq!(died.signal, Some(9), "{when}: {died:#?}");
     assert_sound(kafka, &backup, topic, &when);
     let _ = backup.backup().ok();
     assert_whole(kafka, &backup, topic, &when);
+    backup
 }
 
 #[test]
@@ -82,6 +88,35 @@ fn a_crash_at_any_step_of_a_commit_leaves_a_sound_archive_that_goes_on() {
 }
 
 #[test]
+fn a_crash_between_catalogs_leaves_a_sound_archive_and_the_next_pass_makes_the_rest() {
+    need_crash_points();
+    let kafka = Kafka::shared_with_disk();
+    let topic = kafka.topic("crash-catalogs", 1, &[]);
+    let (writer, mut contents) = (Writer::new(kafka, &[]), Contents::new());
+    for _ in 0..40 {
+        let _ = writer.write(&topic, &contents.records(1, 3, 500));
+    }
+    // The sixth of level 1 and the first of level 2 are made after one commit, the 36th.
+    for (point, n) in [("catalog-linked", 1), ("catalog-created", 6), ("catalog-linked", 7), ("catalog-created", 7)] {
+        let backup = crash_rolling_at(kafka, &topic, "1KiB", point, n);
+        let segments = backup.chain(&topic, 0).0.len();
+        assert!(segments >= 36, "{segments} segments");
+        let catalogs = |level: u8| count_below(backup.folder(), &format!("catalog/{level}"));
+        assert_eq!((catalogs(1), catalogs(2)), (segments / 6, segments / 36), "killed at {point}:{n}");
+    }
+}
+
+/// Counts the files in the folders below `folder` whose path ends with `name`.
+fn count_below(folder: &Path, name: &str) -> usize {
+    let entries = fs::read_dir(folder).expect("a readable folder").map(|entry| entry.expect("an entry").path());
+    let count = |path: &Path| match path.ends_with(name) {
+        true => fs::read_dir(path).expect("a readable folder").count(),
+        false => count_below(path, name),
+    };
+    entries.filter(|path| path.is_dir()).map(|path| count(&path)).sum()
+}
+
+#[test]
 fn a_crash_before_the_first_commit_leaves_a_sound_archive_that_goes_on() {
     need_crash_points();
     let kafka = Kafka::shared_with_disk();
@@ -102,7 +137,7 @@ fn an_agent_killed_before_its_first_segment_begins_at_the_same_offset_again() {
     let backup = Backup::of(kafka, &[&topic]).source("start", "latest");
     let mut agent = backup.run_with(&[("KAFKA_BACKUP_CRASH_AT", "begin-created")]);
     assert_eq!(agent.wait().signal(), Some(9), "{}", agent.log());
-    assert_eq!(backup.command("verify", &[]).code, Some(0), "a begin alone is sound");
+    assert_eq!(backup.command("verify", &["--deep"]).code, Some(0), "a begin alone is sound");
     // The end moves on while no agent runs.
     let _ = writer.write(&topic, &contents.records(1, 50, 100));
     let mut agent = backup.run();
@@ -112,7 +147,7 @@ fn an_agent_killed_before_its_first_segment_begins_at_the_same_offset_again() {
     let log = kafka.log_bytes(&topic, 0);
     let before = up_to(&log, 100).len();
     assert_same("what came after the begin", &backup.chain(&topic, 0).bytes(), &log[before..]);
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 /// Returns the last step that each partition had passed, from a trace of crash points. A line is `step subject`; the

@@ -60,7 +60,7 @@ impl Archive {
 ///
 /// # Errors
 /// [`Kind::Damaged`](crate::error::Kind::Damaged) when it cannot be read.
-pub(super) async fn read(store: &Store, partition: &Partition, folder: &str) -> Result<Option<Begin>> {
+pub async fn read(store: &Store, partition: &Partition, folder: &str) -> Result<Option<Begin>> {
     let key = format!("{folder}{}", layout::BEGIN);
     let Some(bytes) = store.read(&key).await? else { return Ok(None) };
     let damaged = || {

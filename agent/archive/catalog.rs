@@ -32,7 +32,7 @@ pub const MAGIC: &[u8; 8] = b"KBCATAL1";
 pub const ROW_BYTES: usize = 118;
 
 /// Bytes before the rows: magic, topic id, partition, level, range, number of rows.
-const HEAD_BYTES: usize = 8 + 16 + 4 + 1 + 16 + 4;
+pub const HEAD_BYTES: usize = 8 + 16 + 4 + 1 + 16 + 4;
 
 /// In place of a time or an offset that there is not.
 const NO_TIME: i64 = i64::MIN;
@@ -183,6 +183,11 @@ impl Rows {
         self.0.len()
     }
 
+    /// Returns all rows as their bytes, [`ROW_BYTES`] each.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Returns a row; `None` beyond the last.
     pub fn get(&self, at: usize) -> Option<Row> {
         // Every row was read once when the catalog was.
@@ -202,6 +207,17 @@ impl Rows {
     /// Returns all rows in order.
     pub fn iter(&self) -> impl Iterator<Item = Row> + '_ {
         self.0.as_chunks().0.iter().filter_map(Row::decode)
+    }
+
+    /// Returns the rows `range`, which are there; they share the memory of these.
+    pub fn part(&self, range: std::ops::Range<usize>) -> Self {
+        Self(self.0.slice(range.start * ROW_BYTES..range.end * ROW_BYTES))
+    }
+
+    /// Takes one row's bytes; `None` where they are none.
+    pub fn of_bytes(bytes: &Bytes) -> Option<Self> {
+        let row: &[u8; ROW_BYTES] = bytes.as_ref().try_into().ok()?;
+        Row::decode(row).map(|_| Self(bytes.clone()))
     }
 
     /// Returns these rows and then `other`'s.
@@ -263,25 +279,9 @@ impl Catalog {
 
     /// Writes the catalog's bytes.
     pub fn encode(&self) -> Bytes {
-        let range = self.range();
-        let mut out = BytesMut::with_capacity(HEAD_BYTES + self.rows.0.len() + 8 + 64 * self.notes.len());
-        out.put_slice(MAGIC);
-        out.put_slice(self.topic_id.0.as_bytes());
-        out.put_i32(self.partition);
-        out.put_u8(self.level);
-        out.put_i64(range.first);
-        out.put_i64(range.next);
-        out.put_u32(self.rows.len() as u32);
-        out.put_slice(&self.rows.0);
-        out.put_u32(self.notes.len() as u32);
-        for (row, note) in &self.notes {
-            out.put_u32(*row);
-            out.put_u32(note.len() as u32);
-            out.put_slice(note.as_bytes());
-        }
-        let crc = crc32c::crc32c(&out);
-        out.put_u32(crc);
-        out.freeze()
+        let mut joint = Joint::new(self.topic_id, self.partition, self.name(), self.rows.len());
+        joint.add(&self.rows, &self.notes);
+        joint.finish()
     }
 
     /// Reads a catalog from its bytes; the rows go on sharing them.
@@ -334,6 +334,60 @@ impl Catalog {
             next = Some(row.range.next);
         }
         next.is_some() && notes.next().is_none()
+    }
+}
+
+/// Where in a catalog's bytes the last row is, told by its first [`HEAD_BYTES`]; `None` where they are no catalog's.
+pub fn last_row(head: &[u8]) -> Option<std::ops::Range<u64>> {
+    let count = head.get(..HEAD_BYTES).filter(|head| head.starts_with(MAGIC))?.last_chunk()?;
+    let before = u64::from(u32::from_be_bytes(*count).checked_sub(1)?) * ROW_BYTES as u64;
+    let start = HEAD_BYTES as u64 + before;
+    Some(start..start + ROW_BYTES as u64)
+}
+
+/// A catalog's bytes on their way, part by part: no more than one part is in memory beside them.
+pub struct Joint {
+    out: BytesMut,
+    count: u32,
+    notes: Notes,
+}
+
+impl Joint {
+    /// Begins the bytes of the catalog `name`, which will have about `rows` rows.
+    pub fn new(topic_id: TopicId, partition: i32, name: Name, rows: usize) -> Self {
+        // Some of them have a note; growing would double what a large one takes.
+        let mut out = BytesMut::with_capacity(HEAD_BYTES + rows * (ROW_BYTES + 2) + 64);
+        out.put_slice(MAGIC);
+        out.put_slice(topic_id.0.as_bytes());
+        out.put_i32(partition);
+        out.put_u8(name.level);
+        out.put_i64(name.range.first);
+        out.put_i64(name.range.next);
+        // How many rows there are is known at the end.
+        out.put_u32(0);
+        Self { out, count: 0, notes: Notes::new() }
+    }
+
+    /// Adds the rows that follow, with the reasons of the gaps among them.
+    pub fn add(&mut self, rows: &Rows, notes: &Notes) {
+        self.notes.extend(notes.iter().map(|(at, note)| (self.count + at, note.clone())));
+        self.out.extend_from_slice(&rows.0);
+        self.count += rows.len() as u32;
+    }
+
+    /// Returns the bytes.
+    pub fn finish(self) -> Bytes {
+        let Self { mut out, count, notes } = self;
+        out[HEAD_BYTES - size_of::<u32>()..HEAD_BYTES].copy_from_slice(&count.to_be_bytes());
+        out.put_u32(notes.len() as u32);
+        for (row, note) in &notes {
+            out.put_u32(*row);
+            out.put_u32(note.len() as u32);
+            out.put_slice(note.as_bytes());
+        }
+        let crc = crc32c::crc32c(&out);
+        out.put_u32(crc);
+        out.freeze()
     }
 }
 
@@ -405,26 +459,24 @@ pub struct Levels {
 }
 
 impl Levels {
-    /// Takes up a chain behind catalogs that are there, from the highest level down: `catalogs` are, in order of their
-    /// offsets, those that no other stands for.
-    pub fn behind(catalogs: &[Name]) -> Self {
-        let mut levels = Self::default();
-        for name in catalogs {
-            levels.level(usize::from(name.level)).push(name.range);
-            levels.next = Some(name.range.next);
-        }
-        levels
+    /// Adds a catalog that is there and follows on what was added before; those of a level come before those of a lower
+    /// one. Returns the catalogs that are due with it, the lowest first: such as should be there, and are not.
+    pub fn add_catalog(&mut self, name: Name) -> Vec<Due> {
+        self.add_at(usize::from(name.level), name.range)
     }
 
     /// Adds the chain's next segment; returns the catalogs that are due with it, the lowest first.
     pub fn add(&mut self, segment: OffsetRange) -> Vec<Due> {
-        self.is_broken |= self.next.is_some_and(|next| next != segment.first);
-        self.next = Some(segment.next);
+        self.add_at(0, segment)
+    }
+
+    fn add_at(&mut self, mut level: usize, mut range: OffsetRange) -> Vec<Due> {
+        self.is_broken |= self.next.is_some_and(|next| next != range.first);
+        self.next = Some(range.next);
         if self.is_broken {
             return Vec::new();
         }
         let mut due = Vec::new();
-        let (mut level, mut range) = (0, segment);
         loop {
             let open = self.level(level);
             open.push(range);
@@ -436,6 +488,11 @@ impl Levels {
             range = OffsetRange { first: parts[0].first, next: range.next };
             due.push(Due { name: Name { level: level as u8, range }, parts });
         }
+    }
+
+    /// Ends the catalogs here: what follows is in none.
+    pub fn break_off(&mut self) {
+        self.is_broken = true;
     }
 
     /// Returns the segments that no catalog stands for, in order.
@@ -548,7 +605,8 @@ mod tests {
                 catalogs.push(due.name);
             }
         }
-        let mut taken_up = Levels::behind(&catalogs);
+        let mut taken_up = Levels::default();
+        assert!(catalogs.iter().all(|name| taken_up.add_catalog(*name).is_empty()));
         let covered = catalogs.last().map_or(0, |name| name.range.next as usize / 10);
         (covered..count).for_each(|n| assert!(taken_up.add(segment(n)).is_empty()));
         for n in count..1_000 {

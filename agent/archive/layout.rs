@@ -11,6 +11,14 @@ pub const BACKUP: &str = "backup.json";
 /// The folder below which all topics lie.
 pub const TOPICS: &str = "topics/";
 
+/// The folder of the savepoints.
+pub const SAVEPOINTS: &str = "savepoints/";
+
+/// Returns the object of a savepoint.
+pub fn savepoint(name: impl std::fmt::Display) -> String {
+    format!("{SAVEPOINTS}{name}")
+}
+
 /// Returns the folder of one timeline of a topic, with a slash at its end.
 pub fn timeline_folder(topic: &str, topic_id: impl std::fmt::Display) -> String {
     format!("{TOPICS}{topic}/{topic_id}/")
@@ -80,6 +88,12 @@ impl std::str::FromStr for Fork {
 /// Returns the name of the `n`th topic object.
 pub fn topic_object(n: u32) -> String {
     format!("topic-{n}.json")
+}
+
+/// Reads the number in the name of a topic object; `None` when it is none's.
+pub fn parse_topic_object(name: &str) -> Option<u32> {
+    let n = name.strip_prefix("topic-")?.strip_suffix(".json")?.parse().ok()?;
+    (topic_object(n) == name).then_some(n)
 }
 
 /// Returns the name of the segment that covers offsets from `first` on.

@@ -57,6 +57,8 @@ pub struct Builder {
     leader_epoch: i32,
     /// Each data batch so far has proven its least time.
     proven: bool,
+    /// The sidecar's lists of transactions are given, and not to be found.
+    is_decided: bool,
 }
 
 impl Builder {
@@ -83,7 +85,22 @@ impl Builder {
             undecided: Vec::new(),
             note: if kind == Kind::First { format!("the chain begins at offset {first}") } else { String::new() },
         };
-        Self { sidecar, digest: Xxh3::new(), open, next_entry_at: 0, leader_epoch: -1, proven: true }
+        let digest = Xxh3::new();
+        Self { sidecar, digest, open, next_entry_at: 0, leader_epoch: -1, proven: true, is_decided: false }
+    }
+
+    /// Begins a segment of which it is known from elsewhere which transactions were aborted, and which of them nobody
+    /// knows any more: a sidecar that is made anew.
+    pub fn decided(
+        partition: &Partition,
+        first: Offset,
+        kind: Kind,
+        aborted: Vec<Transaction>,
+        undecided: Vec<Transaction>,
+    ) -> Self {
+        let mut builder = Self::new(partition, first, kind, OpenTransactions::default());
+        (builder.sidecar.aborted, builder.sidecar.undecided, builder.is_decided) = (aborted, undecided, true);
+        builder
     }
 
     /// Adds a note for people in place of the one that its kind has.
@@ -182,12 +199,21 @@ impl Builder {
             self.sidecar.aborted.extend(self.open.end(header.producer_id, header.base_offset));
         } else if header.count > 0 {
             self.note_times(header);
-            if !(header.is_transactional() && self.open.covers(header.producer_id, header.base_offset)) {
+            if !(header.is_transactional() && self.leaves_out(header.producer_id, header.base_offset)) {
                 self.count(bytes, header)?;
                 *last_data = Some((at, *header));
             }
         }
         Ok(())
+    }
+
+    /// Returns whether the records of a transactional data batch are not counted.
+    fn leaves_out(&self, producer_id: i64, offset: Offset) -> bool {
+        if self.is_decided {
+            self.sidecar.is_aborted(producer_id, offset) || self.sidecar.is_undecided(producer_id, offset)
+        } else {
+            self.open.covers(producer_id, offset)
+        }
     }
 
     /// Keeps leader epochs and sparse entries.

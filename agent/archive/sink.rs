@@ -8,7 +8,13 @@
 //! 2. the sidecar `<first>.<length>-<digest>.index`, created if absent: a sidecar without a log at the chain's tip,
 //!    which readers call unfinished; the same log, written again, takes it, another one gets a sidecar of another name;
 //! 3. the log `<first>.log`, created if absent: **the commit**, and the fence. From here the segment is in the archive;
-//! 4. the pipeline is told, and with it the source: hints, which the next start does without.
+//! 4. the catalogs that this segment completes, each created if absent, the lower levels first, and all of them before
+//!    the next segment's log: those that a crash leaves out are due at the next start, and made before the source starts.
+//!    Until then readers open what they would stand for. Where they cannot be made (a hole, a chain of many segments that
+//!    was written without them), the chain goes on without, which is said once.
+//!
+//! Between 3 and 4 the pipeline is told, and with it the source: hints, which the next start does without. What a
+//! savepoint counts as archived ([`Reached`]) has its catalogs.
 //!
 //! A fork has the same order, in a folder of its own; before it, what is held of the chain that the source has left is
 //! published there. The fork's folder comes with its first sidecar, and the fork with its first log: a crash before that
@@ -24,6 +30,7 @@
 
 mod commit;
 mod fork;
+mod reached;
 mod writer;
 
 use std::collections::HashMap;
@@ -40,6 +47,9 @@ use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::pipeline::{self, Answer, Batch, Topic};
 use crate::record::{Offset, Partition};
+pub use reached::Reached;
+#[cfg(test)]
+pub(crate) use reached::reached_for_tests;
 use writer::Writer;
 
 /// Waits between tries begin here and double up to [`BACKOFF_MAX`].
@@ -68,6 +78,7 @@ pub struct Sink {
     /// The last generation given out, to whichever partition: a batch that was read for an earlier writer of a partition
     /// is never taken for one of the present's.
     generations: Arc<AtomicU32>,
+    reached: Reached,
     answer_sender: mpsc::UnboundedSender<Answer>,
     answers: mpsc::UnboundedReceiver<Answer>,
     tasks: JoinSet<()>,
@@ -104,8 +115,26 @@ impl Sink {
     /// Makes a sink into `archive`; nothing is written yet.
     pub fn new(archive: Archive, options: Options) -> Self {
         let (answer_sender, answers) = mpsc::unbounded_channel();
-        let generations = Arc::default();
-        Self { archive, options, writers: HashMap::new(), generations, answer_sender, answers, tasks: JoinSet::new() }
+        Self {
+            archive,
+            options,
+            writers: HashMap::new(),
+            generations: Arc::default(),
+            reached: Reached::default(),
+            answer_sender,
+            answers,
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Tells `reached` how far each partition is durable.
+    pub fn telling(self, reached: Reached) -> Self {
+        Self { reached, ..self }
+    }
+
+    /// Returns the archive that it writes.
+    pub fn archive(&self) -> &Archive {
+        &self.archive
     }
 
     fn send(&self, partition: &Partition, command: Command) {
@@ -148,6 +177,7 @@ impl pipeline::Sink for Sink {
         let (options, answers) = (self.options.clone(), self.answer_sender.clone());
         let writer =
             Writer::new(self.archive.clone(), partition.clone(), options, answers, held, self.generations.clone());
+        let writer = writer.telling(self.reached.clone());
         self.tasks.spawn(writer.run(received));
     }
 
@@ -222,6 +252,8 @@ impl Failing {
     }
 }
 
+#[cfg(test)]
+mod catalogued;
 #[cfg(test)]
 mod forks;
 #[cfg(test)]

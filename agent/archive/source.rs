@@ -2,21 +2,25 @@
 //! chain.
 //!
 //! Guarantees: nothing is written; what is found wrong is a value ([`Finding`](chain::Finding)) that says where, so
-//! that each reader decides what it stops at; memory is constant, whatever the size of a chain or a segment. A
-//! [`Chain`](chain::Chain) walks from segment to segment, [`Chunks`](chunks::Chunks) through the batches of one,
-//! [`summary`] adds a chain up, [`way`] leads through the forks of a partition. Errors of the store are passed on as they are: the caller tries again or gives up.
+//! that each reader decides what it stops at; memory is constant, whatever the size of a segment, but for the index. A
+//! [`Chain`](chain::Chain) walks from segment to segment, [`Chunks`](chunks::Chunks) through the batches of one;
+//! [`Opened`](opened::Opened) is a chain's index without the walk; [`summary`] adds a chain up, [`way`] leads through the
+//! forks of a partition. Errors of the store are passed on as they are: the caller tries again or gives up.
 
+mod ahead;
 pub mod audit;
 pub mod chain;
 pub mod chunks;
+pub mod finding;
 pub mod opened;
+pub(crate) mod side_by_side;
 pub mod summary;
 pub mod way;
 
 use std::sync::Arc;
 
 pub use super::layout::Fork;
-use super::{Archive, Segments, TopicObject, layout};
+use super::{Archive, TopicObject, layout};
 use crate::error::{Error, Kind, Result};
 use crate::record::{Partition, Timestamp, TopicId};
 use crate::store::Store;
@@ -100,20 +104,16 @@ pub async fn backups(root: &Store) -> Result<Vec<String>> {
 pub async fn timelines(archive: &Archive) -> Result<Vec<Timeline>> {
     let mut found = Vec::new();
     for topic in archive.store().list(layout::TOPICS).await?.into_iter().filter(|entry| entry.is_folder) {
-        let mut timelines = match timelines_of(archive, &topic.name).await {
-            Ok(timelines) => timelines,
-            Err(error) => vec![Timeline::unreadable(&topic.name, TopicId::NONE, error)],
-        };
-        if let Some(newest) = timelines.first_mut() {
-            newest.is_newest = true;
-        }
-        found.append(&mut timelines);
+        let timelines = timelines_of(archive, &topic.name).await;
+        found.extend(timelines.unwrap_or_else(|error| {
+            vec![Timeline { is_newest: true, ..Timeline::unreadable(&topic.name, TopicId::NONE, error) }]
+        }));
     }
     Ok(found)
 }
 
 /// Returns the timelines of one topic, the newest first.
-async fn timelines_of(archive: &Archive, topic: &str) -> Result<Vec<Timeline>> {
+pub(crate) async fn timelines_of(archive: &Archive, topic: &str) -> Result<Vec<Timeline>> {
     let mut timelines = Vec::new();
     let folder = format!("{}{topic}/", layout::TOPICS);
     for entry in archive.store().list(&folder).await?.into_iter().filter(|entry| entry.is_folder) {
@@ -123,7 +123,13 @@ async fn timelines_of(archive: &Archive, topic: &str) -> Result<Vec<Timeline>> {
             timelines.push(read.unwrap_or_else(|error| Timeline::unreadable(topic, topic_id, error)));
         }
     }
-    Ok(if timelines.len() > 1 { newest_first(archive, timelines).await } else { timelines })
+    if timelines.len() > 1 {
+        timelines = newest_first(archive, timelines).await;
+    }
+    if let Some(newest) = timelines.first_mut() {
+        newest.is_newest = true;
+    }
+    Ok(timelines)
 }
 
 impl Timeline {
@@ -171,22 +177,12 @@ async fn newest_first(archive: &Archive, timelines: Vec<Timeline>) -> Vec<Timeli
         let mut alive: Option<Timestamp> = object.and_then(|object| object.seen_at.parse().ok());
         for place in &timeline.places {
             // What cannot be read tells nothing here; who walks the place says why.
-            alive = alive.max(last_sealed(archive, place).await.ok().flatten());
+            alive = alive.max(archive.last_sealed(place).await.ok().flatten());
         }
         dated.push((alive, timeline));
     }
     dated.sort_by_key(|(alive, _)| std::cmp::Reverse(*alive));
     dated.into_iter().map(|(_, timeline)| timeline).collect()
-}
-
-/// Returns when the last segment of a chain was sealed; `None` where there is none, or it does not say.
-async fn last_sealed(archive: &Archive, place: &Place) -> Result<Option<Timestamp>> {
-    let listing = Segments::new(archive.store().list(&place.folder).await?);
-    let Some(&(first, length_bytes)) = listing.logs.last() else { return Ok(None) };
-    let Some(digest) = listing.sidecars(first, length_bytes).next() else { return Ok(None) };
-    let key = format!("{}{}", place.folder, layout::sidecar(first, length_bytes, digest));
-    let bytes = archive.store().read(&key).await?.unwrap_or_default();
-    Ok(super::sidecar::Sidecar::decode(&bytes).ok().map(|sidecar| sidecar.sealed_at))
 }
 
 #[cfg(test)]

@@ -1,13 +1,22 @@
 //! Where a partition goes on: its newest chain, that chain's end, and what of it a source still has.
 //!
-//! Nothing is written here, and few objects are read: a listing of the forks, one of the newest chain's folder, and the
-//! sidecars at its end. An answer is a hint: who appends behind it is fenced by the name of what it creates.
+//! Nothing is written here, and few objects are read: a listing of the forks, the names of the newest chain's catalogs,
+//! a listing of what lies behind them, and the sidecars of that ([`catalogs`]). A chain without catalogs is
+//! listed as a whole. An answer is a hint: who appends behind it is fenced by the name of what it creates.
+//!
+//! Where the store cannot begin a listing in the middle (azblob, memory), a hole behind all catalogs of which not even a
+//! sidecar is left looks like the chain's end: the agent goes on there, and fills it with what the source still has.
+//! Where its segments then meet those behind, readers pass over what lies inside another's range.
 
+use super::catalog::{Catalog, Name};
+use super::catalogs::upkeep::Upkeep;
+use super::catalogs::{self, End};
 use super::layout::{self, Fork};
-use super::sidecar::Sidecar;
+use super::sidecar::{Epoch, Sidecar};
+use super::source::Place;
 use super::{Archive, Segments, begin, lineage};
 use crate::error::{Error, Kind, Result};
-use crate::record::{Offset, Partition};
+use crate::record::{Offset, Partition, Timestamp};
 
 /// Sidecars that are looked at to tell a chain's last segment from the debris of writers that lost a race. A hole
 /// before the last segment costs as many requests; more debris than that inside one segment cannot come about by
@@ -27,6 +36,8 @@ pub struct Held {
     pub leader_epoch: i32,
     /// No segment is held of the chain.
     pub is_empty: bool,
+    /// Its catalogs, those that are due among them.
+    pub upkeep: Upkeep,
 }
 
 /// What a source that has lost records still shares with a chain.
@@ -38,18 +49,11 @@ pub struct Shared {
     pub leader_epoch: i32,
 }
 
-/// A chain's folder, listed.
-pub(super) struct Listing {
-    pub(super) fork: Option<Fork>,
-    pub(super) folder: String,
-    pub(super) segments: Segments,
-}
-
 impl Archive {
     /// Finds the tip of a partition: of the newest fork that has segments, else of the partition's own chain.
     ///
-    /// It reads the last two sidecars, more where there is a hole or debris: a `.log` inside another's range is passed
-    /// over.
+    /// It reads the sidecars of the segments that are in no catalog; where they are many, or do not follow on each other,
+    /// the last two of them, more where there is a hole or debris: a `.log` inside another's range is passed over.
     ///
     /// # Errors
     /// [`Kind::Damaged`] when the last segment has no readable sidecar, or there is no segment and the begin cannot be
@@ -60,23 +64,33 @@ impl Archive {
                 .with("missing", self.store().describe(layout::BACKUP))
                 .hint("is its folder mounted?"));
         }
-        let listing = self.newest_chain(partition).await?;
-        let last = self.last_of(&listing, listing.segments.logs.len()).await?;
+        let fork = self.newest_fork(partition).await?;
+        let place = Place::new(partition.clone(), fork);
+        let end = End::find(self, &place).await?;
+        let (upkeep, followed) = Upkeep::take_up(self, &place, &end).await?;
+        let (has_begin, catalog) = (end.segments.has_begin, end.catalogs.last().copied());
+        let last = match followed {
+            Some(last) => Some(last),
+            None => self.last_at(&place, end).await?,
+        };
+        let folder = place.folder;
         let mut begins = None;
-        if last.is_none() && listing.segments.has_begin {
-            begins = begin::read(self.store(), partition, &listing.folder).await?.map(|begin| begin.offset);
+        if last.is_none() && has_begin {
+            begins = begin::read(self.store(), partition, &folder).await?.map(|begin| begin.offset);
         }
         if last.is_some() || begins.is_some() {
             // What a process that ended early had created may not be durable yet, and we are about to follow on it.
-            self.store().settle(&listing.folder).await?;
+            self.store().settle(&folder).await?;
         }
-        let Listing { fork, folder, .. } = listing;
+        if let Some(name) = catalog {
+            self.store().settle(&format!("{folder}{}", Name::folder(name.level))).await?;
+        }
         Ok(match last {
-            Some((_, last)) => {
+            Some(last) => {
                 let leader_epoch = last.epochs.last().map_or(-1, |epoch| epoch.epoch);
-                Held { fork, folder, next: Some(last.range.next), leader_epoch, is_empty: false }
+                Held { fork, folder, next: Some(last.range.next), leader_epoch, is_empty: false, upkeep }
             }
-            None => Held { fork, folder, next: begins, leader_epoch: -1, is_empty: true },
+            None => Held { fork, folder, next: begins, leader_epoch: -1, is_empty: true, upkeep },
         })
     }
 
@@ -84,7 +98,7 @@ impl Archive {
     pub async fn forks(&self, partition: &Partition) -> Result<Vec<Fork>> {
         let mut held = Vec::new();
         for fork in self.fork_names(partition).await? {
-            if !self.chain_listing(partition, Some(fork)).await?.segments.logs.is_empty() {
+            if self.is_held(partition, fork).await? {
                 held.push(fork);
             }
         }
@@ -93,9 +107,15 @@ impl Archive {
 
     /// Returns where a chain ends; `None` when it has no segments.
     pub async fn end_of(&self, partition: &Partition, fork: Option<Fork>) -> Result<Option<Offset>> {
-        let listing = self.chain_listing(partition, fork).await?;
-        let last = self.last_of(&listing, listing.segments.logs.len()).await?;
-        Ok(last.map(|(_, sidecar)| sidecar.range.next))
+        let place = Place::new(partition.clone(), fork);
+        let end = End::find(self, &place).await?;
+        Ok(self.last_at(&place, end).await?.map(|sidecar| sidecar.range.next))
+    }
+
+    /// Returns when the last segment of the chain at `place` was sealed; `None` when it has no segments.
+    pub async fn last_sealed(&self, place: &Place) -> Result<Option<Timestamp>> {
+        let end = End::find(self, place).await?;
+        Ok(self.last_at(place, end).await?.map(|sidecar| sidecar.sealed_at))
     }
 
     /// Finds what `source` and the chain of `held` share, the chain's offsets from `limit` on left aside: the source's
@@ -111,36 +131,73 @@ impl Archive {
         (epoch, end): (i32, Offset),
     ) -> Result<Shared> {
         let forks = self.forks(partition).await?;
-        let mut next = end.clamp(0, limit);
+        let mut search = Search { epoch, limit, next: end.clamp(0, limit) };
         for part in lineage::stretches(held.fork, &forks).into_iter().rev() {
-            let listing = self.chain_listing(partition, part.fork).await?;
-            let limit = limit.min(part.range.next);
-            let mut upto = listing.segments.logs.partition_point(|&(first, _)| first < limit);
-            while let Some((at, sidecar)) = self.last_of(&listing, upto).await? {
+            let place = Place::new(partition.clone(), part.fork);
+            let found = End::find(self, &place).await?;
+            search.limit = limit.min(part.range.next);
+            let mut upto = found.segments.logs.partition_point(|&(first, _)| first < search.limit);
+            while let Some((at, sidecar)) = self.last_of(&place.folder, &found.segments, upto).await? {
                 upto = at;
-                let first = sidecar.range.first;
-                let newer = sidecar.epochs.iter().find(|held| epoch >= 0 && held.epoch > epoch && held.first < limit);
-                // A chain's first batch may begin before the chain.
-                next = newer.map_or(next, |newer| next.min(newer.first.max(first)));
-                let before = sidecar.epochs.iter().rfind(|held| first < next && held.first < next);
-                if let Some(before) = before {
-                    return Ok(Shared { next, leader_epoch: before.epoch });
+                if let Some(shared) = search.look_at(&sidecar) {
+                    return Ok(shared);
+                }
+            }
+            let limit = search.limit;
+            for name in found.catalogs.into_iter().rev().filter(|name| name.range.first < limit) {
+                let catalog = catalogs::upkeep::read_or_gather(self, &place, name).await?;
+                if let Some(shared) = self.shared_in(&place, &catalog, &mut search).await? {
+                    return Ok(shared);
                 }
             }
         }
-        Ok(Shared { next, leader_epoch: -1 })
+        Ok(Shared { next: search.next, leader_epoch: -1 })
     }
 
-    /// Returns the newest chain of a partition, listed.
-    pub(super) async fn newest_chain(&self, partition: &Partition) -> Result<Listing> {
-        for fork in self.fork_names(partition).await?.into_iter().rev() {
-            let listing = self.chain_listing(partition, Some(fork)).await?;
-            // A writer that stopped before its first commit has made no fork.
-            if !listing.segments.logs.is_empty() {
-                return Ok(listing);
+    /// Searches the segments of a catalog from its end back; of those that are wholly newer no sidecar is read.
+    async fn shared_in(&self, place: &Place, catalog: &Catalog, search: &mut Search) -> Result<Option<Shared>> {
+        let is_newer = |at: usize| {
+            let row = catalog.rows.get(at);
+            row.is_some_and(|row| {
+                search.epoch >= 0 && row.leader_epoch > search.epoch && row.range.next <= search.limit
+            })
+        };
+        // Leader epochs never fall along a chain.
+        let mut upto = catalog.rows.len();
+        while upto > 1 && is_newer(upto - 1) && is_newer(upto - 2) {
+            upto -= 1;
+        }
+        for at in (0..upto).rev() {
+            let Some(row) = catalog.rows.get(at).filter(|row| row.range.first < search.limit) else { continue };
+            let Some(sidecar) = catalogs::sidecar_of(self, place, &row).await? else {
+                let key = layout::sidecar(row.range.first, row.length_bytes, row.digest);
+                return Err(Error::damaged("sidecar is not there, or cannot be read")
+                    .with("object", self.store().describe(&format!("{}{key}", place.folder))));
+            };
+            if let Some(shared) = search.look_at(&sidecar) {
+                return Ok(Some(shared));
             }
         }
-        self.chain_listing(partition, None).await
+        Ok(None)
+    }
+
+    /// Returns the newest fork of a partition that has segments; `None` is the partition's own chain.
+    pub(super) async fn newest_fork(&self, partition: &Partition) -> Result<Option<Fork>> {
+        for fork in self.fork_names(partition).await?.into_iter().rev() {
+            // A writer that stopped before its first commit has made no fork.
+            if self.is_held(partition, fork).await? {
+                return Ok(Some(fork));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns whether a fork has segments.
+    async fn is_held(&self, partition: &Partition, fork: Fork) -> Result<bool> {
+        let folder = layout::chain_folder(partition, Some(fork));
+        // Its first segment is named after it; only where that is lost the folder must be looked through.
+        let first = format!("{folder}{}", layout::log(fork.end));
+        Ok(self.store().exists(&first).await? || !Segments::new(self.store().list(&folder).await?).logs.is_empty())
     }
 
     /// Returns the forks of a partition that have a folder, oldest first.
@@ -156,31 +213,32 @@ impl Archive {
         Ok(forks)
     }
 
-    pub(super) async fn chain_listing(&self, partition: &Partition, fork: Option<Fork>) -> Result<Listing> {
-        let folder = layout::chain_folder(partition, fork);
-        let segments = Segments::new(self.store().list(&folder).await?);
-        Ok(Listing { fork, folder, segments })
+    /// Returns the sidecar of a chain's last segment.
+    async fn last_at(&self, place: &Place, end: End) -> Result<Option<Sidecar>> {
+        let last = self.last_of(&place.folder, &end.segments, end.segments.logs.len()).await?;
+        Ok(last.map(|(_, sidecar)| sidecar).or(end.last))
     }
 
     /// Returns the last segment among the first `upto` logs that lies inside no other's range, and its sidecar.
     ///
     /// Where a segment begins at which another ends, it is none's debris; else the ones before are asked.
-    pub(super) async fn last_of(&self, listing: &Listing, upto: usize) -> Result<Option<(usize, Sidecar)>> {
-        let logs = &listing.segments.logs;
+    pub(super) async fn last_of(
+        &self,
+        folder: &str,
+        segments: &Segments,
+        upto: usize,
+    ) -> Result<Option<(usize, Sidecar)>> {
+        let logs = &segments.logs;
         let Some(mut at) = upto.checked_sub(1) else { return Ok(None) };
-        let mut last = self.sidecar_of(listing, at).await?;
+        let mut last = self.sidecar_of(folder, segments, at).await?;
         for before in (0..at).rev().take(MOST_DEBRIS) {
-            let Some(sidecar) = self.readable_sidecar(listing, before).await? else { continue };
+            let Some(sidecar) = self.readable_sidecar(folder, segments, before).await? else { continue };
             let (first, next) = (logs[at].0, sidecar.range.next);
             if next == first {
                 break;
             }
             if next > first {
-                tracing::warn!(
-                    folder = listing.folder,
-                    offset = first,
-                    "passing over a segment inside another's range"
-                );
+                tracing::warn!(folder, offset = first, "passing over a segment inside another's range");
                 (at, last) = (before, sidecar);
             }
         }
@@ -189,12 +247,17 @@ impl Archive {
 
     /// Reads a sidecar, if it can be read: `verify` tells of damage; what comes after it is sound, and the source must
     /// not be kept waiting.
-    async fn readable_sidecar(&self, listing: &Listing, at: usize) -> Result<Option<Sidecar>> {
-        let (first, length_bytes) = listing.segments.logs[at];
-        if listing.segments.sidecars(first, length_bytes).next().is_none() {
+    pub(super) async fn readable_sidecar(
+        &self,
+        folder: &str,
+        segments: &Segments,
+        at: usize,
+    ) -> Result<Option<Sidecar>> {
+        let (first, length_bytes) = segments.logs[at];
+        if segments.sidecars(first, length_bytes).next().is_none() {
             return Ok(None);
         }
-        match self.sidecar_of(listing, at).await {
+        match self.sidecar_of(folder, segments, at).await {
             Ok(sidecar) => Ok(Some(sidecar)),
             Err(error) if error.kind() == Kind::Damaged => Ok(None),
             Err(error) => Err(error),
@@ -202,8 +265,7 @@ impl Archive {
     }
 
     /// Reads the sidecar that describes the `at`th log.
-    async fn sidecar_of(&self, listing: &Listing, at: usize) -> Result<Sidecar> {
-        let Listing { folder, segments, .. } = listing;
+    async fn sidecar_of(&self, folder: &str, segments: &Segments, at: usize) -> Result<Sidecar> {
         let (first, length_bytes) = segments.logs[at];
         let log = || self.store().describe(&format!("{folder}{}", layout::log(first)));
         let mut fitting = segments.sidecars(first, length_bytes).peekable();
@@ -223,5 +285,29 @@ impl Archive {
             return Err(Error::transient("sidecar went while we read it").with("object", self.store().describe(&key)));
         };
         Sidecar::decode(&bytes).map_err(|error| error.with("object", self.store().describe(&key)))
+    }
+}
+
+/// The search for what a source shares with a chain, from the chain's end back.
+struct Search {
+    /// The source's newest leader epoch, not above the chain's last; −1 where it is unknown.
+    epoch: i32,
+    /// The chain's offsets from here on are left aside.
+    limit: Offset,
+    /// What is shared ends here or before.
+    next: Offset,
+}
+
+impl Search {
+    /// Looks at the segment before the ones that were looked at; returns what is shared, once it is known.
+    fn look_at(&mut self, sidecar: &Sidecar) -> Option<Shared> {
+        let first = sidecar.range.first;
+        let is_newer = |held: &Epoch| self.epoch >= 0 && held.epoch > self.epoch && held.first < self.limit;
+        // A chain's first batch may begin before the chain.
+        let newer = sidecar.epochs.iter().find(|held| is_newer(held));
+        self.next = newer.map_or(self.next, |newer| self.next.min(newer.first.max(first)));
+        let next = self.next;
+        let before = sidecar.epochs.iter().rfind(|held| first < next && held.first < next)?;
+        Some(Shared { next, leader_epoch: before.epoch })
     }
 }

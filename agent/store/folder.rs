@@ -256,8 +256,18 @@ pub(super) fn prepare(root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lists a folder; one that is not there is empty.
+/// Lists what in a folder has a name that begins with `start`; a folder that is not there is empty.
 pub(super) fn list(path: &Path, start: &str) -> Result<Vec<Listed>> {
+    list_where(path, |name| name.starts_with(start))
+}
+
+/// Lists what in a folder has a name greater than `after`.
+pub(super) fn list_after(path: &Path, after: &str) -> Result<Vec<Listed>> {
+    list_where(path, |name| name > after)
+}
+
+/// Lists what in a folder has a name that is `asked` for; a folder that is not there is empty.
+fn list_where(path: &Path, asked: impl Fn(&str) -> bool) -> Result<Vec<Listed>> {
     let entries = match std::fs::read_dir(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(failed("cannot list"))?,
@@ -266,7 +276,7 @@ pub(super) fn list(path: &Path, start: &str) -> Result<Vec<Listed>> {
     for entry in entries {
         let entry = entry.map_err(failed("cannot list"))?;
         // Before the call for its metadata: a folder of a thousand may have one of that name.
-        let Some(name) = entry.file_name().into_string().ok().filter(|name| name.starts_with(start)) else { continue };
+        let Some(name) = entry.file_name().into_string().ok().filter(|name| asked(name)) else { continue };
         // Links are followed: a topic may lie on another disk.
         let metadata = match std::fs::metadata(entry.path()) {
             // It went between the two calls; a link to nothing is an error, not nothing.
@@ -289,6 +299,17 @@ pub(super) fn settle(path: &Path) -> Result<()> {
 /// Returns whether there is something of that name.
 pub(super) fn exists(path: &Path) -> Result<bool> {
     path.try_exists().map_err(failed("cannot look for"))
+}
+
+/// Deletes a file, durably; one that is not there is none.
+pub(super) fn delete(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("cannot delete")(error)),
+    }
+    let folder = path.parent().expect("a key has a folder");
+    sync_folder(folder).map_err(failed("cannot make the folder durable"))
 }
 
 /// Reads a file; `None` when there is none.
@@ -334,8 +355,14 @@ fn linked_point(target: &Path) -> &'static str {
     match target.extension().and_then(|extension| extension.to_str()) {
         Some("log") => "log-linked",
         Some("index") => "sidecar-linked",
+        None if is_catalog(target) => "catalog-linked",
         _ => "object-linked",
     }
+}
+
+fn is_catalog(target: &Path) -> bool {
+    let of_level = target.parent().and_then(Path::parent);
+    of_level.is_some_and(|folder| folder.ends_with("catalog"))
 }
 
 /// Makes a folder below `root` and those between, each name durable in its parent; the root itself is never made: where

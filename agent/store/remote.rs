@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use opendal::layers::{ConcurrentLimitLayer, RetryEvent, RetryLayer, TimeoutLayer};
-use opendal::{Buffer, ErrorKind, Operator};
+use opendal::{Buffer, Entry, ErrorKind, Operator};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::answer::{blames_credentials, cause, code, hint_for_unsigned, is_bare, is_unsigned};
@@ -93,6 +93,8 @@ pub(super) enum Action {
     List = 2,
     /// Create an object.
     Create = 4,
+    /// Delete an object.
+    Delete = 8,
 }
 
 impl Remote {
@@ -157,10 +159,31 @@ impl Remote {
     pub(super) async fn list(&self, folder: &str, prefix: &str) -> Result<Vec<Listed>> {
         // Without a slash at its end a path is a prefix to OpenDAL, and goes into the request.
         let listed = self.calls().list(&format!("{folder}{prefix}")).await;
+        self.children(folder, listed, |name| name.starts_with(prefix))
+    }
+
+    /// Lists what is directly below `folder` and has a name greater than `name`; `None` where the service lists from
+    /// the beginning whatever it is told.
+    pub(super) async fn list_after(&self, folder: &str, name: &str) -> Result<Option<Vec<Listed>>> {
+        let calls = self.calls();
+        if !calls.info().capability().list_with_start_after {
+            return Ok(None);
+        }
+        let listed = calls.list_with(folder).start_after(&format!("{folder}{name}")).await;
+        self.children(folder, listed, |child| child > name).map(Some)
+    }
+
+    /// Returns what a listing has directly below `folder` that is `asked` for.
+    fn children(
+        &self,
+        folder: &str,
+        listed: opendal::Result<Vec<Entry>>,
+        asked: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Listed>> {
         let entries = self.told(Action::List, "cannot list", listed)?;
         let children = entries.into_iter().filter_map(|entry| {
             let name = entry.path().strip_prefix(folder)?.trim_end_matches('/');
-            let is_child = !name.is_empty() && !name.contains('/') && name.starts_with(prefix);
+            let is_child = !name.is_empty() && !name.contains('/') && asked(name);
             is_child.then(|| Listed {
                 name: name.to_owned(),
                 size_bytes: entry.metadata().content_length(),
@@ -173,6 +196,11 @@ impl Remote {
     /// Returns whether there is an object of that key.
     pub(super) async fn exists(&self, key: &str) -> Result<bool> {
         self.told(Action::Read, "cannot look for", self.calls().exists(key).await)
+    }
+
+    /// Deletes an object, if it is there.
+    pub(super) async fn delete(&self, key: &str) -> Result<()> {
+        self.told(Action::Delete, "cannot delete", self.calls().delete(key).await)
     }
 
     /// Reads an object; `None` when there is none.
@@ -295,12 +323,15 @@ impl Remote {
             ("gcs", Action::Read) => "storage.objects.get",
             ("gcs", Action::List) => "storage.objects.list",
             ("gcs", Action::Create) => "storage.objects.create",
+            ("gcs", Action::Delete) => "storage.objects.delete",
             ("azblob", Action::Read) => "read",
             ("azblob", Action::List) => "list",
             ("azblob", Action::Create) => "create",
+            ("azblob", Action::Delete) => "delete",
             (_, Action::Read) => "s3:GetObject",
             (_, Action::List) => "s3:ListBucket",
             (_, Action::Create) => "s3:PutObject",
+            (_, Action::Delete) => "s3:DeleteObject",
         }
     }
 }

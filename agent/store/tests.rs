@@ -20,6 +20,11 @@ async fn creates_once_and_whole(store: Store) {
     let _ = store.create("a/b@c/z", Bytes::new()).await.expect("created");
     assert_eq!(names(store.list_from("a/", "b@").await.expect("listed")), ["b@c"]);
     assert_eq!(names(store.within("a").list("b/").await.expect("listed")), ["x"]);
+    if let Some(listed) = store.list_after("a/", "b").await.expect("listed") {
+        assert_eq!(names(listed), ["b@c"]);
+        assert_eq!(names(store.list_after("a/", "a").await.expect("listed").expect("as before")), ["b", "b@c"]);
+        assert!(store.list_after("none/", "").await.expect("listed").expect("as before").is_empty());
+    }
 }
 
 #[tokio::test]

@@ -6,8 +6,11 @@
 use tokio::time::Instant;
 
 use super::writer::{Detour, Writer};
+use crate::archive::catalog::Row;
+use crate::archive::catalogs::upkeep::Upkeep;
 use crate::archive::segment::OpenTransactions;
-use crate::archive::sidecar::Sidecar;
+use crate::archive::sidecar::{Kind as SegmentKind, Sidecar};
+use crate::archive::source::Place;
 use crate::archive::tip::Held;
 use crate::archive::{Segments, layout};
 use crate::crash;
@@ -29,7 +32,7 @@ impl Writer {
         if self.has_moved().await? {
             return self.adopt_winner(&sidecar).await;
         }
-        self.put_sidecar(&sidecar).await?;
+        let sidecar = self.put_sidecar(sidecar).await?;
         crash::point("sidecar-created", &self.partition);
         match upload.finish().await {
             Ok(Creation::Created) => {}
@@ -42,12 +45,20 @@ impl Writer {
             }
         }
         crash::point("log-created", &self.partition);
+        let reason = (sidecar.kind == SegmentKind::Gap).then(|| sidecar.note.as_str().into());
+        self.archive.live().committed(&self.partition, self.fork.or(self.chain.fork), &Row::of(&sidecar), reason);
+        let mut upkeep = std::mem::take(&mut self.chain.upkeep);
+        if self.fork.is_some() {
+            upkeep = Upkeep::default();
+        }
+        upkeep.add(&sidecar);
         self.chain = Held {
             folder: self.folder(),
             fork: self.fork.take().or(self.chain.fork),
             next: Some(sidecar.range.next),
             leader_epoch: sidecar.epochs.last().map_or(self.chain.leader_epoch, |epoch| epoch.epoch),
             is_empty: false,
+            upkeep,
         };
         self.cut = None;
         self.last = Some(sidecar.range.first);
@@ -62,6 +73,23 @@ impl Writer {
             took: started.elapsed(),
         });
         crash::point("reported", &self.partition);
+        self.catalog().await
+    }
+
+    /// Makes the catalogs that are due: before the next segment is published, or the source is started.
+    ///
+    /// # Errors
+    /// Those of the store: what was committed stands, and what was not made is due again at the tip.
+    pub(super) async fn catalog(&mut self) -> Result<()> {
+        let place = Place::new(self.partition.clone(), self.chain.fork);
+        self.chain.upkeep.make(&self.archive, &place).await?;
+        self.tell_reached();
+        if self.chain.upkeep.is_broken() && !std::mem::replace(&mut self.told_broken, true) {
+            tracing::warn!(
+                partition = %self.partition, folder = self.chain.folder,
+                "going on without catalogs: many segments are in none, or one is missing; run `repair`"
+            );
+        }
         Ok(())
     }
 
@@ -80,20 +108,21 @@ impl Writer {
             .hint("is its folder mounted?"))
     }
 
-    /// Creates the sidecar, or takes the one that is there: the same name describes the same log.
-    async fn put_sidecar(&mut self, sidecar: &Sidecar) -> Result<()> {
+    /// Creates the sidecar, or takes the one that is there: the same name describes the same log. Returns the one that is
+    /// there, whose time of sealing is what catalogs keep.
+    async fn put_sidecar(&mut self, sidecar: Sidecar) -> Result<Sidecar> {
         let key =
             format!("{}{}", self.folder(), layout::sidecar(sidecar.range.first, sidecar.length_bytes, sidecar.digest));
         let store = self.archive.store();
         if store.create(&key, sidecar.encode()).await? == Creation::Created {
-            return Ok(());
+            return Ok(sidecar);
         }
         let Some(held) = store.read(&key).await? else {
             let gone = "the store says that a sidecar exists and does not give it";
             return Err(Error::transient(gone).with("object", store.describe(&key)));
         };
-        if Sidecar::decode(&held).is_ok_and(|held| held.says_the_same(sidecar)) {
-            return Ok(());
+        if let Some(held) = Sidecar::decode(&held).ok().filter(|held| held.says_the_same(&sidecar)) {
+            return Ok(held);
         }
         let blocked_bytes = sidecar.length_bytes;
         let roll_bytes = if sidecar.batches > 1 { blocked_bytes / 2 } else { blocked_bytes + 1 };
@@ -106,7 +135,8 @@ impl Writer {
     /// and is returned when there is no log at all.
     async fn is_mine(&self, sidecar: &Sidecar, error: Option<Error>) -> Result<bool> {
         let first = sidecar.range.first;
-        let segments = Segments::new(self.archive.store().list(&self.folder()).await?);
+        let listed = self.archive.store().list_from(&self.folder(), &format!("{first:020}.")).await?;
+        let segments = Segments::new(listed);
         let Some(&(_, length_bytes)) = segments.logs.iter().find(|(offset, _)| *offset == first) else {
             let unlisted = || Error::transient("the store says that a log exists and does not list it");
             let key = format!("{}{}", self.folder(), layout::log(first));
@@ -133,7 +163,6 @@ impl Writer {
             "another writer was ahead: dropping my segment and going on behind its"
         );
         self.recovered();
-        self.start_from(held);
-        Ok(())
+        self.start_from(held).await
     }
 }

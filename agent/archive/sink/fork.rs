@@ -18,8 +18,7 @@ impl Writer {
             kept = Some(self.archive.keep_begin(&self.partition, offset).await?);
         }
         let held = self.archive.tip(&self.partition).await?;
-        self.start_from(begun(held, kept));
-        Ok(())
+        self.start_from(begun(held, kept)).await
     }
 
     /// Makes sure that it is kept where the chain begins, before anything of it is: at `first`, unless something says
@@ -39,7 +38,7 @@ impl Writer {
             partition = %self.partition, mine = first, next = held.next,
             "another writer has begun the chain: going on with its"
         );
-        self.start_from(held);
+        self.start_from(held).await?;
         Ok(false)
     }
 
@@ -58,8 +57,7 @@ impl Writer {
         let moved = (held.fork, held.next) != (self.chain.fork, self.chain.next);
         let Some(limit) = self.next().filter(|_| !moved) else {
             // Another writer was ahead: the source says what it thinks of its chain.
-            self.start_from(held);
-            return Ok(());
+            return self.start_from(held).await;
         };
         let shared = self.archive.shared(&self.partition, &held, limit, (epoch, end)).await?;
         if shared.next < limit {
@@ -107,7 +105,7 @@ impl Writer {
         if self.fork.is_none() {
             return Ok(false);
         }
-        let newest = self.archive.newest_chain(&self.partition).await?.fork;
+        let newest = self.archive.newest_fork(&self.partition).await?;
         Ok(newest != self.chain.fork && newest != self.fork)
     }
 }
@@ -121,10 +119,18 @@ fn begun(held: Held, kept: Option<Offset>) -> Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::catalogs::upkeep::Upkeep;
 
     #[test]
     fn a_begin_that_is_kept_holds_though_no_listing_shows_it_yet() {
-        let held = |next| Held { fork: None, folder: "0/".into(), next, leader_epoch: -1, is_empty: true };
+        let held = |next| Held {
+            fork: None,
+            folder: "0/".into(),
+            next,
+            leader_epoch: -1,
+            is_empty: true,
+            upkeep: Upkeep::default(),
+        };
         assert_eq!(begun(held(None), Some(42)).next, Some(42));
         assert_eq!(begun(held(Some(50)), Some(42)).next, Some(50), "segments say more");
         assert_eq!(begun(held(None), None).next, None);

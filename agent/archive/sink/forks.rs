@@ -4,6 +4,7 @@ use bytes::BytesMut;
 
 use super::tests::{answer, archive, batch, batches, closed, opened, options, partition};
 use super::*;
+use crate::archive::Segments;
 use crate::archive::layout::{self, Fork};
 use crate::archive::sidecar::{Kind as SegmentKind, Sidecar};
 use crate::batch::walk;
@@ -55,12 +56,13 @@ async fn held(archive: &Archive, fork: Option<Fork>) -> Vec<(Offset, Offset)> {
 }
 
 async fn sidecars(archive: &Archive, fork: Option<Fork>) -> Vec<Sidecar> {
-    let listing = archive.chain_listing(&partition(), fork).await.expect("listed");
+    let folder = layout::chain_folder(&partition(), fork);
+    let segments = Segments::new(archive.store().list(&folder).await.expect("listed"));
     let mut found = Vec::new();
-    for &(first, length_bytes) in &listing.segments.logs {
-        let log = archive.store().read(&format!("{}{}", listing.folder, layout::log(first))).await.expect("read");
+    for &(first, length_bytes) in &segments.logs {
+        let log = archive.store().read(&format!("{folder}{}", layout::log(first))).await.expect("read");
         let digest = xxhash_rust::xxh3::xxh3_128(&log.expect("there"));
-        let key = format!("{}{}", listing.folder, layout::sidecar(first, length_bytes, digest));
+        let key = format!("{folder}{}", layout::sidecar(first, length_bytes, digest));
         let sidecar = archive.store().read(&key).await.expect("read").expect("a sidecar that fits");
         found.push(Sidecar::decode(&sidecar).expect("sound"));
     }

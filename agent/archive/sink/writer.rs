@@ -10,8 +10,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Command, Failing, Options};
+use super::{Command, Failing, Options, Reached};
 use crate::archive::Archive;
+use crate::archive::catalogs::upkeep::Upkeep;
 use crate::archive::layout::{self, Fork};
 use crate::archive::segment::{Builder, OpenTransactions};
 use crate::archive::sidecar::Kind as SegmentKind;
@@ -33,10 +34,13 @@ pub(super) struct Writer {
     held: Arc<AtomicUsize>,
     /// The last generation given out by the sink.
     generations: Arc<AtomicU32>,
+    reached: Reached,
     /// Batches of another generation are void.
     pub(super) generation: u32,
     /// The newest chain, as far as we know.
     pub(super) chain: Held,
+    /// It was said that the chain goes on without catalogs.
+    pub(super) told_broken: bool,
     /// The source has lost the chain from here on: what comes next is a fork's.
     pub(super) cut: Option<Shared>,
     /// The fork whose first segment is on its way.
@@ -84,8 +88,10 @@ impl Writer {
             answers,
             held,
             generations,
+            reached: Reached::default(),
             generation: 0,
-            chain: Held { fork: None, folder, next: None, leader_epoch: -1, is_empty: true },
+            chain: Held { fork: None, folder, next: None, leader_epoch: -1, is_empty: true, upkeep: Upkeep::default() },
+            told_broken: false,
             cut: None,
             fork: None,
             last: None,
@@ -94,6 +100,12 @@ impl Writer {
             detour: None,
             failing: Failing::default(),
         }
+    }
+
+    /// Tells `reached` how far the chain is durable.
+    pub(super) fn telling(mut self, reached: Reached) -> Self {
+        self.reached = reached;
+        self
     }
 
     /// Serves until the partition is closed or given up.
@@ -279,8 +291,13 @@ impl Writer {
                     if fresh || done {
                         self.recovered();
                     }
-                    self.start_from(held);
-                    return Some(());
+                    match self.start_from(held).await {
+                        Ok(()) => return Some(()),
+                        Err(error) => {
+                            self.report(error)?;
+                            self.wait(commands).await?;
+                        }
+                    }
                 }
                 Err(error) => {
                     self.report(error)?;
@@ -291,14 +308,21 @@ impl Writer {
     }
 
     /// Has the source start where `held` ends.
-    pub(super) fn start_from(&mut self, held: Held) {
+    ///
+    /// # Errors
+    /// Those of the store, about the catalogs that are due there.
+    pub(super) async fn start_from(&mut self, held: Held) -> Result<()> {
         self.chain = held;
         self.cut = None;
+        self.catalog().await?;
         self.restart();
+        Ok(())
     }
 
     /// Has the source start behind the chain, or where that is cut; everything under way is void.
     pub(super) fn restart(&mut self) {
+        // Others may have written, or will.
+        self.archive.live().left(&self.partition);
         debug_assert!(self.growing.is_none(), "a segment on its way is published or dropped before");
         self.generation = self.generations.fetch_add(1, Ordering::Relaxed) + 1;
         self.fork = None;
@@ -307,6 +331,13 @@ impl Writer {
         let leader_epoch = self.cut.map_or(self.chain.leader_epoch, |cut| cut.leader_epoch);
         let tip = Tip { next: self.next(), leader_epoch, generation: self.generation };
         self.answer(Answer::Restart { partition: self.partition.clone(), tip });
+    }
+
+    /// Tells how far the newest chain is durable.
+    pub(super) fn tell_reached(&self) {
+        if let Some(next) = self.chain.next {
+            self.reached.tell(&self.partition, self.chain.fork, next);
+        }
     }
 
     /// Returns where the next segment begins; `None` while nothing says it.
@@ -380,6 +411,12 @@ impl Writer {
     pub(super) fn answer(&self, answer: Answer) {
         // The loop may be gone already; then nobody needs the answer.
         let _ = self.answers.send(answer);
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.archive.live().left(&self.partition);
     }
 }
 

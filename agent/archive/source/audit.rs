@@ -1,17 +1,27 @@
 //! A segment checked against itself: each batch's checksum, the log's digest, and whether the sidecar tells the truth
 //! about the log.
 //!
-//! Memory: one chunk of the log. Nothing is decompressed but a batch with missing offsets at either end of the
-//! segment. What the sidecar alone knows (aborted transactions) cannot be checked against anything; its own checksum
-//! stands for it.
+//! The sidecar is made anew from the log by the writer's own [`Builder`], with the transactions that it names, and both
+//! must be the same but for the note and the time of sealing. Of transactions the log proves a part ([`Markers`]); for
+//! the rest the sidecar's own checksum stands.
+//!
+//! From segment to segment go the aborted transactions that are open ([`Carried`]).
+//!
+//! Memory: one chunk of the log, a sidecar, and an offset for each producer with an open transaction. Nothing is
+//! decompressed but markers, and batches with missing offsets at either end of the segment.
 
-use xxhash_rust::xxh3::Xxh3;
+mod carried;
+mod markers;
 
+pub use self::carried::Carried;
+use self::markers::Markers;
 use super::chain::{Finding, What};
 use super::chunks::{Chunk, Segment};
-use crate::batch::{self, Header, records};
+use crate::archive::segment::Builder;
+use crate::archive::sidecar::{Kind as SegmentKind, Sidecar};
+use crate::batch::{self, Header};
 use crate::error::{Error, Kind, Result};
-use crate::record::{Offset, OffsetRange, Timestamp};
+use crate::record::{Offset, OffsetRange, Partition};
 
 /// Findings of one segment that are told one by one; thousands of them say no more.
 const MOST_FINDINGS: usize = 10;
@@ -21,18 +31,19 @@ const MOST_FINDINGS: usize = 10;
 pub struct Audit {
     /// Batches read.
     pub batches: u64,
-    /// Records that a read-committed reader gets.
+    /// Records that a read-committed reader gets; of a damaged log what its sidecar says.
     pub records: u64,
     /// What is wrong; at most a few, the last of which says how many more.
     pub findings: Vec<Finding>,
 }
 
-/// Reads the whole log of `segment` and checks it.
+/// Reads the whole log of `segment` and checks it, behind what is `carried` along from the segments before.
 ///
 /// # Errors
 /// Those of the store: then nothing is known. Damage is a finding.
-pub async fn audit(segment: &Segment) -> Result<Audit> {
-    let mut tally = Tally::new(segment);
+pub async fn audit(segment: &Segment, carried: &mut Carried) -> Result<Audit> {
+    carried.begin(&segment.sidecar);
+    let mut tally = Tally::new(segment, carried);
     let mut chunks = segment.chunks(0);
     loop {
         match chunks.next().await {
@@ -54,40 +65,35 @@ pub async fn audit(segment: &Segment) -> Result<Audit> {
 
 struct Tally<'a> {
     segment: &'a Segment,
-    digest: Xxh3,
+    /// The sidecar that the log gives; `None` once the log was found damaged.
+    builder: Option<Builder>,
+    markers: Markers,
+    carried: &'a mut Carried,
+    /// Whether the log was read to its end, and every batch is as it was.
+    is_sound: bool,
     /// The offset behind the last batch; the segment's first before any.
     next: Offset,
     batches: u64,
-    converted: u64,
     records: u64,
-    first_record: Option<Offset>,
-    last_record: LastRecord,
-    max_time: Option<Timestamp>,
-    /// Entries of the sidecar whose batch was met.
-    entries: usize,
     findings: Vec<Finding>,
     more: usize,
 }
 
-/// The last visible record: known, or inside a batch that must be opened for it.
-enum LastRecord {
-    Known(Option<Offset>),
-    In(bytes::Bytes, Header),
-}
-
 impl<'a> Tally<'a> {
-    fn new(segment: &'a Segment) -> Self {
+    fn new(segment: &'a Segment, carried: &'a mut Carried) -> Self {
+        let sidecar = &segment.sidecar;
+        let partition = Partition { topic: "".into(), topic_id: sidecar.topic_id, index: sidecar.partition };
+        let (aborted, undecided) = (sidecar.aborted.clone(), sidecar.undecided.clone());
+        let builder = Builder::decided(&partition, sidecar.range.first, sidecar.kind, aborted, undecided);
         Self {
             segment,
-            digest: Xxh3::new(),
-            next: segment.sidecar.range.first,
+            builder: Some(builder),
+            markers: Markers::default(),
+            carried,
+            is_sound: false,
+            next: sidecar.range.first,
             batches: 0,
-            converted: 0,
-            records: 0,
-            first_record: None,
-            last_record: LastRecord::Known(None),
-            max_time: None,
-            entries: 0,
+            records: sidecar.records,
             findings: Vec::new(),
             more: 0,
         }
@@ -95,7 +101,6 @@ impl<'a> Tally<'a> {
 
     /// Takes the next chunk; `false` when the log cannot be followed any further.
     fn chunk(&mut self, chunk: &Chunk) -> bool {
-        self.digest.update(&chunk.bytes);
         for item in batch::walk(&chunk.bytes) {
             let (at, header) = match item {
                 Ok(item) => item,
@@ -104,98 +109,60 @@ impl<'a> Tally<'a> {
                     return false;
                 }
             };
-            let bytes = &chunk.bytes[at..at + header.total_bytes];
+            let bytes = chunk.bytes.slice(at..at + header.total_bytes);
             let position = chunk.position + at as u64;
-            if !batch::crc_matches(bytes) {
+            if !batch::crc_matches(&bytes) {
                 let what = format!("the batch at position {position} does not match its checksum");
                 self.damaged_log(covered(&header), what);
             } else if header.next_offset() <= self.next || (self.batches > 0 && header.base_offset < self.next) {
                 let what = format!("the batch at position {position} goes back in offsets, {} was expected", self.next);
                 self.damaged_log(covered(&header), what);
-            } else if let Err(error) = self.count(&chunk.bytes, at, &header) {
-                self.damaged_log(covered(&header), format!("the batch at position {position}: {error}"));
+            } else {
+                self.sound_batch(&header, &bytes, position);
             }
-            self.place(position, &header);
             self.next = self.next.max(header.next_offset());
             self.batches += 1;
-            self.converted += u64::from(header.is_converted());
+        }
+        if let Some(builder) = &mut self.builder
+            && let Err(error) = builder.append(&chunk.bytes, &[], u64::MAX)
+        {
+            let range = OffsetRange { first: builder.range().next, next: self.next };
+            self.damaged_log(range, format!("the batches from position {} on: {error}", chunk.position));
         }
         true
     }
 
-    /// Counts a sound batch as a read-committed reader does.
-    fn count(&mut self, bytes: &bytes::Bytes, at: usize, header: &Header) -> Result<()> {
-        if header.count > 0 && !header.is_control() {
-            self.max_time = self.max_time.max(Some(header.max_timestamp));
-        }
-        if !self.segment.is_visible(header) {
-            return Ok(());
-        }
-        let first = self.segment.sidecar.range.first;
-        let bytes = bytes.slice(at..at + header.total_bytes);
-        if header.base_offset < first || (self.first_record.is_none() && !header.is_dense()) {
-            let survey = records::survey(&bytes, header, first)?;
-            self.records += u64::from(survey.count);
-            self.first_record = self.first_record.or(survey.first);
-        } else {
-            self.records += header.count as u64;
-            self.first_record = self.first_record.or(Some(header.base_offset));
-        }
-        self.last_record = if header.is_dense() {
-            LastRecord::Known(Some(header.last_offset()))
-        } else {
-            LastRecord::In(bytes, *header)
-        };
-        Ok(())
-    }
-
-    /// Counts the sidecar's entries that point at this batch, rightly.
-    fn place(&mut self, position: u64, header: &Header) {
-        let entry = self.segment.sidecar.entries.get(self.entries);
-        if entry.is_some_and(|entry| entry.position == position && entry.offset == header.base_offset) {
-            self.entries += 1;
-        }
-    }
-
-    /// Compares what was read with what the sidecar says.
-    fn end(&mut self) {
-        if !self.findings.is_empty() {
-            // A damaged batch changes digest and counts, too; that would tell the same again.
-            return;
-        }
-        let range = self.segment.sidecar.range;
-        if self.digest.digest128() != self.segment.sidecar.digest {
-            self.damaged_log(
-                range,
-                "its bytes do not match the sidecar's digest, though each batch is sound".to_owned(),
-            );
-            return;
-        }
-        let last_record = match std::mem::replace(&mut self.last_record, LastRecord::Known(None)) {
-            LastRecord::Known(last) => last,
-            LastRecord::In(bytes, header) => match records::survey(&bytes, &header, range.first) {
-                Ok(survey) => survey.last,
-                Err(error) => {
-                    self.damaged_log(covered(&header), error.to_string());
-                    return;
-                }
-            },
-        };
+    /// Holds a sound batch against what the sidecar says of it.
+    fn sound_batch(&mut self, header: &Header, bytes: &bytes::Bytes, position: u64) {
         let sidecar = &self.segment.sidecar;
-        let pairs = [
-            ("next offset", sidecar.range.next.to_string(), self.next.to_string()),
-            ("batches", sidecar.batches.to_string(), self.batches.to_string()),
-            ("converted batches", sidecar.converted.to_string(), self.converted.to_string()),
-            ("records", sidecar.records.to_string(), self.records.to_string()),
-            ("first record", format!("{:?}", sidecar.first_record), format!("{:?}", self.first_record)),
-            ("last record", format!("{:?}", sidecar.last_record), format!("{last_record:?}")),
-            ("max time", format!("{:?}", sidecar.max_time), format!("{:?}", self.max_time)),
-            ("entries", sidecar.entries.len().to_string(), self.entries.to_string()),
-        ];
-        for (field, said, found) in pairs.into_iter().filter(|(_, said, found)| said != found) {
-            let detail = format!("it says {field} {said}, the log has {found}");
-            let object = self.segment.describe_sidecar();
-            self.found(Finding { what: What::DamagedSidecar, object, range: Some(range), detail });
+        if (sidecar.kind == SegmentKind::Gap) != header.is_gap() {
+            let is = if header.is_gap() { "a gap's" } else { "none of a gap's" };
+            let kind = sidecar.kind;
+            self.lie(covered(header), format!("it says kind {kind:?}, the batch at position {position} is {is}"));
+        }
+        if let Some(lie) = self.carried.batch(header, sidecar) {
+            self.lie(covered(header), lie);
+        }
+        match self.markers.batch(header, bytes, &self.segment.sidecar) {
+            Ok(None) => {}
+            Ok(Some(lie)) => self.lie(covered(header), lie),
+            Err(error) => self.damaged_log(covered(header), format!("the marker at position {position}: {error}")),
+        }
+    }
+
+    /// Compares the sidecar with the one that the log gives.
+    fn end(&mut self) {
+        let Some(builder) = self.builder.take() else { return };
+        let (said, (found, _)) = (&self.segment.sidecar, builder.seal());
+        self.records = found.records;
+        self.is_sound = found.digest == said.digest;
+        if found.digest != said.digest {
+            let what = "its bytes do not match the sidecar's digest, though each batch is sound".to_owned();
+            self.damaged_log(said.range, what);
+            return;
+        }
+        for lie in self.markers.unmet(said).into_iter().chain(differences(said, &found)) {
+            self.lie(self.segment.sidecar.range, lie);
         }
     }
 
@@ -206,8 +173,15 @@ impl<'a> Tally<'a> {
     }
 
     fn damaged_log(&mut self, range: OffsetRange, detail: String) {
+        // A damaged batch changes digest and counts, too; that would tell the same again.
+        self.builder = None;
         let object = self.segment.describe();
         self.found(Finding { what: What::DamagedLog, object, range: Some(range), detail });
+    }
+
+    fn lie(&mut self, range: OffsetRange, detail: String) {
+        let object = self.segment.describe_sidecar();
+        self.found(Finding { what: What::DamagedSidecar, object, range: Some(range), detail });
     }
 
     fn found(&mut self, finding: Finding) {
@@ -215,10 +189,12 @@ impl<'a> Tally<'a> {
     }
 
     fn finish(mut self) -> Audit {
+        self.carried.end(&self.segment.sidecar, self.is_sound);
         if self.more > 0 {
+            let what = self.findings.first().map_or(What::DamagedLog, |first| first.what);
             let (object, detail) = (self.segment.describe(), format!("{} more findings like these", self.more));
             let range = Some(self.segment.sidecar.range);
-            self.findings.push(Finding { what: What::DamagedLog, object, range, detail });
+            self.findings.push(Finding { what, object, range, detail });
         }
         Audit { batches: self.batches, records: self.records, findings: self.findings }
     }
@@ -226,4 +202,34 @@ impl<'a> Tally<'a> {
 
 fn covered(header: &Header) -> OffsetRange {
     OffsetRange { first: header.base_offset, next: header.next_offset() }
+}
+
+/// Returns what a sidecar says otherwise than the one that its log gives; transactions, note and the time of sealing are
+/// not among it.
+fn differences(said: &Sidecar, found: &Sidecar) -> Vec<String> {
+    let pairs = [
+        ("first offset", said.range.first.to_string(), found.range.first.to_string()),
+        ("next offset", said.range.next.to_string(), found.range.next.to_string()),
+        ("bytes", said.length_bytes.to_string(), found.length_bytes.to_string()),
+        ("batches", said.batches.to_string(), found.batches.to_string()),
+        ("converted batches", said.converted.to_string(), found.converted.to_string()),
+        ("records", said.records.to_string(), found.records.to_string()),
+        ("first record", format!("{:?}", said.first_record), format!("{:?}", found.first_record)),
+        ("last record", format!("{:?}", said.last_record), format!("{:?}", found.last_record)),
+        ("max time", format!("{:?}", said.max_time), format!("{:?}", found.max_time)),
+        ("min time", format!("{:?}", said.min_time), format!("{:?}", found.min_time)),
+        ("entries", said.entries.len().to_string(), found.entries.len().to_string()),
+    ];
+    let differ = pairs.into_iter().filter(|(_, said, found)| said != found);
+    let mut told: Vec<String> =
+        differ.map(|(field, said, found)| format!("it says {field} {said}, the log has {found}")).collect();
+    if said.entries.len() == found.entries.len()
+        && let Some((said, found)) = said.entries.iter().zip(&found.entries).find(|(said, found)| said != found)
+    {
+        told.push(format!("it has the entry {said:?}, the log gives {found:?}"));
+    }
+    if said.epochs != found.epochs {
+        told.push(format!("it says leader epochs {:?}, the log has {:?}", said.epochs, found.epochs));
+    }
+    told
 }

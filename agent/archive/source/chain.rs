@@ -1,18 +1,18 @@
 //! The way along a partition's segments, and what is found wrong on it.
 //!
 //! Order: segments come by offset, each with the sidecar that fits it; findings stand between them at their place.
-//! Memory: the names of one folder and one sidecar. A listing is no snapshot: while an agent writes, it may show a
-//! segment and not the one before. So before anything is called missing, the folder is listed again. Cancel: a dropped
-//! walk is void.
-
-use std::fmt;
+//! Memory: the names of one folder, and a few sidecars, which are read [`ahead`](super::ahead). A listing is no
+//! snapshot: while an agent writes, it may show a segment and not the one before. So before anything is called missing,
+//! the folder is listed again. Cancel: a dropped walk is void.
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::Place;
+use super::ahead::Ahead;
 use super::chunks::{Chunks, Segment};
-use super::{Place, Timeline};
+pub use super::finding::{Finding, What, verdict};
 use crate::archive::sidecar::{self, Sidecar};
-use crate::archive::{Archive, Segments, begin, layout};
+use crate::archive::{Archive, Segments, begin, catalogs, layout};
 use crate::batch;
 use crate::error::{Error, Kind, Result};
 use crate::record::{Offset, OffsetRange};
@@ -24,115 +24,6 @@ pub enum Link {
     Segment(Box<Segment>),
     /// Something that is not as it should be, at this place.
     Finding(Finding),
-}
-
-/// What was found, where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// What it is.
-    pub what: What,
-    /// The object that it is about, for people.
-    pub object: String,
-    /// The offsets that it is about, as far as they are known.
-    pub range: Option<OffsetRange>,
-    /// More, for people.
-    pub detail: String,
-}
-
-/// What a [`Finding`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum What {
-    /// No segment covers these offsets, and none says why.
-    Hole,
-    /// A segment without the sidecar that describes it: its aborted transactions are unknown.
-    NoSidecar,
-    /// A sidecar that cannot be read, or describes something else.
-    DamagedSidecar,
-    /// A log whose bytes are not what they were.
-    DamagedLog,
-    /// Another object that cannot be read.
-    DamagedObject,
-    /// It could not be looked at.
-    Unchecked,
-    /// A sidecar at the chain's end whose log is not there (yet): a writer stopped between the two, or still writes.
-    Unfinished,
-    /// A log inside another's range: a loser's. No reader reads it.
-    Debris,
-    /// A chain that begins before the offset that was kept for it: an older agent's, whose begin came too late.
-    EarlyBegin,
-    /// The source had lost offsets that are held; what it had in their place is in a fork.
-    Fork,
-}
-
-impl What {
-    /// Returns the exit code that it stands for; 0 for what harms nothing.
-    pub fn exit_kind(self) -> Option<Kind> {
-        match self {
-            Self::Hole => Some(Kind::Hole),
-            Self::NoSidecar | Self::DamagedSidecar | Self::DamagedLog | Self::DamagedObject => Some(Kind::Damaged),
-            Self::Unchecked => Some(Kind::Failed),
-            Self::Unfinished | Self::Debris | Self::EarlyBegin | Self::Fork => None,
-        }
-    }
-
-    /// Returns its name in tables and data.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Hole => "hole",
-            Self::NoSidecar => "no sidecar",
-            Self::DamagedSidecar => "damaged sidecar",
-            Self::DamagedLog => "damaged log",
-            Self::DamagedObject => "damaged object",
-            Self::Unchecked => "unchecked",
-            Self::Unfinished => "unfinished",
-            Self::Debris => "debris",
-            Self::EarlyBegin => "early begin",
-            Self::Fork => "fork",
-        }
-    }
-}
-
-impl Finding {
-    /// Returns what is wrong with the topic object of a timeline, or with its folder, if anything is.
-    pub fn of_object(archive: &Archive, timeline: &Timeline) -> Option<Self> {
-        let error = timeline.object.as_ref().err()?;
-        let folder = layout::timeline_folder(&timeline.topic, timeline.topic_id);
-        let object = archive.store().describe(&folder);
-        let what = if error.kind() == Kind::Damaged { What::DamagedObject } else { What::Unchecked };
-        Some(Self { what, object, range: None, detail: error.to_string() })
-    }
-
-    /// Returns the finding that a walk along `place` ended with `error`.
-    pub fn of_end(archive: &Archive, place: &Place, error: &Error) -> Self {
-        let what = if error.kind() == Kind::Damaged { What::DamagedLog } else { What::Unchecked };
-        let object = archive.store().describe(&place.folder);
-        Self { what, object, range: None, detail: error.to_string() }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.what.name())?;
-        if let Some(range) = self.range {
-            write!(f, ": offsets {range}")?;
-        }
-        write!(f, ": {} ({})", self.detail, self.object)
-    }
-}
-
-/// Returns the error that `findings` amount to, if to any; `backup_id` is named in it.
-///
-/// # Errors
-/// The worst kind: damage before a hole, since it may be one too, and both before what could not be looked at.
-pub fn verdict<'a>(backup_id: &str, findings: impl IntoIterator<Item = &'a Finding>) -> Result<()> {
-    let kinds: Vec<Kind> = findings.into_iter().filter_map(|finding| finding.what.exit_kind()).collect();
-    let (kind, what) = match kinds.iter() {
-        kinds if kinds.clone().any(|kind| *kind == Kind::Damaged) => (Kind::Damaged, "the archive is damaged"),
-        kinds if kinds.clone().any(|kind| *kind == Kind::Hole) => (Kind::Hole, "the archive has an undeclared hole"),
-        kinds if kinds.len() > 0 => (Kind::Failed, "the archive could not be checked"),
-        _ => return Ok(()),
-    };
-    Err(Error::new(kind, what).with("backup", backup_id).with("findings", kinds.len()))
 }
 
 /// A walk along the chain of one place.
@@ -151,7 +42,16 @@ pub struct Chain {
     sidecar_at: usize,
     /// Where on the chain the folder was listed again.
     relisted: Option<Relisted>,
+    /// How often it was.
+    relists: u32,
+    /// Only what begins in `[first, next)` was listed, and is listed again; `next` is [`Offset::MAX`] for the end.
+    part: Option<OffsetRange>,
+    ahead: Ahead,
 }
+
+/// How often a folder is listed again on one walk. Each time is for what a writer did while it was listed, at the chain's
+/// end; a chain that has lost all its sidecars would be listed once for each.
+const MOST_RELISTS: u32 = 8;
 
 /// A place at which the folder was listed again; there it is believed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -163,10 +63,14 @@ enum Relisted {
 impl Chain {
     /// Lists the segments at `place`; a folder that is not there is an empty chain.
     pub async fn open(archive: &Archive, place: &Place) -> Result<Self> {
-        let store = archive.store().clone();
-        let listing = Segments::new(store.list(&place.folder).await?);
-        Ok(Self {
-            store,
+        let listing = Segments::new(archive.store().list(&place.folder).await?);
+        Ok(Self::listed(archive, place, listing))
+    }
+
+    /// Walks along the chain at `place`; `listing` is all of its folder.
+    pub(in crate::archive) fn listed(archive: &Archive, place: &Place, listing: Segments) -> Self {
+        Self {
+            store: archive.store().clone(),
             place: place.clone(),
             listing,
             at: 0,
@@ -176,7 +80,41 @@ impl Chain {
             begun: place.fork.is_some(),
             sidecar_at: 0,
             relisted: None,
-        })
+            relists: 0,
+            part: None,
+            ahead: Ahead::default(),
+        }
+    }
+
+    /// Walks along a part of the chain at `place`, where a segment begins that another follows, or the chain's first;
+    /// `listing` is what was listed of it.
+    pub(in crate::archive) fn part(archive: &Archive, place: &Place, part: OffsetRange, listing: Segments) -> Self {
+        Self {
+            store: archive.store().clone(),
+            place: place.clone(),
+            listing,
+            at: 0,
+            next: Some(part.first),
+            passed_head: true,
+            begun: true,
+            sidecar_at: 0,
+            relisted: None,
+            relists: 0,
+            part: Some(part),
+            ahead: Ahead::default(),
+        }
+    }
+
+    /// Lists the segments at `place` to walk from `first` on, where one begins that another follows: what lies before is
+    /// passed over unseen.
+    pub async fn open_from(archive: &Archive, place: &Place, first: Offset) -> Result<Self> {
+        if let Some(listed) = archive.store().list_after(&place.folder, &format!("{first:020}")).await? {
+            let part = OffsetRange { first, next: Offset::MAX };
+            return Ok(Self::part(archive, place, part, Segments::new(listed)));
+        }
+        let chain = Self::open(archive, place).await?;
+        let at = chain.listing.logs.partition_point(|&(offset, _)| offset < first);
+        Ok(Self { at, next: Some(first), passed_head: true, begun: true, ..chain })
     }
 
     /// Returns where the chain lies.
@@ -193,6 +131,12 @@ impl Chain {
     /// Returns how many logs there are, and their bytes.
     pub fn size(&self) -> (usize, u64) {
         (self.listing.logs.len(), self.listing.logs.iter().map(|&(_, length_bytes)| length_bytes).sum())
+    }
+
+    /// Returns the names in the chain's folder that are neither of segments nor of what belongs to them; folders with a
+    /// slash at their end.
+    pub fn strange(&self) -> &[String] {
+        &self.listing.strange
     }
 
     /// Takes the next step; `None` behind the last.
@@ -293,7 +237,7 @@ impl Chain {
     }
 
     /// Finds the sidecar of the log at `first`: the one of its length and, if two fit, of its digest.
-    async fn sidecar_of(&self, first: Offset, length_bytes: u64) -> Result<(String, Sidecar)> {
+    async fn sidecar_of(&mut self, first: Offset, length_bytes: u64) -> Result<(String, Sidecar)> {
         let mut fitting: Vec<u128> = self.listing.sidecars(first, length_bytes).collect();
         if fitting.len() > 1 {
             let digest = self.digest_of_log(first, length_bytes).await?;
@@ -303,7 +247,14 @@ impl Chain {
             return Err(Error::damaged("segment has no sidecar that fits its log"));
         };
         let key = format!("{}{}", self.place.folder, layout::sidecar(first, length_bytes, digest));
-        let Some(bytes) = self.store.read(&key).await? else {
+        let following = self.listing.logs.get(self.at + 1..).unwrap_or_default().iter();
+        // Of two that fit one log, the log's digest must tell: in its turn.
+        let upcoming = following.filter_map(|&(first, length_bytes)| {
+            let mut fitting = self.listing.sidecars(first, length_bytes);
+            fitting.next().filter(|_| fitting.next().is_none()).map(|digest| (first, length_bytes, digest))
+        });
+        let wanted = (first, length_bytes, digest);
+        let Some(bytes) = self.ahead.read(&self.store, &self.place.folder, wanted, upcoming).await? else {
             return Err(Error::transient("sidecar went while we read it").with("object", self.store.describe(&key)));
         };
         let sidecar = Sidecar::decode(&bytes).map_err(|error| error.with("sidecar", &key))?;
@@ -412,13 +363,22 @@ impl Chain {
 
     /// Lists the folder again, unless that was done here; at the end only once, or a busy writer would keep us for ever.
     async fn relist(&mut self, here: Relisted) -> Result<bool> {
-        if self.relisted == Some(here) || self.relisted == Some(Relisted::AtEnd) {
+        if self.relisted == Some(here) || self.relisted == Some(Relisted::AtEnd) || self.relists == MOST_RELISTS {
             return Ok(false);
         }
         self.relisted = Some(here);
-        self.listing = Segments::new(self.store.list(&self.place.folder).await?);
-        let next = self.next;
-        self.at = self.listing.logs.partition_point(|&(first, _)| next.is_some_and(|next| first < next));
+        self.relists += 1;
+        // What was passed is not passed again, also where it did not tell its end.
+        let passed = self.at.checked_sub(1).and_then(|last| self.listing.logs.get(last)).map(|&(first, _)| first);
+        self.listing = match self.part {
+            None => Segments::new(self.store.list(&self.place.folder).await?),
+            Some(part) => {
+                let until = Some(part.next).filter(|until| *until < Offset::MAX);
+                catalogs::segments_from(&self.store, &self.place, part.first, until).await?
+            }
+        };
+        let behind = self.next.max(passed.map(|passed| passed + 1));
+        self.at = self.listing.logs.partition_point(|&(first, _)| behind.is_some_and(|behind| first < behind));
         Ok(true)
     }
 

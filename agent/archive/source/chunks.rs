@@ -5,10 +5,13 @@
 
 use bytes::Bytes;
 
-use crate::archive::sidecar::Sidecar;
+use super::Place;
+use crate::archive::catalog::Row;
+use crate::archive::sidecar::{Entry, Sidecar, Transaction};
+use crate::archive::{Archive, layout};
 use crate::batch::{self, Header, LENGTH_PREFIX_BYTES};
 use crate::error::{Error, Result};
-use crate::record::Offset;
+use crate::record::{Offset, Timestamp};
 use crate::store::Store;
 
 /// Bytes of one read. Half of it doubles the requests to an object store; double of it is memory without more speed.
@@ -32,6 +35,25 @@ impl Segment {
         Self { store, log, sidecar_key, sidecar }
     }
 
+    /// Reads the sidecar of the segment of `row` in the chain at `place`.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`](crate::error::Kind::Damaged) when it is not there or cannot be read; else the store's.
+    pub async fn open(archive: &Archive, place: &Place, row: &Row) -> Result<Self> {
+        let Row { range, length_bytes, digest, .. } = *row;
+        let key = format!("{}{}", place.folder, layout::sidecar(range.first, length_bytes, digest));
+        let damaged = |error: Error| error.with("sidecar", archive.store().describe(&key));
+        let bytes = archive.store().read(&key).await?.ok_or_else(|| damaged(Error::damaged("sidecar is lost")))?;
+        let sidecar = Sidecar::decode(&bytes).map_err(damaged)?;
+        let is_of_row = Row::of(&sidecar) == *row
+            && (sidecar.topic_id, sidecar.partition) == (place.partition.topic_id, place.partition.index);
+        if !is_of_row {
+            return Err(damaged(Error::damaged("sidecar describes another segment")));
+        }
+        let log = format!("{}{}", place.folder, layout::log(range.first));
+        Ok(Self::new(archive.store().clone(), log, key, sidecar))
+    }
+
     /// Returns the log's chunks from `position` on, where a batch begins: 0, or an entry of the sidecar.
     pub fn chunks(&self, position: u64) -> Chunks {
         Chunks { position, ..Chunks::new(&self.store, &self.log, self.sidecar.length_bytes) }
@@ -39,9 +61,29 @@ impl Segment {
 
     /// Returns where to begin to read for records at or after `offset`.
     pub fn position_of(&self, offset: Offset) -> u64 {
+        self.position(self.entry_of(offset))
+    }
+
+    /// Returns where to begin to read for records of `time` or later: none is before it.
+    pub fn position_of_time(&self, time: Timestamp) -> u64 {
+        self.position(self.entry_of_time(time))
+    }
+
+    /// Returns the sidecar's last entry at or before `offset`; the first where there is none.
+    pub fn entry_of(&self, offset: Offset) -> Option<&Entry> {
         let entries = &self.sidecar.entries;
         let behind = entries.partition_point(|entry| entry.offset <= offset);
-        let position = behind.checked_sub(1).map_or(0, |at| entries[at].position);
+        entries.get(behind.saturating_sub(1))
+    }
+
+    /// Returns the sidecar's first entry behind which a record of `time` or later may be; the first where there is none.
+    pub fn entry_of_time(&self, time: Timestamp) -> Option<&Entry> {
+        let entries = &self.sidecar.entries;
+        entries.iter().find(|entry| entry.max_time >= time).or(entries.first())
+    }
+
+    fn position(&self, entry: Option<&Entry>) -> u64 {
+        let position = entry.map_or(0, |entry| entry.position);
         // `verify` finds an entry beyond the log; here it must not hide the whole segment.
         if position < self.sidecar.length_bytes { position } else { 0 }
     }
@@ -49,10 +91,22 @@ impl Segment {
     /// Returns whether a batch of this segment has records that a read-committed reader sees. Of one that begins
     /// before the segment, the records before `sidecar.range.first` are not the segment's.
     pub fn is_visible(&self, header: &Header) -> bool {
-        header.count > 0
-            && !header.is_control()
-            && header.next_offset() > self.sidecar.range.first
-            && !(header.is_transactional() && self.sidecar.is_aborted(header.producer_id, header.base_offset))
+        self.holds(header)
+            && !(header.is_transactional()
+                && (self.sidecar.is_aborted(header.producer_id, header.base_offset)
+                    || self.sidecar.is_undecided(header.producer_id, header.base_offset)))
+    }
+
+    /// Returns the transaction of a batch that has records, if nobody knows any more whether it was aborted: readers
+    /// leave it out and say so.
+    pub fn undecided(&self, header: &Header) -> Option<&Transaction> {
+        let (producer_id, offset) = (header.producer_id, header.base_offset);
+        let mut undecided = self.sidecar.undecided.iter();
+        undecided.find(|entry| self.holds(header) && header.is_transactional() && entry.covers(producer_id, offset))
+    }
+
+    fn holds(&self, header: &Header) -> bool {
+        header.count > 0 && !header.is_control() && header.next_offset() > self.sidecar.range.first
     }
 
     /// Returns the place of the log for people.
@@ -87,6 +141,11 @@ impl Chunks {
     /// Opens the log of that key, which has `length_bytes`.
     pub fn new(store: &Store, log: &str, length_bytes: u64) -> Self {
         Self { store: store.clone(), log: log.to_owned(), length_bytes, position: 0 }
+    }
+
+    /// Begins to read at `position`, where a batch begins.
+    pub fn starting_at(self, position: u64) -> Self {
+        Self { position, ..self }
     }
 
     /// Reads the next chunk; `None` at the log's end.

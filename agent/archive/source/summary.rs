@@ -1,17 +1,25 @@
-//! A chain added up from its sidecars: what tables show of a partition.
+//! A chain added up from its index: what tables show of a partition.
 //!
-//! No log is read, unless a segment has two fitting sidecars or none (see [`chain`](super::chain)), or a fork was cut in
-//! the middle of one. What cannot be read
-//! is a finding of its place, and the other places are added up all the same.
+//! No log is read, unless opening the index needs one (see [`opened`](super::opened)), or a fork was cut in the middle of
+//! one. Memory: the indexes of [`AT_ONCE`] partitions, 118 bytes a segment; each is dropped once it is added up. What
+//! cannot be read is a finding of its place, and the other places are added up all the same.
 
-use super::chain::{Chain, Finding, Link};
+use std::sync::Arc;
+
+use super::chain::{Finding, What};
 use super::chunks::Segment;
-use super::way::{self, Branch, Left, Part, Reach};
-use super::{Place, Timeline};
+use super::opened::Opened;
+use super::way::{self, Before, Branch, Left, Part, Reach};
+use super::{Place, Timeline, side_by_side};
 use crate::archive::Archive;
-use crate::archive::sidecar::{Kind, Sidecar};
+use crate::archive::catalog::Row;
+use crate::archive::index::Index;
 use crate::error::Result;
 use crate::record::{Offset, OffsetRange, Timestamp};
+
+/// So many partitions are opened at a time. Opening one takes a dozen answers of the store one after the other: with half
+/// of it a thousand partitions take twice as long; double of it doubles the memory where all are huge.
+pub const AT_ONCE: usize = 8;
 
 /// What a partition's chain holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,40 +75,60 @@ pub type Summarised = (Timeline, Vec<(Place, Summary)>);
 /// # Errors
 /// Those of the store while the topics are listed; what cannot be read of a place is among its findings.
 pub async fn summarise(archive: &Archive) -> Result<Vec<Summarised>> {
-    let mut summarised = Vec::new();
-    for mut timeline in super::timelines(archive).await? {
-        let mut summaries = Vec::new();
-        for place in std::mem::take(&mut timeline.places) {
-            let summary = Summary::read(archive, &place).await;
-            summaries.push((place, summary));
-        }
-        follow_forks(archive, &mut summaries).await;
-        summarised.push((timeline, summaries));
+    let timelines = super::timelines(archive).await?;
+    let mut summarised: Vec<Summarised> = timelines.into_iter().map(|timeline| (timeline, Vec::new())).collect();
+    let mut partitions = Vec::new();
+    for (at, (timeline, _)) in summarised.iter_mut().enumerate() {
+        let places = std::mem::take(&mut timeline.places);
+        let chains = places.chunk_by(|a, b| a.partition == b.partition);
+        partitions.extend(chains.map(|chains| (at, chains.to_vec())));
+    }
+    let summaries = side_by_side::each(partitions, AT_ONCE, |(at, chains)| {
+        let archive = archive.clone();
+        async move { (at, partition(&archive, &chains).await) }
+    });
+    for (at, summaries) in summaries.await? {
+        summarised[at].1.extend(summaries);
     }
     Ok(summarised)
 }
 
-/// Adds what the forks among the chains of a topic are beside, and what a reader gets along the newest of each partition.
-async fn follow_forks(archive: &Archive, summaries: &mut [(Place, Summary)]) {
-    let chains: Vec<_> = summaries.iter().map(|(place, summary)| (place, summary.reach)).collect();
-    for (at, left, finding) in way::forks(archive, &chains) {
+/// Adds up the chains of one partition: its own, and the forks.
+async fn partition(archive: &Archive, chains: &[Place]) -> Vec<(Place, Summary)> {
+    let (mut summaries, mut indexes) = (Vec::new(), Vec::new());
+    for place in chains {
+        let mut summary = Summary::default();
+        let index = summary.read(archive, place).await;
+        summaries.push((place.clone(), summary));
+        // One at a time is in memory, but where forks share offsets.
+        indexes.push(index.filter(|_| chains.len() > 1));
+    }
+    let reaches: Vec<_> = summaries.iter().map(|(place, summary)| (place, summary.reach)).collect();
+    let forks = way::forks(archive, &reaches);
+    if forks.is_empty() {
+        return summaries;
+    }
+    let held = summaries.iter().filter(|(_, summary)| summary.reach.is_held).filter_map(|(place, _)| place.fork);
+    let parts = way::along(&chains[0].partition, Branch::Newest, &held.collect::<Vec<_>>());
+    for (at, left, finding) in forks {
         summaries[at].1.left = Some(left);
         summaries[at].1.findings.extend(finding);
     }
-    let forked: Vec<_> = summaries.iter().filter(|(_, summary)| summary.left.is_some()).collect();
-    let forked: Vec<_> = forked.into_iter().map(|(place, _)| place.partition.clone()).collect();
-    for (place, summary) in summaries.iter_mut().filter(|(place, _)| place.fork.is_none()) {
-        if forked.contains(&place.partition) {
-            let mut newest = Summary::default();
-            let read = match way::way(archive, &place.partition, Branch::Newest).await {
-                Ok(parts) => newest.follow(archive, &parts).await,
-                Err(error) => Err(error),
-            };
+    let mut newest = Summary::default();
+    for part in &parts {
+        // What could not be read is a finding of its place.
+        let index = chains.iter().position(|place| *place == part.place).and_then(|at| indexes[at].as_ref());
+        let Some(index) = index else { continue };
+        if let Err(error) = newest.follow(archive, part, index).await {
             // Damage on the way was found in its chain already; a cut segment's log was looked at only here.
-            summary.findings.extend(read.err().map(|error| Finding::of_end(archive, place, &error)));
-            summary.newest = Some(Box::new(newest));
+            summaries[0].1.findings.push(Finding::of_end(archive, &part.place, &error));
+            break;
         }
     }
+    if chains[0].fork.is_none() {
+        summaries[0].1.newest = Some(Box::new(newest));
+    }
+    summaries
 }
 
 /// Returns everything that was found wrong: with the topic objects, then with the places.
@@ -113,72 +141,76 @@ pub fn findings(archive: &Archive, summarised: &[Summarised]) -> Vec<Finding> {
 }
 
 impl Summary {
-    /// Adds up the chain at `place`, as far as it can be read.
-    pub async fn read(archive: &Archive, place: &Place) -> Self {
-        let mut summary = Self::default();
-        if let Err(error) = summary.walk(archive, place).await {
-            summary.findings.push(Finding::of_end(archive, place, &error));
-        }
-        summary
-    }
-
-    async fn walk(&mut self, archive: &Archive, place: &Place) -> Result<()> {
-        let mut chain = Chain::open(archive, place).await?;
-        let walked = loop {
-            match chain.next().await {
-                Ok(Some(Link::Segment(segment))) => self.add(&segment.sidecar),
-                Ok(Some(Link::Finding(finding))) => self.findings.push(finding),
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
+    /// Adds up the chain at `place`, as far as it can be read; returns its index.
+    async fn read(&mut self, archive: &Archive, place: &Place) -> Option<Index> {
+        match Opened::read(archive, place).await {
+            Ok(Opened { index, findings, reach }) => {
+                index.iter().for_each(|row| self.add(&row));
+                self.gaps.extend(index.gaps().map(Gap::new));
+                (self.findings, self.reach) = (findings, reach);
+                self.findings.extend(undecided(archive, place, &index));
+                Some(index)
             }
-        };
-        self.reach = Reach { is_held: chain.size().0 > 0, next: chain.reached(), is_whole: walked.is_ok() };
-        walked
-    }
-
-    /// Adds up what a reader takes from each part of a way.
-    async fn follow(&mut self, archive: &Archive, parts: &[Part]) -> Result<()> {
-        for part in parts {
-            let mut chain = Chain::open(archive, &part.place).await?;
-            while let Some(link) = chain.next().await? {
-                match link {
-                    Link::Segment(segment) if segment.sidecar.range.first >= part.range.next => break,
-                    Link::Segment(segment) if segment.sidecar.range.next > part.range.next => {
-                        self.add(&before(&segment, part.range.next).await?);
-                    }
-                    Link::Segment(segment) => self.add(&segment.sidecar),
-                    Link::Finding(_) => {}
-                }
+            Err(error) => {
+                // It may hold anything: no fork is to miss it.
+                self.reach = Reach { is_held: true, next: None, is_whole: false };
+                self.findings.push(Finding::of_end(archive, place, &error));
+                None
             }
         }
+    }
+
+    /// Adds up what a reader takes from a part of a way.
+    async fn follow(&mut self, archive: &Archive, part: &Part, index: &Index) -> Result<()> {
+        let end = part.range.next;
+        for row in index.iter().take_while(|row| row.range.first < end) {
+            if row.range.next <= end {
+                self.add(&row);
+                continue;
+            }
+            let segment = Segment::open(archive, &part.place, &row).await?;
+            let Before { records, first, last } = way::count_before(&segment, end).await?;
+            let range = OffsetRange { next: end, ..row.range };
+            self.add(&Row { range, records, first_record: first, last_record: last, ..row });
+        }
+        let gaps = index.gaps().take_while(|(row, _)| row.range.first < end);
+        self.gaps.extend(gaps.map(|(row, reason)| {
+            let range = OffsetRange { next: row.range.next.min(end), ..row.range };
+            Gap::new((Row { range, ..row }, reason))
+        }));
         Ok(())
     }
 
-    fn add(&mut self, sidecar: &Sidecar) {
-        let first = self.range.map_or(sidecar.range.first, |range| range.first);
-        self.range = Some(OffsetRange { first, next: sidecar.range.next });
-        self.first_record = self.first_record.or(sidecar.first_record);
-        self.last_record = sidecar.last_record.or(self.last_record);
-        self.records += sidecar.records;
-        self.converted += sidecar.converted;
+    fn add(&mut self, row: &Row) {
+        let first = self.range.map_or(row.range.first, |range| range.first);
+        self.range = Some(OffsetRange { first, next: row.range.next });
+        self.first_record = self.first_record.or(row.first_record);
+        self.last_record = row.last_record.or(self.last_record);
+        self.records += row.records;
+        self.converted += row.converted;
         self.segments += 1;
-        self.bytes += sidecar.length_bytes;
-        self.max_time = self.max_time.max(sidecar.max_time);
-        self.sealed_at = Some(sidecar.sealed_at);
-        if sidecar.kind == Kind::Gap {
-            self.gaps.push(Gap { range: sidecar.range, reason: sidecar.note.clone(), at: sidecar.sealed_at });
-        } else if sidecar.max_time.is_some() {
-            self.first_time = self.first_time.or(sidecar.entries.first().map(|entry| entry.first_time));
-        }
+        self.bytes += row.length_bytes;
+        self.max_time = self.max_time.max(row.max_time);
+        self.sealed_at = Some(row.sealed_at);
+        self.first_time = self.first_time.or(row.first_time);
     }
 }
 
-/// Returns what the sidecar of `segment` would say if it ended at `end`, as far as a summary asks.
-async fn before(segment: &Segment, end: Offset) -> Result<Sidecar> {
-    let counted = way::count_before(segment, end).await?;
-    let mut sidecar = segment.sidecar.clone();
-    sidecar.range.next = end;
-    sidecar.records = counted.records;
-    (sidecar.first_record, sidecar.last_record) = (counted.first, counted.last);
-    Ok(sidecar)
+/// Returns the finding that a chain holds undecided transactions, if it does: their records are not counted.
+fn undecided(archive: &Archive, place: &Place, index: &Index) -> Option<Finding> {
+    let mut held = index.iter().filter(|row| row.has_undecided);
+    let first = held.next()?.range;
+    let (count, next) = held.fold((1, first.next), |(count, _), row| (count + 1, row.range.next));
+    let detail = format!(
+        "{count} of its segments hold transactions of which nobody knows any more whether they were aborted; \
+                          their records are not counted"
+    );
+    let range = Some(OffsetRange { next, ..first });
+    Some(Finding { what: What::Undecided, object: archive.store().describe(&place.folder), range, detail })
+}
+
+impl Gap {
+    fn new((row, reason): (Row, Arc<str>)) -> Self {
+        Self { range: row.range, reason: reason.to_string(), at: row.sealed_at }
+    }
 }

@@ -37,7 +37,11 @@ pub enum Branch {
 /// Those of the store.
 pub async fn way(archive: &Archive, partition: &Partition, branch: Branch) -> Result<Vec<Part>> {
     // A folder without segments is no fork: a writer stopped before its first commit.
-    let forks = archive.forks(partition).await?;
+    Ok(along(partition, branch, &archive.forks(partition).await?))
+}
+
+/// Returns the way along a partition that has these forks, oldest first.
+pub fn along(partition: &Partition, branch: Branch, forks: &[Fork]) -> Vec<Part> {
     let chosen = match branch {
         Branch::Newest => forks.last().copied(),
         Branch::Own => None,
@@ -45,7 +49,7 @@ pub async fn way(archive: &Archive, partition: &Partition, branch: Branch) -> Re
     };
     let part =
         |stretch: lineage::Stretch| Part { place: Place::new(partition.clone(), stretch.fork), range: stretch.range };
-    Ok(lineage::stretches(chosen, &forks).into_iter().map(part).collect())
+    lineage::stretches(chosen, forks).into_iter().map(part).collect()
 }
 
 /// The records of a segment that a read-committed reader gets before an offset.
