@@ -74,7 +74,7 @@ fn a_changed_byte_is_found_and_named() {
     bytes[middle] ^= 0x10;
     fs::write(&segment.path, bytes).expect("it is writable");
     let name = segment.path.file_name().and_then(|name| name.to_str()).expect("a name");
-    let verified = backup.command("verify", &[]);
+    let verified = backup.command("verify", &["--deep"]);
     assert_eq!(verified.code, Some(4), "{verified:#?}");
     assert!((verified.stdout + &verified.stderr).contains(name), "{name} is named");
     assert_eq!(backup.command("cat", &["--topic", &topic]).code, Some(4));
@@ -91,12 +91,12 @@ fn a_missing_segment_is_a_hole_and_a_missing_sidecar_is_damage() {
     let sidecar = sidecars.find(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_sidecar));
     let (sidecar, kept) = (sidecar.expect("each segment has one"), backup.folder().join("kept"));
     fs::rename(&sidecar, &kept).expect("it can be moved");
-    let verified = backup.command("verify", &[]);
+    let verified = backup.command("verify", &["--deep"]);
     assert_eq!(verified.code, Some(4), "without its sidecar: {verified:#?}");
     fs::rename(&kept, &sidecar).expect("it can be moved");
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
     fs::rename(&segment.path, &kept).expect("it can be moved");
-    let verified = backup.command("verify", &[]);
+    let verified = backup.command("verify", &["--deep"]);
     assert_eq!(verified.code, Some(5), "without the segment: {verified:#?}");
     let range = format!("{}", segment.first);
     assert!((verified.stdout + &verified.stderr).contains(&range), "where the hole begins is named");

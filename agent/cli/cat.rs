@@ -2,23 +2,28 @@
 //!
 //! Order: topic by topic, partition by partition, by offset. Each batch's checksum is checked before it is opened.
 //! At damage or a hole the partition's output ends, the others' go on, and the verb fails with what it met; offsets
-//! outside the ones asked for are not looked at. Memory: one chunk and one decompressed batch.
+//! outside the ones asked for are not looked at: the index says where to begin. Memory: the index, one chunk and one
+//! decompressed batch.
 
+mod line;
+
+use std::collections::HashSet;
 use std::fmt;
 
-use base64::display::Base64Display;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
+use self::line::Line;
 use super::table::Output;
 use crate::archive::Archive;
+use crate::archive::catalog::Row;
+use crate::archive::index::Index;
 use crate::archive::layout;
-use crate::archive::source::chain::{Chain, Link};
+use crate::archive::source::chain::{Chain, Finding, Link, What};
 use crate::archive::source::chunks::Segment;
+use crate::archive::source::opened::Opened;
 use crate::archive::source::way::{self, Branch, Part};
 use crate::archive::source::{self, Fork, Place, Timeline};
-use crate::batch::records::{Record, Records};
+use crate::batch::records::Records;
 use crate::batch::{self, Header};
 use crate::error::{Error, Kind, Result};
 use crate::record::{Offset, OffsetRange, Partition, Timestamp, TopicId};
@@ -71,6 +76,9 @@ struct Choice {
     /// Only records before this time (exclusive): as 2026-11-22T11:00:00Z, or in milliseconds since 1970
     #[arg(long, value_name = "TIME")]
     to_time: Option<Timestamp>,
+    /// Print the records of transactions of which nobody knows any more whether they were aborted, too
+    #[arg(long)]
+    undecided: bool,
     /// Print at most so many records, all partitions together
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = whole::<u64>)]
     limit: Option<u64>,
@@ -129,7 +137,17 @@ pub async fn run(args: Args) -> Result<()> {
         }
     }
     printer.output.finish()?;
-    failed.map_or(Ok(()), Err)
+    match failed {
+        Some(error) => Err(error),
+        None if printer.left_out.is_empty() => Ok(()),
+        None => {
+            let what =
+                "records were left out, of transactions of which nobody knows any more whether they were aborted";
+            Err(Error::new(Kind::Partial, what)
+                .with("transactions", printer.left_out.len())
+                .hint("--undecided prints them; `repair --against-cluster` asks the source"))
+        }
+    }
 }
 
 /// Returns the partitions that were asked for, of the newest timelines where none is named, and which chain of each.
@@ -206,14 +224,25 @@ fn is_wanted(timeline: &Timeline, name: &str, topic_id: Option<TopicId>) -> bool
 struct Printer {
     choice: Choice,
     left: u64,
+    /// The offset behind the last record that was printed of the chain in work.
+    passed: Offset,
     output: Output,
     /// The line in work; kept for its memory.
     line: Vec<u8>,
+    /// The undecided transactions that were left out: chain, producer, first offset.
+    left_out: HashSet<(String, i64, Offset)>,
 }
 
 impl Printer {
     fn new(choice: Choice, output: Output) -> Self {
-        Self { left: choice.limit.unwrap_or(u64::MAX), choice, output, line: Vec::new() }
+        Self {
+            left: choice.limit.unwrap_or(u64::MAX),
+            passed: 0,
+            choice,
+            output,
+            line: Vec::new(),
+            left_out: HashSet::new(),
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -234,25 +263,22 @@ impl Printer {
         if from >= to {
             return Ok(());
         }
-        let mut chain = Chain::open(archive, place).await?;
-        while let Some(link) = chain.next().await? {
-            match link {
-                _ if self.is_done() => return Ok(()),
-                Link::Finding(finding) => {
-                    let concerns = finding.range.is_none_or(|range| range.next > from && range.first < to);
-                    let Some(kind) = finding.what.exit_kind().filter(|_| concerns) else { continue };
-                    let error = Error::new(kind, finding.to_string());
-                    return Err(match finding.range {
-                        Some(range) => error.hint(format!("--from-offset {} reads on behind it", range.next)),
-                        None => error,
-                    });
-                }
-                Link::Segment(segment) if segment.sidecar.range.first >= to => return Ok(()),
-                Link::Segment(segment) if segment.sidecar.range.next <= from || self.is_outside(&segment) => {}
-                Link::Segment(segment) => self.segment(&segment, place, from, to).await?,
-            }
+        let wanted = OffsetRange { first: from, next: to };
+        let Opened { index, findings, reach } = Opened::read(archive, place).await?;
+        let harmful: Vec<_> = findings.iter().filter(|finding| is_harmful(finding, wanted)).collect();
+        let mut reached = reach.next;
+        if !harmful.is_empty() {
+            // What has no place in the chain is told where a walk from its beginning comes to it.
+            let start = start_before(&index, from).filter(|_| harmful.iter().all(|finding| finding.range.is_some()));
+            reached = self.walk(archive, place, start, wanted).await?;
+        } else if let Some(at) = self.indexed(archive, place, &index, wanted).await? {
+            let left = OffsetRange { first: from.max(self.passed), next: to };
+            reached = self.walk(archive, place, Some(at), left).await?;
         }
-        let reached = chain.reached().unwrap_or(0);
+        if self.is_done() {
+            return Ok(());
+        }
+        let reached = reached.unwrap_or(0);
         if range.next < Offset::MAX && reached < to {
             let missing = OffsetRange { first: reached.max(from), next: to };
             return Err(Error::new(Kind::Hole, format!("`{}` does not hold what a fork goes on from", place.name()))
@@ -262,17 +288,86 @@ impl Printer {
         Ok(())
     }
 
-    /// Returns whether the sidecar proves that no record's time is asked for.
-    fn is_outside(&self, segment: &Segment) -> bool {
-        let (sidecar, choice) = (&segment.sidecar, &self.choice);
-        sidecar.records == 0
-            || sidecar.max_time.zip(choice.from_time).is_some_and(|(max, from)| max < from)
-            || sidecar.min_time.zip(choice.to_time).is_some_and(|(min, to)| min >= to)
+    /// Prints what the index knows, from the first segment that may hold something that is asked for; where a segment is
+    /// not as the index says, returns where it begins.
+    async fn indexed(
+        &mut self,
+        archive: &Archive,
+        place: &Place,
+        index: &Index,
+        wanted: OffsetRange,
+    ) -> Result<Option<Offset>> {
+        self.passed = wanted.first;
+        let by_time = self.choice.from_time.map_or(Some(0), |time| index.at_time(time));
+        let Some((by_offset, by_time)) = index.at_offset(wanted.first).zip(by_time) else { return Ok(None) };
+        for row in index.iter_from(by_offset.max(by_time)) {
+            if row.range.first >= wanted.next || self.is_done() {
+                break;
+            }
+            if self.is_outside(&row) {
+                continue;
+            }
+            let first = row.range.first;
+            let segment = match Segment::open(archive, place, &row).await {
+                Err(error) if error.kind() == Kind::Damaged => return Ok(Some(first)),
+                opened => opened?,
+            };
+            if let Err(error) = self.segment(&segment, place, wanted).await {
+                let name = layout::log(first);
+                let listed = archive.store().list_from(&place.folder, &name).await?;
+                let is_whole = listed.iter().any(|log| log.name == name && log.size_bytes == row.length_bytes);
+                return if is_whole { Err(error) } else { Ok(Some(first)) };
+            }
+        }
+        Ok(None)
     }
 
-    async fn segment(&mut self, segment: &Segment, place: &Place, from: Offset, to: Offset) -> Result<()> {
-        let from = from.max(segment.sidecar.range.first);
-        let mut chunks = segment.chunks(segment.position_of(from));
+    /// Prints along the chain itself, where something is wrong with it, from the segment at `start` on or from its
+    /// beginning; returns where it has come to.
+    async fn walk(
+        &mut self,
+        archive: &Archive,
+        place: &Place,
+        start: Option<Offset>,
+        wanted: OffsetRange,
+    ) -> Result<Option<Offset>> {
+        let mut chain = match start {
+            Some(start) => Chain::open_from(archive, place, start).await?,
+            None => Chain::open(archive, place).await?,
+        };
+        while let Some(link) = chain.next().await? {
+            match link {
+                _ if self.is_done() => break,
+                Link::Finding(finding) => {
+                    let Some(kind) = finding.what.exit_kind().filter(|_| is_harmful(&finding, wanted)) else {
+                        continue;
+                    };
+                    let error = Error::new(kind, finding.to_string());
+                    return Err(match finding.range {
+                        Some(range) => error.hint(format!("--from-offset {} reads on behind it", range.next)),
+                        None => error,
+                    });
+                }
+                Link::Segment(segment) if segment.sidecar.range.first >= wanted.next => break,
+                Link::Segment(segment) if segment.sidecar.range.next <= wanted.first => {}
+                Link::Segment(segment) if self.is_outside(&Row::of(&segment.sidecar)) => {}
+                Link::Segment(segment) => self.segment(&segment, place, wanted).await?,
+            }
+        }
+        Ok(chain.reached())
+    }
+
+    /// Returns whether it is proven of a segment that no record's time is asked for.
+    fn is_outside(&self, row: &Row) -> bool {
+        (row.records == 0 && !row.has_undecided)
+            || row.max_time.zip(self.choice.from_time).is_some_and(|(max, from)| max < from)
+            || row.min_time.zip(self.choice.to_time).is_some_and(|(min, to)| min >= to)
+    }
+
+    async fn segment(&mut self, segment: &Segment, place: &Place, wanted: OffsetRange) -> Result<()> {
+        let (from, to) = (wanted.first.max(segment.sidecar.range.first), wanted.next);
+        let by_time = self.choice.from_time.map_or(0, |time| segment.position_of_time(time));
+        let mut chunks = segment.chunks(segment.position_of(from).max(by_time));
         while let Some(chunk) = chunks.next().await? {
             for item in batch::walk(&chunk.bytes) {
                 let (at, header) = item.map_err(|error| error.with("object", segment.describe()))?;
@@ -280,7 +375,7 @@ impl Printer {
                     return Ok(());
                 }
                 let stale = self.choice.from_time.is_some_and(|from| header.max_timestamp < from);
-                if header.next_offset() <= from || stale || !segment.is_visible(&header) {
+                if header.next_offset() <= from || stale || !self.is_shown(segment, place, &header) {
                     continue;
                 }
                 let bytes = chunk.bytes.slice(at..at + header.total_bytes);
@@ -290,6 +385,22 @@ impl Printer {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether records of a batch are printed; says, once for each, which undecided transactions are not.
+    fn is_shown(&mut self, segment: &Segment, place: &Place, header: &Header) -> bool {
+        let Some(entry) = segment.undecided(header) else { return segment.is_visible(header) };
+        if !self.choice.undecided && self.left_out.insert((place.folder.clone(), entry.producer_id, entry.first)) {
+            let end = entry.last.unwrap_or(segment.sidecar.range.next - 1);
+            tracing::warn!(
+                topic = &*place.partition.topic,
+                partition = place.name(),
+                producer_id = entry.producer_id,
+                offsets = format!("{} to {end}", entry.first),
+                "leaving out a transaction: nobody knows any more whether it was aborted; --undecided prints it"
+            );
+        }
+        self.choice.undecided
     }
 
     fn batch(&mut self, header: &Header, bytes: &Bytes, place: &Place, from: Offset, to: Offset) -> Result<()> {
@@ -304,6 +415,7 @@ impl Printer {
                 && self.choice.to_time.is_none_or(|to| record.timestamp < to);
             if self.left > 0 && record.offset >= from && record.offset < to && in_time {
                 self.left -= 1;
+                self.passed = record.offset + 1;
                 self.line.clear();
                 serde_json::to_writer(&mut self.line, &Line { place, record: &record }).expect("a vector takes it");
                 self.line.push(b'\n');
@@ -314,73 +426,17 @@ impl Printer {
     }
 }
 
-/// A record as a line of JSON.
-struct Line<'a> {
-    place: &'a Place,
-    record: &'a Record,
+/// Returns whether a finding ends the output of these offsets. What a lost catalog says the sidecars say too.
+fn is_harmful(finding: &Finding, wanted: OffsetRange) -> bool {
+    let concerns = finding.range.is_none_or(|range| range.next > wanted.first && range.first < wanted.next);
+    let of_records = !matches!(finding.what, What::DamagedCatalog | What::MissingCatalog | What::Undecided);
+    finding.what.exit_kind().is_some() && concerns && of_records
 }
 
-impl Serialize for Line<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Self { place, record } = self;
-        let mut map = serializer.serialize_map(Some(7))?;
-        map.serialize_entry("topic", &*place.partition.topic)?;
-        map.serialize_entry("partition", &place.partition.index)?;
-        map.serialize_entry("offset", &record.offset)?;
-        map.serialize_entry("timestamp", &record.timestamp.0)?;
-        map.serialize_entry("key", &record.key.as_deref().map(Text))?;
-        map.serialize_entry("value", &record.value.as_deref().map(Text))?;
-        map.serialize_entry("headers", &Headers(&record.headers))?;
-        map.end()
-    }
-}
-
-/// Headers as an array of objects, so that order and duplicates survive.
-struct Headers<'a>(&'a [(Bytes, Option<Bytes>)]);
-
-impl Serialize for Headers<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(|(name, value)| HeaderLine { name, value: value.as_deref() }))
-    }
-}
-
-struct HeaderLine<'a> {
-    name: &'a [u8],
-    value: Option<&'a [u8]>,
-}
-
-impl Serialize for HeaderLine<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(2))?;
-        map.serialize_entry("key", &Text(self.name))?;
-        map.serialize_entry("value", &self.value.map(Text))?;
-        map.end()
-    }
-}
-
-/// Bytes as a string where they are UTF-8, else as `{"base64": "…"}`.
-struct Text<'a>(&'a [u8]);
-
-impl Serialize for Text<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        match std::str::from_utf8(self.0) {
-            Ok(text) => serializer.serialize_str(text),
-            Err(_) => {
-                let mut map = serializer.serialize_map(Some(1))?;
-                map.serialize_entry("base64", &Shown(Base64Display::new(self.0, &STANDARD)))?;
-                map.end()
-            }
-        }
-    }
-}
-
-/// Something that displays, written without a string of its own.
-struct Shown<T>(T);
-
-impl<T: fmt::Display> Serialize for Shown<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
+/// Returns where the last segment ends that ends at or before `offset`.
+fn start_before(index: &Index, offset: Offset) -> Option<Offset> {
+    let before = index.at_offset(offset).unwrap_or(index.len()).checked_sub(1)?;
+    index.get(before).map(|row| row.range.next)
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::Format;
 use super::table::{self, Output, Page};
-use crate::archive::source::Timeline;
-use crate::archive::source::chain::{self, Chain, Finding};
+use crate::archive::source::chain::{self, Finding};
+use crate::archive::source::opened::Opened;
+use crate::archive::source::{Place, Timeline, side_by_side, summary};
 use crate::archive::{Archive, layout, source};
 use crate::config::value::shown_path;
 use crate::error::{Error, Kind, Result};
@@ -160,9 +161,16 @@ fn worst(mut errors: Vec<Error>) -> Result<()> {
 
 async fn list_topics(archive: &Archive, format: Format, output: &mut Output) -> Result<()> {
     let (mut rows, mut findings) = (Vec::new(), Vec::new());
-    for timeline in source::timelines(archive).await? {
+    let timelines = source::timelines(archive).await?;
+    let places: Vec<_> = timelines.iter().flat_map(|timeline| timeline.places.iter().cloned()).collect();
+    let sizes = side_by_side::each(places, summary::AT_ONCE, |place| {
+        let archive = archive.clone();
+        async move { Size::read(&archive, &place).await }
+    });
+    let mut sizes = sizes.await?.into_iter();
+    for timeline in timelines {
         let before = findings.len();
-        let mut row = topic_row(archive, &timeline, &mut findings).await;
+        let mut row = topic_row(archive, &timeline, &mut sizes, &mut findings);
         for finding in &findings[before..] {
             tracing::error!("{}: {finding}", row.topic);
         }
@@ -188,8 +196,41 @@ async fn list_topics(archive: &Archive, format: Format, output: &mut Output) -> 
     chain::verdict(backup_id, &findings)
 }
 
-/// Adds up one timeline; what cannot be read of it is a finding.
-async fn topic_row(archive: &Archive, timeline: &Timeline, findings: &mut Vec<Finding>) -> TopicRow {
+/// What `list` shows of a chain.
+struct Size {
+    segments: usize,
+    bytes: u64,
+    /// The end of what it holds, exclusive.
+    covers_to: Option<Offset>,
+    /// What is not as it should be.
+    findings: Vec<Finding>,
+}
+
+impl Size {
+    /// Adds up the chain at `place`; what cannot be read is a finding.
+    async fn read(archive: &Archive, place: &Place) -> Self {
+        match Opened::read(archive, place).await {
+            Ok(Opened { index, mut findings, .. }) => {
+                // What harms nothing is for `describe` and `verify` to tell.
+                findings.retain(|finding| finding.what.exit_kind().is_some());
+                let (segments, bytes) = (index.len(), index.iter().map(|row| row.length_bytes).sum());
+                Self { segments, bytes, covers_to: index.range().map(|range| range.next), findings }
+            }
+            Err(error) => {
+                let findings = vec![Finding::of_end(archive, place, &error)];
+                Self { segments: 0, bytes: 0, covers_to: None, findings }
+            }
+        }
+    }
+}
+
+/// Adds up one timeline, of whose places `sizes` come next.
+fn topic_row(
+    archive: &Archive,
+    timeline: &Timeline,
+    sizes: &mut impl Iterator<Item = Size>,
+    findings: &mut Vec<Finding>,
+) -> TopicRow {
     let mut row = TopicRow {
         topic: timeline.topic.to_string(),
         topic_id: timeline.topic_id.to_string(),
@@ -201,23 +242,12 @@ async fn topic_row(archive: &Archive, timeline: &Timeline, findings: &mut Vec<Fi
         error: None,
     };
     findings.extend(Finding::of_object(archive, timeline));
-    for place in &timeline.places {
-        let (segments, bytes) = match Chain::open(archive, place).await {
-            Ok(chain) => chain.size(),
-            Err(error) => {
-                findings.push(Finding::of_end(archive, place, &error));
-                continue;
-            }
-        };
+    for (place, Size { segments, bytes, covers_to, findings: found }) in timeline.places.iter().zip(sizes) {
+        findings.extend(found);
         row.segments += segments;
         row.bytes += bytes;
         // A folder without segments is no fork: a writer stopped before its first commit.
         if let Some(fork) = place.fork.filter(|_| segments > 0) {
-            let end = archive.end_of(&place.partition, Some(fork)).await;
-            let covers_to = end.unwrap_or_else(|error| {
-                findings.push(Finding::of_end(archive, place, &error));
-                None
-            });
             let (partition, covers_from) = (place.partition.index, fork.end);
             row.forks.push(ForkRow { partition, fork: fork.to_string(), covers_from, covers_to, segments, bytes });
         }
@@ -272,7 +302,6 @@ impl ForkRow {
 mod tests {
     use std::io::Write;
     use std::sync::{Arc, Mutex};
-
 
     use super::*;
     use crate::archive::sealed;

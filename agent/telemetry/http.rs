@@ -1,4 +1,4 @@
-//! The agent's own HTTP listener: `/metrics`, `/livez`, `/readyz`.
+//! The agent's own HTTP listener: `/metrics`, `/livez`, `/readyz`, and the API that it is given.
 //!
 //! Crash: it holds nothing. Cancellation: dropping [`Listener::serve`] closes it. A request never touches capture: it
 //! reads atomics and one short lock.
@@ -48,8 +48,8 @@ impl Listener {
         self.address
     }
 
-    /// Serves until it is dropped.
-    pub async fn serve(self, metrics: PrometheusHandle, health: Health) {
+    /// Serves until it is dropped; `api` has all other routes, and what is said where there is none.
+    pub async fn serve(self, metrics: PrometheusHandle, health: Health, api: Router) {
         let upkeep = metrics.clone();
         let upkeep = async move {
             loop {
@@ -57,7 +57,8 @@ impl Listener {
                 upkeep.run_upkeep();
             }
         };
-        let serving = axum::serve(self.socket, routes(metrics, health));
+        let routes = routes(metrics, health).merge(api).into_make_service_with_connect_info::<SocketAddr>();
+        let serving = axum::serve(self.socket, routes);
         tokio::select! {
             () = upkeep => {}
             served = serving => if let Err(error) = served {
@@ -87,6 +88,7 @@ fn ready(health: &Health) -> impl IntoResponse + use<> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::metrics;
 
     async fn get(address: SocketAddr, path: &str) -> (u16, String) {
         // reqwest is built for the store's TLS, and asks for its cryptography even where none is spoken.
@@ -99,8 +101,7 @@ mod tests {
     async fn it_is_ready_when_nothing_is_wrong_and_else_says_what() {
         let listener = Listener::bind("127.0.0.1:0").await.expect("bound");
         let (address, health) = (listener.address(), Health::new());
-        let server =
-            tokio::spawn(listener.serve(crate::telemetry::metrics::install().expect("metrics"), health.clone()));
+        let server = tokio::spawn(listener.serve(metrics::install().expect("metrics"), health.clone(), Router::new()));
         assert_eq!(get(address, "/livez").await, (200, "live\n".into()));
         assert_eq!(get(address, "/readyz").await, (200, "ready\n".into()));
         health.of("pipeline orders").set("", Some("starting".into()));

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use crate::archive::sidecar::Kind as SegmentKind;
 use crate::archive::source::tests::{Fixture, three};
+use crate::batch::records::Record;
 use crate::batch::{Compression, records};
 use crate::error::Kind;
 

@@ -1,0 +1,215 @@
+//! The agent's API over HTTP, `/v1`: what it writes, where an offset or a time is, its savepoints (`docs/api.md`).
+//!
+//! It answers with JSON; an error is an object of `error_code` and `message`, as Kafka Connect's REST API has it. It reads,
+//! but for one request that makes a savepoint, which only this machine may send. A request never touches capture: it
+//! asks [`Live`](crate::archive::live::Live) and the store. Cancellation: a dropped request leaves nothing behind.
+
+mod index;
+mod query;
+mod savepoints;
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde::Serialize;
+
+use crate::archive::Archive;
+use crate::config::{self, value};
+use crate::error::{Error, Kind, Result as Outcome};
+
+/// How long a store may take to answer a request. It retries by itself for less; a load balancer waits longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Makes a savepoint of a pipeline now, and returns its name.
+pub type MakeSavepoint = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Outcome<String>> + Send>> + Send + Sync>;
+
+/// The pipelines that the agent runs, as far as the API asks. Clones share it.
+#[derive(Clone, Default)]
+pub struct Registry(Arc<Mutex<Vec<Registered>>>);
+
+struct Registered {
+    pipeline: String,
+    backup_id: String,
+    /// Where the backup is, without secrets.
+    path: String,
+    /// What it writes; `None` while it is starting.
+    archive: Option<Archive>,
+    savepoints: Option<MakeSavepoint>,
+}
+
+/// A pipeline that runs.
+struct Running {
+    archive: Archive,
+    savepoints: Option<MakeSavepoint>,
+}
+
+impl Registry {
+    /// Adds the pipelines of a configuration, none of which runs yet.
+    pub fn new(pipelines: &[config::Pipeline]) -> Self {
+        let registered = pipelines.iter().map(|pipeline| Registered {
+            pipeline: pipeline.name.clone(),
+            backup_id: pipeline.sink.backup_id.clone(),
+            path: value::shown_path(&pipeline.sink.path),
+            archive: None,
+            savepoints: None,
+        });
+        Self(Arc::new(Mutex::new(registered.collect())))
+    }
+
+    /// Says how savepoints of a pipeline are made.
+    pub fn makes_savepoints(&self, pipeline: &str, make: MakeSavepoint) {
+        self.change(pipeline, |registered| registered.savepoints = Some(make));
+    }
+
+    /// Takes note that a pipeline runs and writes `archive`, until what is returned is dropped.
+    pub fn runs(&self, pipeline: &str, archive: Archive) -> Entry {
+        self.change(pipeline, |registered| registered.archive = Some(archive));
+        Entry { registry: self.clone(), pipeline: pipeline.to_owned() }
+    }
+
+    fn change(&self, pipeline: &str, change: impl FnOnce(&mut Registered)) {
+        if let Some(registered) = self.lock().iter_mut().find(|registered| registered.pipeline == pipeline) {
+            change(registered);
+        }
+    }
+
+    /// Returns what writes the backup of that name: several pipelines may, also into several places.
+    fn writers(&self, backup_id: &str) -> Result<Vec<Running>, Refused> {
+        let registered = self.lock();
+        let mut of_backup = registered.iter().filter(|registered| registered.backup_id == backup_id).peekable();
+        if of_backup.peek().is_none() {
+            return Err(Refused::not_found(format!(
+                "this agent writes no backup `{backup_id}`: GET /v1/backups lists them"
+            )));
+        }
+        let running = of_backup.filter_map(|registered| {
+            Some(Running { archive: registered.archive.clone()?, savepoints: registered.savepoints.clone() })
+        });
+        let running: Vec<_> = running.collect();
+        if running.is_empty() {
+            return Err(Refused::unavailable(format!(
+                "the pipeline of backup `{backup_id}` is starting; /readyz says why"
+            )));
+        }
+        Ok(running)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Registered>> {
+        // A list of names, whole after each change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps a pipeline in the registry while it runs.
+#[must_use]
+pub struct Entry {
+    registry: Registry,
+    pipeline: String,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.registry.change(&self.pipeline, |registered| registered.archive = None);
+    }
+}
+
+/// Returns the routes of the API. They ask who sends: serve them with [`SocketAddr`] as connection information.
+pub fn routes(registry: Registry) -> Router {
+    Router::new()
+        .route("/v1/backups", get(backups))
+        .route("/v1/index/{backup}/{topic}/{partition}", get(index::look_up))
+        .route("/v1/savepoints/{backup}", get(savepoints::list).post(savepoints::make))
+        .fallback(|uri: Uri| async move { Refused::not_found(format!("there is no `{}` here", uri.path())) })
+        .method_not_allowed_fallback(|| async { Refused::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here") })
+        .with_state(registry)
+}
+
+#[derive(Serialize)]
+struct BackupData {
+    backup: String,
+    path: String,
+    pipeline: String,
+    running: bool,
+}
+
+async fn backups(State(registry): State<Registry>) -> Json<Vec<BackupData>> {
+    let data = |registered: &Registered| BackupData {
+        backup: registered.backup_id.clone(),
+        path: registered.path.clone(),
+        pipeline: registered.pipeline.clone(),
+        running: registered.archive.is_some(),
+    };
+    Json(registry.lock().iter().map(data).collect())
+}
+
+/// A request that is refused, or could not be answered.
+#[derive(Debug, PartialEq, Eq)]
+struct Refused {
+    status: StatusCode,
+    message: String,
+}
+
+impl Refused {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+
+    fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        let status = match error.kind() {
+            Kind::Usage => StatusCode::BAD_REQUEST,
+            Kind::NoBackup => StatusCode::NOT_FOUND,
+            Kind::Damaged | Kind::Hole => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Body {
+            error_code: u16,
+            message: String,
+        }
+        let body = Body { error_code: self.status.as_u16(), message: self.message };
+        (self.status, Json(body)).into_response()
+    }
+}
+
+/// Waits for what asks a store, but not for ever.
+async fn patiently<T, E: Into<Refused>>(work: impl Future<Output = Result<T, E>>) -> Result<T, Refused> {
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(_) => Err(Refused::unavailable("the store does not answer")),
+    }
+}
+
+/// Returns whether a request comes from this machine.
+fn is_local(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,203 @@
+//! What the API answers, over HTTP.
+
+use std::net::Ipv4Addr;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::archive::layout::Fork;
+use crate::archive::source::tests::{Fixture, three};
+use crate::record::{OffsetRange, Partition, TopicId};
+
+/// Serves a registry; returns its address.
+async fn serve(registry: &Registry) -> SocketAddr {
+    // reqwest is built for the store's TLS, and asks for its cryptography even where none is spoken.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let socket = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let address = socket.local_addr().expect("bound");
+    let routes = routes(registry.clone()).into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move { axum::serve(socket, routes).await });
+    address
+}
+
+async fn get(address: SocketAddr, path: &str) -> (u16, Value) {
+    let answer = reqwest::get(format!("http://{address}{path}")).await.expect("an answer");
+    (answer.status().as_u16(), answer.json().await.expect("JSON"))
+}
+
+/// A registry of one pipeline that writes the fixture's backup.
+fn registry(fixture: &Fixture) -> (Registry, Entry) {
+    let registry = starting();
+    let entry = registry.runs("p", fixture.archive.clone());
+    (registry, entry)
+}
+
+/// A registry of one pipeline that does not run yet.
+fn starting() -> Registry {
+    Registry(Arc::new(Mutex::new(vec![Registered {
+        pipeline: "p".into(),
+        backup_id: "b".into(),
+        path: "memory://x".into(),
+        archive: None,
+        savepoints: None,
+    }])))
+}
+
+#[tokio::test]
+async fn an_offset_is_answered_with_its_segment_and_where_to_begin() {
+    let fixture = three().await;
+    let (registry, _entry) = registry(&fixture);
+    let address = serve(&registry).await;
+    let (status, place) = get(address, "/v1/index/b/t/0?offset=7").await;
+    let expected = json!({
+        "backup": "b", "topic": "t", "topic_id": "_", "newest": true, "partition": 0, "fork": null, "kind": "first",
+        "segment": "b/topics/t/_/0/00000000000000000000.log", "first_offset": 0, "next_offset": 10, "records": 10,
+        "position": 0, "position_offset": 0, "end_offset": 20, "max_time": "1970-01-01T00:00:01.009Z",
+    });
+    assert_eq!(status, 200, "{place}");
+    for (key, value) in expected.as_object().expect("an object") {
+        assert_eq!(&place[key], value, "{key} in {place}");
+    }
+    assert!(place["sidecar"].as_str().is_some_and(|key| key.ends_with(".index")), "{place}");
+    assert!(place["sealed_at"].is_string() && place["length_bytes"].as_u64() > Some(0), "{place}");
+    let (_, by_time) = get(address, "/v1/index/b/t@_/0?time=1970-01-01T00:00:01.012Z").await;
+    assert_eq!((&by_time["first_offset"], &by_time["position_offset"]), (&10.into(), &10.into()));
+    let (_, extent) = get(address, "/v1/index/b/t/0").await;
+    assert_eq!(
+        (&extent["first_offset"], &extent["end_offset"], &extent["segments"]),
+        (&0.into(), &20.into(), &3.into())
+    );
+}
+
+#[tokio::test]
+async fn forks_are_read_as_readers_read_them() {
+    let fixture = three().await;
+    fixture.fork_segment(Fork { epoch: 7, end: 12 }, &[fixture.batch(12, 3)]).await;
+    let (registry, _entry) = registry(&fixture);
+    let address = serve(&registry).await;
+    let of = async |query: &str| get(address, &format!("/v1/index/b/t/0?{query}")).await;
+    assert_eq!(of("offset=13").await.1["fork"], "7-12");
+    assert_eq!(of("offset=11").await.1["fork"], Value::Null);
+    assert_eq!(of("offset=13&fork=none").await.1["fork"], Value::Null);
+    assert_eq!(of("fork=7-12").await.1["end_offset"], 15);
+    assert_eq!(of("fork=none").await.1["end_offset"], 20);
+    assert_eq!(of("offset=16").await.0, 404);
+    assert_eq!(of("fork=8-12").await.0, 404);
+}
+
+#[tokio::test]
+async fn what_is_not_there_or_not_meant_is_told_as_connect_does() {
+    let fixture = three().await.but(|key, bytes| (!key.contains("0010.")).then_some(bytes)).await;
+    fixture.topic("empty", "_", 1).await;
+    let (registry, _entry) = registry(&fixture);
+    let address = serve(&registry).await;
+    for (path, status, words) in [
+        ("/v1/index/x/t/0", 404, "`x`"),
+        ("/v1/index/b/x/0", 404, "no topic `x`"),
+        ("/v1/index/b/t@BBBBBBBBBBBBBBBBBBBBBQ/0", 404, "BBBBBBBBBBBBBBBBBBBBBQ"),
+        ("/v1/index/b/t/7", 404, "no partition 7"),
+        ("/v1/index/b/t/0?offset=20", 404, "up to offset 20"),
+        ("/v1/index/b/t/0?offset=12", 404, "no segment covers it"),
+        ("/v1/index/b/t/0?time=2030-01-01T00:00:00Z", 404, "up to offset 20"),
+        ("/v1/index/b/empty/0?offset=0", 404, "nothing yet"),
+        ("/v1/index/b/t/x", 400, "no partition"),
+        ("/v1/index/b/t@x/0", 400, "no topic id"),
+        ("/v1/index/b/t/0?offset=-1", 400, "no offset"),
+        ("/v1/index/b/t/0?when=1", 400, "`when`"),
+        ("/v1/nothing", 404, "/v1/nothing"),
+        ("/v1/index/b", 404, "/v1/index/b"),
+    ] {
+        let (answered, body) = get(address, path).await;
+        assert_eq!((answered, &body["error_code"]), (status, &status.into()), "{path}: {body}");
+        let message = body["message"].as_str().expect("text");
+        assert!(message.contains(words) && !message.contains('\n'), "{path}: {message}");
+    }
+    let answer = reqwest::Client::new().delete(format!("http://{address}/v1/backups")).send().await.expect("an answer");
+    assert_eq!(answer.status(), 405);
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_is_unavailable_and_damage_is_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = crate::store::Store::open(folder.path().to_str().expect("UTF-8")).expect("opened");
+    let archive = Archive::create(&root, "b", None).await.expect("created");
+    std::fs::create_dir_all(folder.path().join("b/topics/t/_")).expect("made");
+    // A file where the partition's folder should be: listing it fails.
+    std::fs::write(folder.path().join("b/topics/t/_/0"), "").expect("written");
+    let registry = starting();
+    let entry = registry.runs("p", archive.clone());
+    let partition = Partition { topic: "t".into(), topic_id: TopicId::NONE, index: 0 };
+    assert_eq!(get(serve(&registry).await, "/v1/index/b/t@_/0?offset=1").await.0, 404, "a file is no partition");
+    let row = crate::archive::live::tests::row(0);
+    archive.live().committed(&partition, None, &row, None);
+    let (status, body) = get(serve(&registry).await, "/v1/index/b/t/0?offset=1").await;
+    assert_eq!((status, &body["error_code"]), (503, &503.into()), "{body}");
+    drop(entry);
+    let fixture = three().await;
+    let _entry = registry.runs("p", fixture.archive.clone());
+    let address = serve(&registry).await;
+    assert_eq!(get(address, "/v1/index/b/t/0?offset=1").await.0, 200);
+    for first in [15, 20] {
+        let row = crate::archive::catalog::Row { range: OffsetRange { first, next: first + 5 }, ..row };
+        fixture.archive.live().committed(&partition, None, &row, None);
+    }
+    let (status, body) = get(address, "/v1/index/b/t/0?offset=22").await;
+    assert!(status == 500 && body["message"].as_str().is_some_and(|text| text.contains("sidecar is lost")), "{body}");
+}
+
+#[tokio::test]
+async fn a_pipeline_that_is_starting_is_unavailable_and_listed() {
+    let registry = starting();
+    let address = serve(&registry).await;
+    assert_eq!(get(address, "/v1/index/b/t/0").await.0, 503);
+    let fixture = three().await;
+    let entry = registry.runs("p", fixture.archive.clone());
+    let listed = json!([{ "backup": "b", "path": "memory://x", "pipeline": "p", "running": true }]);
+    assert_eq!(get(address, "/v1/backups").await, (200, listed));
+    drop(entry);
+    assert_eq!(get(address, "/v1/savepoints/b").await.0, 503);
+    assert_eq!(get(address, "/v1/backups").await.1[0]["running"], false);
+}
+
+#[tokio::test]
+async fn a_savepoint_is_made_when_this_machine_asks() {
+    let fixture = three().await;
+    let (registry, _entry) = registry(&fixture);
+    let address = serve(&registry).await;
+    let post = async || {
+        let answer = reqwest::Client::new().post(format!("http://{address}/v1/savepoints/b")).send().await;
+        let answer = answer.expect("an answer");
+        (answer.status().as_u16(), answer.json::<Value>().await.expect("JSON"))
+    };
+    assert_eq!(post().await.0, 503, "nothing makes them yet");
+    registry.makes_savepoints("p", Arc::new(|| Box::pin(async { Ok("20261122T100000.000Z".to_owned()) })));
+    assert_eq!(post().await, (201, json!({ "backup": "b", "savepoint": "20261122T100000.000Z" })));
+    registry.makes_savepoints("p", Arc::new(|| Box::pin(async { Err(Error::transient("no leader")) })));
+    assert_eq!(post().await, (503, json!({ "error_code": 503, "message": "no leader" })));
+    assert_eq!(get(address, "/v1/savepoints/b").await, (200, json!([])));
+}
+
+#[test]
+fn only_this_machine_is_local() {
+    for (peer, local) in
+        [("127.0.0.1:9", true), ("[::1]:9", true), ("[::ffff:127.0.0.1]:9", true), ("10.0.0.1:9", false)]
+    {
+        assert_eq!(is_local(peer.parse().expect("an address")), local, "{peer}");
+    }
+}
+
+#[tokio::test]
+async fn two_backups_of_one_name_are_told_apart_by_what_they_hold() {
+    let (fixture, other) = (three().await, Fixture::new("b").await);
+    other.topic("else", "_", 1).await;
+    let (registry, _entry) = registry(&fixture);
+    let mut second = starting().lock().remove(0);
+    second.pipeline = "q".into();
+    registry.lock().push(second);
+    let _other = registry.runs("q", other.archive.clone());
+    let address = serve(&registry).await;
+    assert_eq!(get(address, "/v1/index/b/t/0").await.0, 200);
+    assert_eq!(get(address, "/v1/index/b/else/0").await.0, 200);
+    assert_eq!(get(address, "/v1/index/b/none/0").await.0, 404);
+    assert_eq!(get(address, "/v1/savepoints/b").await.0, 409);
+}
