@@ -9,6 +9,7 @@
 
 mod losses;
 mod pass;
+pub mod savepoints;
 mod topics;
 mod watch;
 
@@ -18,9 +19,11 @@ use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 
 use self::pass::Pass;
+use self::savepoints::Maker;
 use self::watch::Watch;
+use crate::api::{self, Registry};
 use crate::archive::Archive;
-use crate::archive::sink::{self, Sink};
+use crate::archive::sink::{self, Reached, Sink};
 use crate::backoff::Backoff;
 use crate::budget::{Budget, RateLimit};
 use crate::config::{self, Config};
@@ -30,6 +33,7 @@ use crate::kafka::source::{self, Source};
 use crate::pipeline::{self, Control};
 use crate::store::Store;
 use crate::telemetry::{Health, http, metrics};
+use crate::verify;
 
 /// The first pause before a failed pipeline starts again; they double up to `restart_backoff_max`.
 const RESTART_BACKOFF: Duration = Duration::from_secs(1);
@@ -63,11 +67,21 @@ pub async fn run(config: Config) -> Result<()> {
     let (stop, stopped) = stop_on_signals()?;
     let health = Health::new();
     let listener = http::Listener::bind(&config.agent.listen).await?;
-    let server = tokio::spawn(listener.serve(metrics::install()?, health.clone()));
-    let mut agents = JoinSet::new();
-    for pipeline in config.pipelines {
-        let part = health.of(format!("pipeline {}", pipeline.name));
-        agents.spawn(keep_running(pipeline, config.agent.restart_backoff_max, part, stopped.clone()));
+    let registry = Registry::new(&config.pipelines);
+    let server = tokio::spawn(listener.serve(metrics::install()?, health.clone(), api::routes(registry.clone())));
+    let (mut agents, mut makers) = (JoinSet::new(), JoinSet::new());
+    for pipelines in savepoints::backups(&config.pipelines) {
+        let reached = Reached::default();
+        let part = health.of(format!("savepoints of backup {}", pipelines[0].sink.backup_id));
+        let (maker, handle) = Maker::new(&pipelines, reached.clone(), part)?;
+        // It holds nothing that must be closed: it ends with us.
+        makers.spawn(maker.run());
+        for pipeline in pipelines {
+            registry.makes_savepoints(&pipeline.name, handle.clone().into_function());
+            let part = health.of(format!("pipeline {}", pipeline.name));
+            let (registry, reached, stopped) = (registry.clone(), reached.clone(), stopped.clone());
+            agents.spawn(keep_running(pipeline, config.agent.restart_backoff_max, part, registry, reached, stopped));
+        }
     }
     let mut outcome = Ok(());
     while let Some(ended) = agents.join_next().await {
@@ -93,16 +107,18 @@ pub async fn once(config: Config) -> Result<()> {
     validate(&config)?;
     let (_stop, stopped) = stop_on_signals()?;
     let mut passes = JoinSet::new();
-    for pipeline in config.pipelines {
-        let stopped = stopped.clone();
-        passes.spawn(async move {
-            let budget = Budget::new(pipeline.sink.memory_bytes);
-            let pass = Pass::new(&pipeline.name);
-            let mut watch = Watch::new(&pipeline.name, budget.clone(), Health::new(), Some(pass));
-            let outcome = attempt(&pipeline, Mode::Once, &budget, &mut watch, stopped).await;
-            let has_read = watch.pass.take().is_some_and(|pass| pass.finish(outcome.is_ok()));
-            (outcome, has_read)
-        });
+    for pipelines in savepoints::backups(&config.pipelines) {
+        let reached = Reached::default();
+        for pipeline in pipelines.clone() {
+            let (pipelines, reached, stopped) = (pipelines.clone(), reached.clone(), stopped.clone());
+            passes.spawn(async move {
+                let (outcome, has_read) = pass(&pipeline, reached.clone(), stopped.clone()).await;
+                if outcome.is_ok() && !*stopped.borrow() {
+                    savepoints::of_pass(&pipelines, reached).await;
+                }
+                (outcome, has_read)
+            });
+        }
     }
     let (mut done, mut failed, mut has_read) = (0, Vec::new(), false);
     while let Some(ended) = passes.join_next().await {
@@ -131,6 +147,17 @@ pub async fn once(config: Config) -> Result<()> {
     }
 }
 
+/// Makes one pass of one pipeline; returns what came of it, and whether anything was read.
+async fn pass(pipeline: &config::Pipeline, reached: Reached, stopped: Stop) -> (Result<()>, bool) {
+    let budget = Budget::new(pipeline.sink.memory_bytes);
+    let pass = Pass::new(&pipeline.name);
+    let mut watch = Watch::new(&pipeline.name, budget.clone(), Health::new(), Some(pass));
+    watch.reached = reached;
+    let outcome = attempt(pipeline, Mode::Once, &budget, &mut watch, &Registry::default(), stopped).await;
+    let has_read = watch.pass.take().is_some_and(|pass| pass.finish(outcome.is_ok()));
+    (outcome, has_read)
+}
+
 /// Returns what a pass says that was told to stop; `failure` is what went wrong then.
 fn interrupted(failure: Option<Error>, has_read: bool) -> Error {
     match (failure, has_read) {
@@ -155,15 +182,22 @@ async fn keep_running(
     pipeline: config::Pipeline,
     restart_backoff_max: Duration,
     health: Health,
+    registry: Registry,
+    reached: Reached,
     mut stopped: Stop,
 ) -> Result<()> {
     let budget = Budget::new(pipeline.sink.memory_bytes);
+    let of_checks = health.of(format!("backup of pipeline {}", pipeline.name));
     let mut watch = Watch::new(&pipeline.name, budget.clone(), health, None);
+    watch.reached = reached;
+    // It holds nothing that must be closed: it ends with us.
+    let mut beside = JoinSet::new();
+    beside.spawn(verify::periodic::run(pipeline.clone(), of_checks));
     let mut backoff = Backoff::new(RESTART_BACKOFF.min(restart_backoff_max), restart_backoff_max);
     let mut first = true;
     loop {
         let began = Instant::now();
-        let outcome = attempt(&pipeline, Mode::Agent, &budget, &mut watch, stopped.clone()).await;
+        let outcome = attempt(&pipeline, Mode::Agent, &budget, &mut watch, &registry, stopped.clone()).await;
         let error = match outcome {
             // Told to stop: what it says now is the last word.
             outcome if *stopped.borrow() => return outcome,
@@ -195,14 +229,17 @@ async fn attempt(
     mode: Mode,
     budget: &Budget,
     watch: &mut Watch,
+    registry: &Registry,
     mut stopped: Stop,
 ) -> Result<()> {
     let starting = start(pipeline, mode, budget);
-    let (mut source, mut sink) = tokio::select! {
+    let (mut source, sink) = tokio::select! {
         started = watch.meanwhile(starting) => started?,
         _ = stopped.wait_for(|stop| *stop) => return Ok(()),
     };
+    let mut sink = sink.telling(watch.reached.clone());
     watch.running();
+    let _runs = registry.runs(&pipeline.name, sink.archive().clone());
     let topics = pipeline.source.topics.to_string();
     tracing::info!(pipeline = pipeline.name, topics, backup = pipeline.sink.backup_id, "capturing");
     let shutdown_timeout = pipeline.sink.shutdown_timeout;

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use self::section::Section;
 use crate::error::{Error, Result};
+use crate::kafka::client::groups::Choice;
 use crate::kafka::source::{Selection, Start};
 
 /// The largest segment: Kafka's tools count positions in a file with 31 bits, and a segment closes at the first batch
@@ -59,6 +60,17 @@ pub struct Pipeline {
     pub source: Source,
     /// `[pipeline.sink]`.
     pub sink: Sink,
+    /// `[pipeline.verify]`.
+    pub verify: Verify,
+}
+
+/// `[pipeline.verify]`: the check of the backup beside the pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Verify {
+    /// How often; `None`: never.
+    pub every: Option<Duration>,
+    /// Whether every byte is read.
+    pub deep: bool,
 }
 
 /// `[pipeline.source]` of type `kafka`.
@@ -74,6 +86,10 @@ pub struct Source {
     pub metadata_interval: Duration,
     /// How long the last stable offset may stand still while the log goes on.
     pub transaction_patience: Duration,
+    /// How often a savepoint is made; `None`: only when asked for.
+    pub savepoint_interval: Option<Duration>,
+    /// The consumer groups whose offsets savepoints keep.
+    pub groups: Choice,
     /// The client's properties by librdkafka's names; they hold secrets.
     pub kafka: BTreeMap<String, String>,
 }
@@ -86,6 +102,8 @@ impl fmt::Debug for Source {
             .field("start", &self.start)
             .field("metadata_interval", &self.metadata_interval)
             .field("transaction_patience", &self.transaction_patience)
+            .field("savepoint_interval", &self.savepoint_interval)
+            .field("groups", &self.groups)
             .field("kafka", &self.kafka.keys())
             .finish()
     }
@@ -168,7 +186,10 @@ impl Pipeline {
         let mut below = section.section("sink")?;
         let sink = Sink::read(&mut below)?;
         section.keep("sink", below.close());
-        Ok(Self { name, max_bytes_per_second, source, sink })
+        let mut below = section.section("verify")?;
+        let verify = Verify { every: below.duration_or_off("every")?, deep: below.flag("deep")? };
+        section.keep("verify", below.close());
+        Ok(Self { name, max_bytes_per_second, source, sink, verify })
     }
 }
 
@@ -193,7 +214,9 @@ impl Source {
         let start = section.read("start", value::start)?;
         let metadata_interval = section.duration("metadata_interval")?;
         let transaction_patience = section.duration("transaction_patience")?;
-        Ok(Self { topics, group_id, start, metadata_interval, transaction_patience, kafka })
+        let savepoint_interval = section.duration_or_off("savepoint_interval")?;
+        let groups = read_groups(section)?;
+        Ok(Self { topics, group_id, start, metadata_interval, transaction_patience, savepoint_interval, groups, kafka })
     }
 }
 
@@ -229,6 +252,39 @@ fn read_topics(section: &mut Section) -> Result<Selection> {
         }
     }
     Ok(selection)
+}
+
+/// Reads which consumer groups savepoints keep: by name, by pattern, or all.
+fn read_groups(section: &mut Section) -> Result<Choice> {
+    let groups = section.optional_list("groups")?.unwrap_or_default();
+    let regex = section.given_text("groups_regex")?;
+    let excludes = section.optional_list("groups_exclude")?.unwrap_or_default();
+    let check = |pattern: &str| Choice::new(Vec::new(), Some(pattern), &[]).map(drop);
+    if let Some(regex) = &regex {
+        check(regex).map_err(|error| section.error("groups_regex", error))?;
+    }
+    for (i, exclude) in excludes.iter().enumerate() {
+        check(exclude).map_err(|error| section.error(&format!("groups_exclude[{i}]"), error))?;
+    }
+    let choice = Choice::new(groups, regex.as_deref(), &excludes)?;
+    if !choice.needs_listing() && !excludes.is_empty() {
+        let reason = "excludes from what groups_regex matches, or from all groups: leave it out, or groups";
+        return Err(section.error("groups_exclude", reason));
+    }
+    let groups = choice.names();
+    for (i, group) in groups.iter().enumerate() {
+        let at = format!("groups[{i}]");
+        if group.is_empty() {
+            return Err(section.error(&at, "must not be empty"));
+        }
+        if groups[..i].contains(group) {
+            return Err(section.error(&at, format!("`{group}` is named twice")));
+        }
+        if choice.excludes(group) {
+            return Err(section.error(&at, format!("`{group}` is named here and excluded by groups_exclude")));
+        }
+    }
+    Ok(choice)
 }
 
 impl Sink {

@@ -9,4 +9,4 @@ pub mod logging;
 pub mod metrics;
 
 pub use health::Health;
-pub use metrics::{PartitionMetrics, PipelineMetrics};
+pub use metrics::{PartitionMetrics, PipelineMetrics, SavepointMetrics, VerifyMetrics};

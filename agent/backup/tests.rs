@@ -99,7 +99,14 @@ async fn a_folder_that_cannot_be_is_the_users_to_change_even_without_a_cluster()
 fn agent(pipeline: config::Pipeline) -> (Health, channel::Sender<bool>, tokio::task::JoinHandle<Result<()>>) {
     let (stop, stopped) = channel::channel(false);
     let health = Health::new();
-    let running = keep_running(pipeline, Duration::from_millis(50), health.of("pipeline p"), stopped);
+    let running = keep_running(
+        pipeline,
+        Duration::from_millis(50),
+        health.of("pipeline p"),
+        Registry::default(),
+        Reached::default(),
+        stopped,
+    );
     (health, stop, tokio::spawn(running))
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::losses::Losses;
 use super::pass::Pass;
+use crate::archive::sink::Reached;
 use crate::batch::Header;
 use crate::budget::Budget;
 use crate::error::Error;
@@ -24,6 +25,8 @@ pub(super) struct Watch {
     pub(super) metrics: PipelineMetrics,
     /// How far one pass is; `None` for an agent, which has no end.
     pub(super) pass: Option<Pass>,
+    /// How far each partition is durable, as the sink tells: for savepoints.
+    pub(super) reached: Reached,
     pipeline: String,
     budget: Budget,
     has_run: bool,
@@ -53,6 +56,7 @@ impl Watch {
             health,
             metrics,
             pass,
+            reached: Reached::default(),
             pipeline: pipeline.to_owned(),
             budget,
             has_run: false,

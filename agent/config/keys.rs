@@ -18,6 +18,8 @@ pub enum Type {
     Duration,
     /// A whole number with a unit of size.
     Size,
+    /// `true` or `false`.
+    Flag,
     /// A table of librdkafka's properties.
     Properties,
 }
@@ -72,7 +74,7 @@ pub const KEYS: &[Key] = &[
         "agent.listen",
         Type::Text,
         "127.0.0.1:8083",
-        "address of /metrics, /livez and /readyz; port 0 takes a free one; the port is Kafka Connect's, whose REST \
+        "address of /metrics, /livez, /readyz and /v1; port 0 takes a free one; the port is Kafka Connect's, whose REST \
          tools are to find the agent there; only this machine reaches the default",
     ),
     with_default(
@@ -134,6 +136,30 @@ pub const KEYS: &[Key] = &[
         "how long a transaction may hold back what can be read while its partition goes on, before /readyz names it; \
          well beyond Kafka's transaction time-out of a minute; half may name what is only slow",
     ),
+    with_default(
+        "pipeline.source.savepoint_interval",
+        Type::Duration,
+        "60s",
+        "how often the committed offsets of consumer groups are kept with the ends of all partitions, or `off`; what a \
+         restore can put groups back to; none is written where nothing has changed; half doubles the requests to every \
+         broker, double lets groups read a minute more again",
+    ),
+    optional(
+        "pipeline.source.groups",
+        Type::List,
+        "consumer groups whose offsets savepoints keep, by exact name; all of the cluster when neither this nor \
+         groups_regex is given; never group_id itself",
+    ),
+    optional(
+        "pipeline.source.groups_regex",
+        Type::Text,
+        "a regular expression: savepoints keep the offsets of the groups whose whole name matches, besides groups",
+    ),
+    optional(
+        "pipeline.source.groups_exclude",
+        Type::List,
+        "regular expressions: groups whose whole name matches one of them are not kept, unless groups names them",
+    ),
     required(
         "pipeline.source.kafka",
         Type::Properties,
@@ -170,6 +196,21 @@ pub const KEYS: &[Key] = &[
         "time for closing, uploading and committing what is in memory when told to stop; what is late is read again \
          at the next start; Kubernetes kills after 30s: the rest is for saying what was late",
     ),
+    section("pipeline.verify", Type::Section, false, "the check of the backup beside the pipeline that writes it"),
+    with_default(
+        "pipeline.verify.every",
+        Type::Duration,
+        "off",
+        "how often the whole backup is checked, or `off`; the first check begins after a random part of it, so that agents \
+         that are started together do not read together; off by default, since it reads each sidecar, and with deep every \
+         byte, which a store may charge for; give it to one of several agents of a backup",
+    ),
+    with_default(
+        "pipeline.verify.deep",
+        Type::Flag,
+        "false",
+        "whether every byte of the logs is read too; without it damage inside a log is found by who reads it",
+    ),
 ];
 
 /// Keys of the design that this version does not know yet, so that the error can say so.
@@ -179,7 +220,6 @@ pub const LATER: &[&str] = &[
     "pipeline.source.savepoint",
     "pipeline.source.backup_id",
     "pipeline.source.path",
-    "pipeline.source.savepoint_interval",
     "pipeline.sink.savepoint_interval",
     "pipeline.sink.batches",
     "pipeline.sink.fencing",

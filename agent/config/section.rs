@@ -106,6 +106,18 @@ impl Section {
         if duration.is_zero() { Err(self.error(name, "must be more than 0")) } else { Ok(duration) }
     }
 
+    /// Takes the duration `name`, which is more than nothing; `None` for `off`.
+    pub(super) fn duration_or_off(&mut self, name: &str) -> Result<Option<Duration>> {
+        let duration = self.read(name, |text| match text {
+            "off" => Ok(None),
+            text => value::duration(text).map(Some).map_err(|reason| format!("{reason}; \"off\" turns it off")),
+        })?;
+        match duration {
+            Some(duration) if duration.is_zero() => Err(self.error(name, "must be more than 0, or \"off\"")),
+            duration => Ok(duration),
+        }
+    }
+
     /// Takes the size `name` in bytes, from 1 to `most`.
     pub(super) fn size(&mut self, name: &str, most: u64) -> Result<u64> {
         let size = self.optional_size(name, most)?;
@@ -120,6 +132,19 @@ impl Section {
             size if size > most => Err(self.error(name, format!("`{text}` is too large: at most {most} bytes"))),
             size => Ok(Some(size)),
         }
+    }
+
+    /// Takes the flag `name`, or its default.
+    pub(super) fn flag(&mut self, name: &str) -> Result<bool> {
+        let flag = match self.given.remove(name) {
+            Some(Value::Bool(flag)) => flag,
+            Some(Value::String(text)) if text == "true" => true,
+            Some(Value::String(text)) if text == "false" => false,
+            Some(other) => return Err(self.error(name, format!("must be true or false, not {}", kind_of(&other)))),
+            None => self.key(name).default == Some("true"),
+        };
+        self.keep(name, flag.into());
+        Ok(flag)
     }
 
     /// Takes the list of texts `name`, if it is given.

@@ -46,8 +46,22 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(pipeline.source.start, Start::Earliest);
     assert_eq!(pipeline.source.metadata_interval, crate::kafka::source::METADATA_INTERVAL);
     assert_eq!(pipeline.source.transaction_patience, crate::kafka::source::TRANSACTION_PATIENCE);
+    assert_eq!(pipeline.source.savepoint_interval, Some(Duration::from_secs(60)));
+    assert!(pipeline.source.groups.holds("any"));
     assert_eq!(pipeline.source.group_id, None);
     assert_eq!(pipeline.max_bytes_per_second, None);
+    assert_eq!(pipeline.verify, Verify { every: None, deep: false });
+}
+
+#[test]
+fn a_check_beside_the_pipeline_is_asked_for() {
+    let verified = |lines: &str| parse(&format!("{SMALL}[pipeline.verify]\n{lines}"));
+    let config = verified("every = \"24h\"\ndeep = true\n").expect("valid");
+    assert_eq!(config.pipelines[0].verify, Verify { every: Some(Duration::from_secs(86_400)), deep: true });
+    assert!(config.to_toml().expect("TOML").contains("deep = true"));
+    let refused = |lines: &str| verified(lines).expect_err("wrong").to_string();
+    assert!(refused("deep = \"perhaps\"\n").ends_with("verify.deep: must be true or false, not a text"));
+    assert!(refused("every = \"0s\"\n").ends_with("verify.every: must be more than 0, or \"off\""));
 }
 
 #[test]
@@ -100,6 +114,26 @@ fn values_that_cannot_work_are_refused() {
             "group_id: `g`, but kafka has \"group.id\" = \"h\"",
         ),
         ("topics =", "transaction_patience = \"0s\"\ntopics =", "transaction_patience: must be more than 0"),
+        ("topics =", "savepoint_interval = \"0s\"\ntopics =", "savepoint_interval: must be more than 0, or \"off\""),
+        (
+            "topics =",
+            "savepoint_interval = \"never\"\ntopics =",
+            "with a unit: write it as \"60s\"; \"off\" turns it off",
+        ),
+        ("topics =", "groups_regex = \"*\"\ntopics =", "source.groups_regex: `*` is no regular expression"),
+        ("topics =", "groups_exclude = [\"x\", \"(\"]\ntopics =", "groups_exclude[1]: `(` is no regular expression"),
+        ("topics =", "groups = [\"g\", \"g\"]\ntopics =", "groups[1]: `g` is named twice"),
+        ("topics =", "groups = [\"\"]\ntopics =", "groups[0]: must not be empty"),
+        (
+            "topics =",
+            "groups = [\"g\"]\ngroups_exclude = [\"x\"]\ntopics =",
+            "groups_exclude: excludes from what groups_regex",
+        ),
+        (
+            "topics =",
+            "groups = [\"g1\"]\ngroups_regex = \"h\"\ngroups_exclude = [\"g.\"]\ntopics =",
+            "groups[0]: `g1` is named here and excluded by groups_exclude",
+        ),
         ("[\"orders\"]", "\"orders\"", "topics: must be a list of texts, not a text"),
         ("[\"orders\"]", "[\"a\", \"a\"]", "topics[1]: `a` is named twice"),
         ("[\"orders\"]", "[\"or ders\"]", "topics[0]: `or ders` is no topic name"),
@@ -164,6 +198,17 @@ fn topics_are_chosen_by_name_and_by_pattern() {
 }
 
 #[test]
+fn savepoints_can_be_turned_off_and_their_groups_chosen() {
+    let keys = "savepoint_interval = \"off\"\ngroups = [\"g\"]\ngroups_regex = \"shop-.*\"\ntopics =";
+    let config = parse(&SMALL.replace("topics =", keys)).expect("valid");
+    let source = &config.pipelines[0].source;
+    assert_eq!(source.savepoint_interval, None);
+    for (name, holds) in [("g", true), ("shop-a", true), ("other", false)] {
+        assert_eq!(source.groups.holds(name), holds, "{name}");
+    }
+}
+
+#[test]
 fn kafka_properties_may_be_written_with_unquoted_dots() {
     let text = SMALL.replacen("kafka = {", "kafka.fetch.wait.max.ms = 100\nkafka.enable = { x = true }\n#", 1);
     assert!(refused(&text).contains("needs \"bootstrap.servers\""));
@@ -211,7 +256,8 @@ fn agent_toml_mentions_every_key_with_its_default() {
         let found = mentioned.iter().find(|(section, name, _)| section == key.section() && name == key.name());
         let (_, _, rest) = found.unwrap_or_else(|| panic!("config/agent.toml does not mention {}", key.path));
         if let Some(default) = key.default {
-            assert!(rest.starts_with(&format!("\"{default}\"")), "{}: {rest}", key.path);
+            let shown = if key.holds == Type::Flag { default.to_owned() } else { format!("\"{default}\"") };
+            assert!(rest.starts_with(&shown), "{}: {rest}", key.path);
         }
     }
     for (section, name, _) in &mentioned {

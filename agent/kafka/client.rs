@@ -13,6 +13,7 @@
 
 mod asking;
 mod epochs;
+pub mod groups;
 mod metadata;
 mod race;
 mod transactions;

@@ -162,6 +162,7 @@ impl Connection {
         let length = (self.request.len() - 4) as i32;
         self.request[..4].copy_from_slice(&length.to_be_bytes());
         self.pending = true;
+        tracing::trace!(broker = %self.broker, bytes = length, "asking {}", request_name(R::KEY, version));
         match timeout(self.request_timeout, self.transport.write_all(&self.request)).await {
             Ok(written) => written.map_err(|error| self.lost(error)),
             Err(_) => Err(self.late(R::KEY, version)),

@@ -3,6 +3,9 @@
 //! Names follow Prometheus: base units, `_total` for counters. Of a partition, series carry `pipeline`, `topic` and
 //! `partition`. Recording costs an atomic operation; without [`install`] it costs nothing and goes nowhere.
 
+mod savepoints;
+mod verify;
+
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -12,6 +15,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::record::{Partition, Timestamp};
+pub use savepoints::SavepointMetrics;
+pub use verify::VerifyMetrics;
 
 /// Records that became durable.
 const RECORDS: &str = "kafka_backup_captured_records_total";
@@ -134,6 +139,8 @@ fn describe() {
     describe_gauge!(GROUP_PARTITIONS, Unit::Count, "Partitions that this member of the consumer group has.");
     describe_gauge!(GROUP_FETCHES, Unit::Count, "Fetches of the client that only takes part in the group: 0.");
     describe_counter!(GROUP_STATISTICS, Unit::Count, "Reports of that client about itself.");
+    savepoints::describe();
+    verify::describe();
     describe_gauge!(BUILD, "Always 1; the label tells the version.");
 }
 

@@ -1,0 +1,195 @@
+//! The laws of savepoints: a delta says what its state says, bytes read back, nothing half passes for whole.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::archive::source::tests::Fixture;
+use crate::error::Kind;
+use crate::store::Creation;
+
+pub(crate) fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+fn end(partition: i32, high_watermark: Offset, archived: Option<(&str, Offset)>) -> End {
+    let archived = archived.map(|(chain, next)| Archived { chain: chain.into(), next });
+    End { partition, high_watermark, archived }
+}
+
+pub(crate) fn topic<P>(name: &str, partitions: Vec<P>) -> Topic<P> {
+    Topic { topic: name.into(), topic_id: "_".into(), partitions }
+}
+
+pub(crate) fn group(name: &str, offsets: Vec<Topic<Committed>>) -> Group {
+    Group { group: name.into(), kind: "classic".into(), state: "Empty".into(), error: None, offsets }
+}
+
+/// A state of one topic with these ends, and one group that has committed each of them.
+pub(crate) fn state(ends: &[Offset]) -> State {
+    let ends: Vec<_> = (0..).zip(ends).map(|(index, next)| end(index, *next, None)).collect();
+    let committed = ends.iter().map(|end| Committed(end.partition, end.high_watermark, String::new())).collect();
+    State {
+        cluster_id: Some("c".into()),
+        topics: vec![topic("orders", ends)],
+        groups: vec![group("shop", vec![topic("orders", committed)])],
+        ..State::default()
+    }
+}
+
+fn taken() -> Timestamp {
+    Timestamp(1_700_000_000_000)
+}
+
+fn arbitrary() -> impl Strategy<Value = State> {
+    let ends = prop::collection::btree_map(0..4_i32, (0..5_i64, prop::option::of(0..3_i64)), 0..4);
+    let topics = prop::collection::btree_map(("[ab]", "[xy]"), ends, 0..4);
+    let offsets = prop::collection::btree_map(0..4_i32, (0..5_i64, "[mn]?"), 0..4);
+    let groups = prop::collection::btree_map(
+        "[g-i]",
+        ("c|s", prop::option::of("why"), prop::collection::btree_map(("[ab]", "[xy]"), offsets, 0..3)),
+        0..4,
+    );
+    (topics, groups, prop::option::of("forbidden"), 0..3_i64).prop_map(|(topics, groups, unread, hanging)| {
+        let end = |(index, (next, durable)): (i32, (i64, Option<i64>))| {
+            let archived = durable.map(|next| Archived { chain: index.to_string(), next });
+            End { partition: index, high_watermark: next, archived }
+        };
+        let ends = |ends: BTreeMap<_, _>| ends.into_iter().map(end).collect::<Vec<_>>();
+        let committed =
+            |offsets: BTreeMap<_, _>| offsets.into_iter().map(|(i, (o, m))| Committed(i, o, m)).collect::<Vec<_>>();
+        let mut state = State { groups_unread: unread, ..State::default() };
+        state.topics = named(topics.into_iter().map(|(key, of)| (key, ends(of))));
+        state.groups = groups
+            .into_iter()
+            .map(|(name, (kind, error, offsets))| Group {
+                group: name,
+                kind,
+                state: "Empty".into(),
+                offsets: if error.is_some() {
+                    Vec::new()
+                } else {
+                    named(offsets.into_iter().map(|(k, o)| (k, committed(o))))
+                },
+                error,
+            })
+            .collect();
+        state.hanging = (0..hanging)
+            .map(|first_offset| Hanging { topic: "a".into(), partition: 0, producer_id: 7, first_offset })
+            .collect();
+        state.sort();
+        state
+    })
+}
+
+/// A topic without partitions is none.
+fn named<P>(topics: impl Iterator<Item = ((String, String), Vec<P>)>) -> Vec<Topic<P>> {
+    let topics = topics.filter(|(_, partitions)| !partitions.is_empty());
+    topics.map(|((topic, topic_id), partitions)| Topic { topic, topic_id, partitions }).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_delta_and_its_full_one_say_what_the_state_says(full in arbitrary(), state in arbitrary()) {
+        let (base, name) = (name("20261122T100000.000Z"), name("20261122T100100.000Z"));
+        let whole = Savepoint::full(name, taken(), Some(base), state.clone());
+        let delta = whole.relative_to(base, &full);
+        let read = Savepoint::decode(name, &delta.encode()).expect("sound");
+        prop_assert_eq!(&read, &delta);
+        let full = Savepoint::full(base, taken(), None, full);
+        prop_assert_eq!(read.resolve(Some(&full)).expect("its full one"), state);
+    }
+
+    #[test]
+    fn equal_states_differ_in_nothing(state in arbitrary()) {
+        let (changed, gone) = delta::between(&state, &state);
+        prop_assert!(changed.topics.is_empty() && changed.groups.is_empty());
+        prop_assert_eq!(gone, Gone::default());
+    }
+
+    #[test]
+    fn an_archive_lacks_exactly_what_it_has_not_reached(state in arbitrary(), held in 0..5_i64) {
+        let lacks = lacking(&state, |_, _, index, _| (index > 0).then_some(held));
+        for topic in &state.topics {
+            for end in &topic.partitions {
+                let reached = if end.partition > 0 { held } else { 0 };
+                let lack = lacks.iter().find(|lack| {
+                    (&lack.topic, &lack.topic_id, lack.partition) == (&topic.topic, &topic.topic_id, end.partition)
+                });
+                prop_assert_eq!(lack.map_or(0, Lack::offsets), (end.high_watermark - reached).max(0).cast_unsigned());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_savepoint_has_the_documented_form() {
+    let mut state = state(&[30]);
+    state.topics[0].partitions[0].archived = Some(Archived { chain: "0@7-12".into(), next: 20 });
+    state.hanging.push(Hanging { topic: "orders".into(), partition: 0, producer_id: 9, first_offset: 20 });
+    let savepoint = Savepoint::full(name("20261122T100000.000Z"), taken(), None, state);
+    let text = String::from_utf8(savepoint.encode().to_vec()).expect("JSON");
+    let (told, _) = text.split_once(",\n\"checksum\"").expect("sealed");
+    let expected = concat!(
+        r#"{"name":"20261122T100000.000Z","taken_at":"2023-11-14T22:13:20.000Z","full":null,"previous":null,"#,
+        r#""created_by":"kafka-backup "#,
+        env!("CARGO_PKG_VERSION"),
+        r#"","cluster_id":"c","#,
+        r#""topics":[{"topic":"orders","topic_id":"_","partitions":[{"partition":0,"high_watermark":30,"#,
+        r#""archived":{"chain":"0@7-12","next":20}}]}],"groups":[{"group":"shop","type":"classic","state":"Empty","#,
+        r#""offsets":[{"topic":"orders","topic_id":"_","partitions":[[0,30,""]]}]}],"groups_unread":null,"#,
+        r#""hanging":[{"topic":"orders","partition":0,"producer_id":9,"first_offset":20}]"#
+    );
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn what_is_not_the_object_of_its_name_is_damage() {
+    let (first, second) = (name("20261122T100000.000Z"), name("20261122T100100.000Z"));
+    let full = Savepoint::full(first, taken(), None, state(&[30]));
+    let bytes = full.encode();
+    assert_eq!(Savepoint::decode(second, &bytes).expect_err("another's").kind(), Kind::Damaged);
+    assert_eq!(Savepoint::decode(first, &bytes[..bytes.len() - 4]).expect_err("half").kind(), Kind::Damaged);
+    let delta = Savepoint::full(second, taken(), Some(first), state(&[31])).relative_to(first, &full.state);
+    assert_eq!(delta.resolve(None).expect_err("no full one").kind(), Kind::Damaged);
+    assert_eq!(delta.resolve(Some(&delta)).expect_err("not the full one").kind(), Kind::Damaged);
+    let headless = Savepoint { gone: None, ..delta };
+    assert_eq!(Savepoint::decode(second, &headless.encode()).expect_err("neither").kind(), Kind::Damaged);
+}
+
+#[test]
+fn what_was_durable_stays_durable_whoever_writes_next() {
+    let known = |ends: Vec<End>| State { topics: vec![topic("orders", ends)], ..State::default() };
+    let earlier = known(vec![end(0, 9, Some(("0", 5))), end(1, 9, Some(("1@3-4", 6))), end(2, 9, None)]);
+    let mut now = known(vec![end(0, 9, None), end(1, 9, Some(("1", 8))), end(2, 9, Some(("2", 1))), end(3, 1, None)]);
+    now.keep_archived(&earlier);
+    let archived: Vec<_> = now.topics[0].partitions.iter().map(|end| end.archived.as_ref().map(|a| a.next)).collect();
+    assert_eq!(archived, [Some(5), Some(6), Some(1), None], "a newer fork counts more than a longer chain");
+    let mut again = known(vec![end(0, 9, Some(("0", 7)))]);
+    again.keep_archived(&earlier);
+    assert_eq!(again.topics[0].partitions[0].archived.as_ref().map(|a| a.next), Some(7));
+}
+
+#[tokio::test]
+async fn savepoints_are_found_by_name_and_a_delta_with_its_full_one() {
+    let archive = Fixture::new("b").await.archive;
+    let names = ["20261122T095900.000Z", "20261122T100000.000Z", "20261122T110000.500Z"].map(name);
+    let full = Savepoint::full(names[0], taken(), None, state(&[30, 40]));
+    let delta = Savepoint::full(names[1], taken(), Some(names[0]), state(&[30, 41])).relative_to(names[0], &full.state);
+    for savepoint in [&full, &delta] {
+        let created = archive.create_savepoint(savepoint.name, savepoint.encode()).await.expect("created");
+        assert_eq!(created, Creation::Created);
+    }
+    let orphan = Savepoint { name: names[2], full: Some(name("20261122T080000.000Z")), ..delta.clone() };
+    let _ = archive.create_savepoint(names[2], orphan.encode()).await.expect("created");
+    let _ = archive.store().create("savepoints/other", delta.encode()).await.expect("created");
+    assert_eq!(archive.savepoints().await.expect("listed"), names);
+    assert_eq!(archive.savepoints_of_hours(names[1], names[2]).await.expect("listed"), names[1..]);
+    assert_eq!(archive.savepoints_of_hours(names[0], names[0]).await.expect("listed"), names[..1]);
+    let (told, whole) = archive.resolved_savepoint(names[1]).await.expect("sound").expect("there");
+    assert_eq!((told, whole), (delta, state(&[30, 41])));
+    assert_eq!(archive.resolved_savepoint(names[2]).await.expect_err("no full one").kind(), Kind::Damaged);
+    let again = archive.create_savepoint(names[1], full.encode()).await.expect("asked");
+    assert_eq!(again, Creation::Exists);
+}

@@ -1,0 +1,196 @@
+//! The maker against librdkafka's mock cluster, which lists no groups: those that are named are kept.
+
+use std::collections::BTreeMap;
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::{ClientConfig, TopicPartitionList};
+
+use super::*;
+use crate::archive::savepoint::{Savepoint, lacking};
+use crate::config::Config;
+
+struct Bench {
+    cluster: MockCluster<'static, rdkafka::producer::DefaultProducerContext>,
+    pipeline: config::Pipeline,
+    archive: Archive,
+}
+
+/// A cluster with a topic, a pipeline of it with `keys` besides, and its backup, which holds nothing yet.
+async fn bench(keys: &str) -> Bench {
+    let cluster = MockCluster::new(1).expect("a mock cluster");
+    cluster.create_topic("orders", 2, 1).expect("created");
+    let path = format!("memory://{}", uuid::Uuid::new_v4());
+    let text = format!(
+        "[[pipeline]]\nname = \"p\"\n[pipeline.source]\ntype = \"kafka\"\ntopics = [\"orders\"]\n{keys}\n\
+         kafka = {{ \"bootstrap.servers\" = \"{}\" }}\n\
+         [pipeline.sink]\ntype = \"archive\"\nbackup_id = \"b\"\npath = \"{path}\"\n",
+        cluster.bootstrap_servers()
+    );
+    let pipeline = Config::parse("a.toml", &text, &|_| None).expect("valid").pipelines.remove(0);
+    let client = Client::new(Properties::new(pipeline.source.kafka.clone()).expect("good properties"));
+    let id = client.metadata(Some(&[])).await.expect("it answers").cluster_id;
+    let archive = Archive::create(&Store::open(&path).expect("memory"), "b", id.as_deref()).await.expect("created");
+    Bench { cluster, pipeline, archive }
+}
+
+impl Bench {
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.cluster.bootstrap_servers());
+        config
+    }
+
+    /// Writes a record to a partition.
+    fn write(&self, partition: i32) {
+        let producer: BaseProducer = self.client().create().expect("a producer");
+        producer.send(BaseRecord::<(), str>::to("orders").partition(partition).payload("x")).expect("sent");
+        producer.flush(Duration::from_secs(10)).expect("delivered");
+    }
+
+    fn commit(&self, group: &str, offset: i64) {
+        let consumer: BaseConsumer = self.client().set("group.id", group).create().expect("a consumer");
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset("orders", 1, rdkafka::Offset::Offset(offset)).expect("an offset");
+        consumer.commit(&offsets, CommitMode::Sync).expect("committed");
+    }
+
+    fn maker(&self, reached: Reached) -> Maker {
+        Maker::new(std::slice::from_ref(&self.pipeline), reached, Health::new()).expect("well configured").0
+    }
+
+    async fn read(&self, name: Name) -> (Savepoint, State) {
+        self.archive.resolved_savepoint(name).await.expect("sound").expect("there")
+    }
+}
+
+#[tokio::test]
+async fn named_groups_are_kept_without_a_listing_and_nothing_is_written_twice() {
+    let bench = bench("groups = [\"shop\", \"p-own\"]\ngroup_id = \"p-own\"").await;
+    (0..3).for_each(|_| bench.write(1));
+    bench.commit("shop", 2);
+    bench.commit("p-own", 3);
+    bench.commit("other", 1);
+    let mut maker = bench.maker(Reached::default());
+    let Made::Written(first) = maker.once().await.expect("made") else { panic!("the first one") };
+    let (told, state) = bench.read(first).await;
+    assert_eq!((told.full, told.previous, &state.groups_unread), (None, None, &None));
+    let ends: Vec<_> = state.topics[0].partitions.iter().map(|end| end.high_watermark).collect();
+    assert_eq!(ends, [0, 3]);
+    assert_eq!(state.groups.len(), 1, "{:?}", state.groups);
+    assert_eq!((&*state.groups[0].group, &*state.groups[0].kind), ("shop", "unknown"));
+    assert_eq!(state.groups[0].offsets[0].partitions[0].1, 2);
+    assert_eq!(maker.once().await.expect("made"), Made::Unchanged(first));
+    assert_eq!(
+        bench.maker(Reached::default()).once().await.expect("made"),
+        Made::Unchanged(first),
+        "another agent's eyes"
+    );
+    bench.commit("shop", 3);
+    let Made::Written(second) = maker.once().await.expect("made") else { panic!("it has changed") };
+    assert_eq!(bench.read(second).await.0.previous, Some(first));
+    assert_eq!(lacking(&bench.read(second).await.1, |_, _, _, _| None).len(), 1);
+}
+
+#[tokio::test]
+async fn all_groups_are_wanted_of_a_cluster_that_lists_none_and_it_is_said() {
+    let bench = bench("").await;
+    let made = bench.maker(Reached::default()).once().await.expect("made");
+    let (_, state) = bench.read(made.name()).await;
+    assert!(state.groups_unread.is_some_and(|why| why.contains("cannot list groups")));
+}
+
+#[tokio::test]
+async fn what_this_agent_saw_durable_stands_beside_the_end_and_stays_when_another_writes() {
+    let bench = bench("groups = [\"shop\"]").await;
+    bench.write(1);
+    let ids = bench.maker(Reached::default()).client.metadata(Some(&["orders".to_owned()])).await.expect("told");
+    let topic_id = ids.topics[0].topic_id;
+    let partition = Partition { topic: "orders".into(), topic_id, index: 1 };
+    let reached = crate::archive::sink::reached_for_tests(&partition, 1);
+    let first = bench.maker(reached).once().await.expect("made").name();
+    let archived =
+        |state: &State| state.topics[0].partitions.iter().map(|end| end.archived.clone()).collect::<Vec<_>>();
+    let expected = [None, Some(Archived { chain: "1".into(), next: 1 })];
+    assert_eq!(archived(&bench.read(first).await.1), expected);
+    bench.write(0);
+    let second = bench.maker(Reached::default()).once().await.expect("made").name();
+    assert_eq!(archived(&bench.read(second).await.1), expected, "what was durable stays durable");
+}
+
+#[tokio::test]
+async fn of_two_agents_one_makes_a_slots_savepoint_and_the_other_follows_it() {
+    let bench = bench("groups = [\"shop\"]").await;
+    let interval = Duration::from_secs(60);
+    let (mut one, mut other) = (bench.maker(Reached::default()), bench.maker(Reached::default()));
+    let slot = Name::slot(Timestamp::now(), interval);
+    bench.write(0);
+    let (a, b) = tokio::join!(one.round(Some(slot)), other.round(Some(slot)));
+    let mut made = [a.expect("made"), b.expect("made")];
+    made.sort_by_key(|made| matches!(made, Made::ByAnother(_)));
+    assert_eq!(made, [Made::Written(slot), Made::ByAnother(slot)]);
+    bench.write(0);
+    // The loser of this slot makes one next; its predecessor is the winner's.
+    let loser = if one.newest.is_some() { &mut other } else { &mut one };
+    let Made::Written(next) = loser.round(None).await.expect("made") else { panic!("it has changed") };
+    assert_eq!(bench.read(next).await.0.previous, Some(slot));
+    assert_eq!(one.round(Some(slot)).await.expect("looked"), Made::ByAnother(next), "a newer one stands for it too");
+}
+
+#[tokio::test]
+async fn a_handle_is_answered_with_the_name_or_why_there_is_none() {
+    let bench = bench("groups = [\"shop\"]\nsavepoint_interval = \"off\"").await;
+    let (maker, handle) =
+        Maker::new(std::slice::from_ref(&bench.pipeline), Reached::default(), Health::new()).expect("well configured");
+    let task = tokio::spawn(maker.run());
+    let name: Name = handle.now().await.expect("made").parse().expect("a name");
+    assert_eq!(bench.archive.savepoints().await.expect("listed"), [name]);
+    task.abort();
+    let _ = task.await;
+    assert!(handle.now().await.expect_err("nobody makes any").retryable());
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_another_one_gets_no_savepoint_into_the_backup() {
+    let bench = bench("groups = [\"shop\"]").await;
+    let other = MockCluster::new(1).expect("a mock cluster");
+    other.create_topic("orders", 2, 1).expect("created");
+    let mut pipeline = bench.pipeline.clone();
+    pipeline.source.kafka = BTreeMap::from([("bootstrap.servers".to_owned(), other.bootstrap_servers())]);
+    let (mut maker, _) = Maker::new(&[pipeline], Reached::default(), Health::new()).expect("well configured");
+    let error = maker.once().await.expect_err("another cluster");
+    assert!(error.to_string().contains("the backup is of cluster"), "{error}");
+    assert!(bench.archive.savepoints().await.expect("listed").is_empty());
+}
+
+#[tokio::test]
+async fn a_topic_that_is_another_one_between_groups_and_ends_begins_the_look_anew() {
+    let bench = bench("groups = [\"shop\"]").await;
+    let maker = bench.maker(Reached::default());
+    let asking = Asking { client: &maker.client, scope: &maker.scope, cluster_id: None };
+    let (_, mut before) = asking.topics().await.expect("told");
+    assert!(asking.ends(&before).await.expect("told").is_some());
+    before.get_mut("orders").expect("it is there").topic_id = TopicId(uuid::Uuid::from_u128(7));
+    assert!(asking.ends(&before).await.expect("told").is_none(), "its offsets are not those of the one that ends");
+    before.remove("orders");
+    assert!(asking.ends(&before).await.expect("told").is_none(), "it has appeared");
+}
+
+#[tokio::test]
+async fn that_there_is_none_for_long_stands_in_readyz_until_there_is_one() {
+    let bench = bench("groups = [\"shop\"]\nsavepoint_interval = \"1s\"").await;
+    let health = Health::new();
+    let pipelines = std::slice::from_ref(&bench.pipeline);
+    let (mut maker, _) = Maker::new(pipelines, Reached::default(), health.of("savepoints")).expect("well configured");
+    let away = || Err(Error::transient("no broker answers"));
+    maker.tell(&away());
+    assert!(health.reasons().is_empty(), "one may fall into an election");
+    maker.failing = maker.failing.map(|(since, error)| (since - PATIENT_FOR, error));
+    maker.tell(&away());
+    let told = health.reasons();
+    assert!(told.len() == 1 && told[0].contains("no savepoint could be made for 30 s: no broker answers"), "{told:?}");
+    let made = maker.once().await;
+    maker.tell(&made);
+    assert!(health.reasons().is_empty(), "{made:?}");
+}

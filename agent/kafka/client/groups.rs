@@ -1,0 +1,236 @@
+//! Consumer groups: which there are, and what each has committed.
+//!
+//! Every broker lists the groups that it coordinates, so all of them are asked, and who listed a group is asked for its
+//! offsets; FindCoordinator is for groups that nobody listed, and for those that have moved. Many groups go in one
+//! request where the broker can (OffsetFetch v8, Kafka 3.0), in pieces of [`GROUPS_PER_REQUEST`]; else one each. All that
+//! a group has committed is asked for; a broker older than Kafka 2.5 is asked for the partitions that are wanted.
+//!
+//! Retry: what passes (a coordinator that moves or loads) is asked again with back-off, for [`GIVE_UP_AFTER`]. What is
+//! wrong with a single group costs that group, and is said in its place; a broker that cannot be reached fails the
+//! whole question, since nobody knows which groups it has. Cancel: safe at any point.
+//!
+//! Answers go by topics' names: who asks makes sure that a name stood for one topic all the while.
+
+mod choice;
+mod coordinators;
+mod offsets;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages as m;
+use kafka_protocol::protocol::StrBytes;
+use tokio::time::{Instant, sleep};
+
+use super::Client;
+use super::race::Race;
+use crate::error::{Error, Result};
+use crate::kafka::code_name;
+use crate::record::Offset;
+pub use choice::Choice;
+use offsets::Outcome;
+
+/// How many groups one request asks for. With half, a cluster of a thousand groups takes twice the round trips; with
+/// ten times as many, groups of a thousand partitions would make an answer of a hundred megabytes.
+const GROUPS_PER_REQUEST: usize = 100;
+
+/// How long a coordinator may move or load before its groups are given up for this time: longer than an election.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
+
+/// What is said where nobody told.
+const UNKNOWN: &str = "unknown";
+
+/// A consumer group, as its coordinator lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedGroup {
+    /// Its name.
+    pub group: String,
+    /// `classic`, `consumer`, `streams` or `share`. A broker that tells no types (before Kafka 3.8) knows only classic ones.
+    pub kind: String,
+    /// As the broker calls it: `Stable`, `Empty`; `unknown` before Kafka 2.6.
+    pub state: String,
+    /// The address of the broker that coordinates it.
+    coordinator: Option<String>,
+}
+
+/// The groups of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Those that were told, by name.
+    pub groups: BTreeMap<String, ListedGroup>,
+    /// Why there may be more; `None` when every broker has told.
+    pub unread: Option<String>,
+}
+
+/// What a group has committed for a partition.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CommittedOffset {
+    /// The topic's name.
+    pub topic: String,
+    /// The partition's index.
+    pub partition: i32,
+    /// The next record to read.
+    pub offset: Offset,
+    /// What the group keeps beside it.
+    pub metadata: String,
+}
+
+/// Topics by name, with the indexes of their partitions.
+pub type Partitions = BTreeMap<String, Vec<i32>>;
+
+/// What was told of a group's offsets: all of them, or why they cannot be read.
+pub type Told = std::result::Result<Vec<CommittedOffset>, String>;
+
+impl ListedGroup {
+    /// Returns a group of which only the name is known.
+    pub fn named(group: &str) -> Self {
+        Self { group: group.to_owned(), kind: UNKNOWN.to_owned(), state: UNKNOWN.to_owned(), coordinator: None }
+    }
+}
+
+impl Client {
+    /// Asks all brokers for their groups; brokers are those of the newest metadata. Where they lack the call, or it is
+    /// forbidden, the listing says so.
+    ///
+    /// # Errors
+    /// [`Kind::Transient`](crate::error::Kind::Transient) when a broker does not answer, or its groups are still being
+    /// loaded: what it coordinates would seem gone.
+    pub async fn list_groups(&self) -> Result<Listing> {
+        let addresses: Vec<String> = self.known().brokers.values().cloned().collect();
+        if addresses.is_empty() {
+            return Err(Error::transient("no broker is known"));
+        }
+        let request = m::ListGroupsRequest::default();
+        let mut race = Race::default();
+        for address in &addresses {
+            let ask = self.ask(address, 0..=5, &request);
+            race.enter(async move { (address, ask.await) });
+        }
+        let mut listing = Listing::default();
+        while !race.is_empty() {
+            let (address, answer) = race.next().await;
+            let Some(answer) = answer? else {
+                listing.unread = Some(format!("broker {address} cannot list groups"));
+                continue;
+            };
+            match ResponseError::try_from_code(answer.error_code) {
+                None => {}
+                Some(error) if passes(error) => return Err(refused(address, answer.error_code)),
+                Some(_) => listing.unread = Some(refused(address, answer.error_code).to_string()),
+            }
+            for told in answer.groups {
+                let listed = listed(told, address);
+                listing.groups.insert(listed.group.clone(), listed);
+            }
+        }
+        Ok(listing)
+    }
+
+    /// Returns what each of `groups` has committed, by its name; of a group that is there no more, nothing. Offsets
+    /// that a transaction has yet to decide are not among them. It is at least what was committed on `topics`, given
+    /// with their partitions.
+    ///
+    /// # Errors
+    /// [`Kind::Transient`](crate::error::Kind::Transient) when a coordinator cannot be reached.
+    pub async fn committed_offsets(
+        &self,
+        groups: &[ListedGroup],
+        topics: &Partitions,
+    ) -> Result<BTreeMap<String, Told>> {
+        let mut told = BTreeMap::new();
+        let mut left: BTreeMap<String, Option<String>> =
+            groups.iter().map(|group| (group.group.clone(), group.coordinator.clone())).collect();
+        let deadline = Instant::now() + GIVE_UP_AFTER;
+        let mut backoff = self.backoff();
+        loop {
+            let again = self.offsets_once(std::mem::take(&mut left), topics, &mut told).await;
+            if again.is_empty() {
+                return Ok(told);
+            }
+            if Instant::now() >= deadline {
+                for (group, why) in again {
+                    let why = why.map_err(|error| error.with("group", &group))?;
+                    told.insert(group, Err(why));
+                }
+                return Ok(told);
+            }
+            // Whoever it was has sent us away: the cluster knows better.
+            left = again.into_keys().map(|group| (group, None)).collect();
+            sleep(backoff.wait()).await;
+        }
+    }
+
+    /// Asks once for each of `groups`, which have the addresses of their coordinators where these are known. Returns those
+    /// to be asked again, with what the broker said, or why it said nothing.
+    async fn offsets_once(
+        &self,
+        groups: BTreeMap<String, Option<String>>,
+        topics: &Partitions,
+        told: &mut BTreeMap<String, Told>,
+    ) -> BTreeMap<String, Result<String>> {
+        let mut outcomes: Vec<(String, Outcome)> = Vec::new();
+        let mut by_address: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut lost: Vec<String> = Vec::new();
+        for (group, address) in groups {
+            match address {
+                Some(address) => by_address.entry(address).or_default().push(group),
+                None => lost.push(group),
+            }
+        }
+        for (group, found) in self.coordinators(lost).await {
+            match found {
+                Ok(address) => by_address.entry(address).or_default().push(group),
+                Err(outcome) => outcomes.push((group, outcome)),
+            }
+        }
+        let mut race = Race::default();
+        for (address, groups) in &by_address {
+            race.enter(self.offsets_from(address, groups, topics));
+        }
+        while !race.is_empty() {
+            outcomes.extend(race.next().await);
+        }
+        let mut again = BTreeMap::new();
+        for (group, outcome) in outcomes {
+            match outcome {
+                Outcome::Told(offsets) => drop(told.insert(group, Ok(offsets))),
+                Outcome::Refused(why) => drop(told.insert(group, Err(why))),
+                Outcome::Gone => {}
+                Outcome::Again(why) => drop(again.insert(group, why)),
+            }
+        }
+        again
+    }
+}
+
+/// Returns whether an error of a coordinator passes by itself.
+fn passes(error: ResponseError) -> bool {
+    use ResponseError as E;
+    matches!(
+        error,
+        E::CoordinatorLoadInProgress
+            | E::CoordinatorNotAvailable
+            | E::NotCoordinator
+            | E::UnstableOffsetCommit
+            | E::RequestTimedOut
+            | E::NetworkException
+    )
+}
+
+fn refused(address: &str, code: i16) -> Error {
+    Error::transient(format!("broker {address} does not list its groups: {}", code_name(code)))
+}
+
+fn listed(told: m::list_groups_response::ListedGroup, address: &str) -> ListedGroup {
+    let or = |text: StrBytes, other: &str| if text.is_empty() { other.to_owned() } else { text.to_string() };
+    ListedGroup {
+        group: told.group_id.to_string(),
+        kind: or(told.group_type, "classic").to_ascii_lowercase(),
+        state: or(told.group_state, UNKNOWN),
+        coordinator: Some(address.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
