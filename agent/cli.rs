@@ -5,12 +5,15 @@
 
 pub mod backup;
 pub mod cat;
+pub mod cluster;
 pub mod config;
 pub mod demo;
 pub mod describe;
 pub mod list;
 pub mod offset_mapping;
+pub mod repair;
 pub mod run;
+pub mod savepoints;
 pub mod table;
 pub mod verify;
 
@@ -46,8 +49,12 @@ enum Verb {
     Describe(describe::Args),
     /// Show the first and last offset and the record count of every partition
     ShowOffsetMapping(offset_mapping::Args),
-    /// Check a backup: chains, sidecars, checksums
+    /// List the savepoints of a backup and whether the archive has reached them, or create one
+    Savepoints(savepoints::Args),
+    /// Check a backup: is everything there, is it what was written, is it what the source has
     Verify(verify::Args),
+    /// Make whole again what can be: catalogs, sidecars, declared gaps; only with --execute
+    Repair(repair::Args),
     /// Print records as JSON lines
     Cat(cat::Args),
     /// Show everything in one process: an in-process cluster, a producer, the agent, the archive
@@ -86,7 +93,9 @@ impl Cli {
             Verb::List(args) => list::run(args).await,
             Verb::Describe(args) => describe::run(args).await,
             Verb::ShowOffsetMapping(args) => offset_mapping::run(args).await,
+            Verb::Savepoints(args) => savepoints::run(args).await,
             Verb::Verify(args) => verify::run(args).await,
+            Verb::Repair(args) => repair::run(args).await,
             Verb::Cat(args) => cat::run(args).await,
             Verb::Demo(args) => demo::run(args).await,
             Verb::Config(verb) => config::run(verb).await,

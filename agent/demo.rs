@@ -17,6 +17,7 @@ use crate::backup::{self, Mode};
 use crate::budget::Budget;
 use crate::config;
 use crate::error::{Error, Kind, Result};
+use crate::kafka::client::groups::Choice;
 use crate::kafka::source::{METADATA_INTERVAL, Selection, Start, TRANSACTION_PATIENCE};
 use crate::pipeline::{self, Control};
 
@@ -80,8 +81,12 @@ fn pipeline(options: &Options, backup_id: &str, cluster: &Cluster) -> config::Pi
             start: Start::Earliest,
             metadata_interval: METADATA_INTERVAL,
             transaction_patience: TRANSACTION_PATIENCE,
+            // The mock brokers list no groups, and the demo has none.
+            savepoint_interval: None,
+            groups: Choice::default(),
             kafka: BTreeMap::from(kafka.map(|(name, value)| (name.to_owned(), value.to_owned()))),
         },
+        verify: config::Verify::default(),
         sink: config::Sink {
             backup_id: backup_id.to_owned(),
             path: options.path.clone(),

@@ -240,6 +240,11 @@ pub enum Answer {
         /// The partition.
         partition: Partition,
     },
+    /// The sink wants no more of the partition: it is to be read no further, and closed.
+    Enough {
+        /// The partition.
+        partition: Partition,
+    },
     /// The partition is closed; everything put before it was closed is durable.
     Closed {
         /// The partition.
@@ -501,6 +506,10 @@ impl<'a, S: Source, K: Sink, O: Observer> Flow<'a, S, K, O> {
             }
             Answer::Restart { partition, tip } => self.restart(&partition, tip),
             Answer::Suspended { partition } => self.source.stop(&partition),
+            Answer::Enough { partition } => {
+                self.source.stop(&partition);
+                self.close(&partition);
+            }
             Answer::Closed { partition } => self.closed(&partition),
             Answer::Trouble { subject, reason } => self.observer.trouble(&subject, reason.as_deref()),
             Answer::TopicKept => self.topics = self.topics.saturating_sub(1),

@@ -75,7 +75,8 @@ fn with_changed(field: &str, value: serde_json::Value) -> (Backup, Vec<Ended>) {
     fs::write(&file, sealed::pretty(&content)).expect("it is writable");
     let config = backup.write_config(&backup.config());
     let run = program_with(&["run", "--config", config.to_str().expect("UTF-8")]);
-    let ended = vec![backup.backup(), run, backup.command("verify", &[]), backup.command("cat", &["--topic", &topic])];
+    let ended =
+        vec![backup.backup(), run, backup.command("verify", &["--deep"]), backup.command("cat", &["--topic", &topic])];
     (backup, ended)
 }
 

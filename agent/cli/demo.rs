@@ -37,7 +37,7 @@ pub async fn run(args: Args) -> Result<()> {
     logging::say(&format!("\n$ {program} show-offset-mapping {on_backup}"));
     offset_mapping::run(offset_mapping::Args { archive: archive() }).await?;
     logging::say(&format!("\n$ {program} verify {on_backup}"));
-    verify::run(verify::Args { archive: archive() }).await?;
+    verify::run(verify::Args { archive: archive(), deep: true, against: verify::Against::default() }).await?;
     logging::say(&format!(
         "
 The archive stays. What to try next:

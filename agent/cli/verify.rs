@@ -1,30 +1,44 @@
-//! `verify`: reads every byte of a backup and says whether it is what was written.
-//!
-//! Looked at: the topic objects, each chain from its beginning (holes, sidecars), each batch's checksum, each log's
-//! digest, each sidecar against its log, and whether each fork has a parent that holds what lies before it. Partitions are checked side by side, one per processor; memory is a few
-//! MiB for each. What could not be read is a finding too: not to have looked is no success.
+//! `verify`: says whether a backup is what was written. What is looked at is [`verify`](crate::verify)'s; here it is
+//! asked for and printed.
 
 use serde::Serialize;
-use tokio::task::JoinSet;
 
 use super::table::{self, Output, Page};
 use super::{ArchiveArgs, Format};
-use crate::archive::Archive;
-use crate::archive::source::audit::audit;
-use crate::archive::source::chain::{self, Chain, Finding, Link, What};
-use crate::archive::source::way::{self, Reach};
-use crate::archive::source::{self, Place, Timeline};
-use crate::error::{Error, Result};
+use crate::archive::source;
+use crate::cli::cluster::ClusterArgs;
+use crate::error::Result;
+use crate::verify::cluster::{self, Compared};
+use crate::verify::{self, Count, Found, Mode, Report, TopicReport};
 
 /// What the user typed after `verify`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: 0 sound (forks, and work that a writer left unfinished at the end of a chain, included), \
-    4 damage, 5 a hole that nothing declares, 1 something could not be looked at, 10 no such backup"
+    long_about = "Check a backup.\n\nWithout --deep everything but the logs is read: the chains of segments and their \
+    sidecars, catalogs, topic objects, savepoints. With --deep every byte is, and each sidecar is held against its log. \
+    With --against-cluster the archive is compared with what the source still has, batch by batch.",
+    after_help = "Exit codes: 0 sound (forks, work that a writer left unfinished at the end of a chain, and what the source \
+    has compacted or deleted since, included), 4 damage or a difference, 5 a hole that nothing declares, 1 something could \
+    not be looked at, 3 transactions of which a repair could not find out whether they were aborted, 10 no such backup"
 )]
 pub struct Args {
     #[command(flatten)]
     pub(super) archive: ArchiveArgs,
+    /// Read every byte of the logs too
+    #[arg(long)]
+    pub(super) deep: bool,
+    #[command(flatten)]
+    pub(super) against: Against,
+}
+
+/// The cluster to compare with, if one shall be.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Against {
+    /// Compare with what the source still has
+    #[arg(long)]
+    pub(super) against_cluster: bool,
+    #[command(flatten)]
+    pub(super) cluster: ClusterArgs,
 }
 
 /// Checks the backup.
@@ -32,9 +46,14 @@ pub struct Args {
 /// # Errors
 /// [`Kind::NoBackup`](crate::error::Kind::NoBackup); after printing, the kind of the worst finding.
 pub async fn run(args: Args) -> Result<()> {
+    let properties = args.against.cluster.properties_if(args.against.against_cluster)?;
     let root = super::open(&args.archive.path)?;
     let archive = source::open(&root, &args.archive.backup_id).await?;
-    let report = check(&archive).await?;
+    let mode = if args.deep { Mode::Deep } else { Mode::Plain };
+    let mut report = verify::check(&archive, mode).await?;
+    if let Some(properties) = properties {
+        cluster::compare(&archive, properties, &mut report).await;
+    }
     if report.topics.is_empty() {
         tracing::warn!("the backup `{}` holds no topic", report.backup_id);
     }
@@ -45,190 +64,12 @@ pub async fn run(args: Args) -> Result<()> {
         Format::Json => output.json(&data(&report))?,
     }
     output.finish()?;
-    chain::verdict(&report.backup_id, report.topics.iter().flat_map(|topic| &topic.findings).map(|(_, found)| found))
-}
-
-/// What `verify` found.
-struct Report {
-    backup_id: String,
-    topics: Vec<TopicReport>,
-}
-
-/// What it found of one timeline.
-struct TopicReport {
-    topic: String,
-    topic_id: String,
-    newest: bool,
-    partitions: u64,
-    count: Count,
-    /// With the partition, where it is one's.
-    findings: Vec<(Option<String>, Finding)>,
-}
-
-/// What was looked at.
-#[derive(Debug, Default, Clone, Copy, Serialize)]
-struct Count {
-    segments: u64,
-    batches: u64,
-    records: u64,
-    bytes: u64,
-}
-
-impl TopicReport {
-    fn new(archive: &Archive, timeline: &Timeline) -> Self {
-        Self {
-            topic: timeline.topic.to_string(),
-            topic_id: timeline.topic_id.to_string(),
-            newest: timeline.is_newest,
-            partitions: timeline.places.iter().filter(|place| place.fork.is_none()).count() as u64,
-            count: Count::default(),
-            findings: Finding::of_object(archive, timeline).map(|finding| (None, finding)).into_iter().collect(),
-        }
-    }
-
-    fn add(&mut self, place: &Place, count: Count, findings: Vec<Finding>) {
-        self.count.segments += count.segments;
-        self.count.batches += count.batches;
-        self.count.records += count.records;
-        self.count.bytes += count.bytes;
-        let name = place.name();
-        self.findings.extend(findings.into_iter().map(|finding| (Some(name.clone()), finding)));
-    }
-
-    /// Returns the topic's result in a word or two: the worst of what was found.
-    fn result(&self) -> String {
-        let worst_first = [
-            What::DamagedLog,
-            What::NoSidecar,
-            What::DamagedSidecar,
-            What::DamagedObject,
-            What::Hole,
-            What::Unchecked,
-            What::Unfinished,
-            What::EarlyBegin,
-            What::Fork,
-        ];
-        let count = |what: What| self.findings.iter().filter(|(_, finding)| finding.what == what).count() as u64;
-        let told: Vec<_> =
-            worst_first.into_iter().filter(|what| count(*what) > 0).map(|what| (what, count(what))).collect();
-        match told.as_slice() {
-            [] => "sound".to_owned(),
-            told => {
-                let sound = told.iter().all(|(what, _)| what.exit_kind().is_none());
-                let told = told.iter().map(|&(what, n)| counted(what, n));
-                let words = sound.then(|| "sound".to_owned()).into_iter().chain(told);
-                words.collect::<Vec<_>>().join(", ")
-            }
-        }
-    }
-}
-
-/// Returns how many findings there are: `1 hole`, `2 holes`, `3 unchecked`.
-fn counted(what: What, count: u64) -> String {
-    match what {
-        What::NoSidecar => format!("{} without a sidecar", table::counted(count, "segment")),
-        What::Unfinished => what.name().to_owned(),
-        What::Unchecked | What::Debris => format!("{count} {}", what.name()),
-        What::EarlyBegin | What::Fork | What::Hole | What::DamagedSidecar | What::DamagedLog | What::DamagedObject => {
-            table::counted(count, what.name())
-        }
-    }
-}
-
-/// Checks every partition, one per processor at a time; the report is in the order of the timelines.
-async fn check(archive: &Archive) -> Result<Report> {
-    let timelines = source::timelines(archive).await?;
-    let mut topics: Vec<_> = timelines.iter().map(|timeline| TopicReport::new(archive, timeline)).collect();
-    let mut waiting = timelines
-        .into_iter()
-        .enumerate()
-        .flat_map(|(topic, timeline)| timeline.places.into_iter().map(move |place| (topic, place)))
-        .enumerate();
-    let side_by_side = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut running = JoinSet::new();
-    let mut done = Vec::new();
-    loop {
-        while running.len() < side_by_side
-            && let Some((n, (topic, place))) = waiting.next()
-        {
-            let archive = archive.clone();
-            let _ = running.spawn(async move {
-                let checked = check_place(&archive, &place).await;
-                (n, topic, place, checked)
-            });
-        }
-        match running.join_next().await {
-            Some(Ok(checked)) => done.push(checked),
-            Some(Err(error)) => return Err(Error::failed("a check ended early").source(error)),
-            None => break,
-        }
-    }
-    done.sort_unstable_by_key(|&(n, ..)| n);
-    let mut of_topics: Vec<Vec<(Place, Checked)>> = topics.iter().map(|_| Vec::new()).collect();
-    for (_, topic, place, checked) in done {
-        of_topics[topic].push((place, checked));
-    }
-    for (topic, mut places) in topics.iter_mut().zip(of_topics) {
-        check_forks(archive, &mut places);
-        for (place, checked) in places {
-            topic.add(&place, checked.count, checked.findings);
-        }
-    }
-    Ok(Report { backup_id: archive.backup().backup_id.clone(), topics })
-}
-
-/// What was found of one chain.
-#[derive(Default)]
-struct Checked {
-    count: Count,
-    findings: Vec<Finding>,
-    reach: Reach,
-}
-
-/// Says which forks there are, and finds those whose parent does not hold what lies before them.
-fn check_forks(archive: &Archive, places: &mut [(Place, Checked)]) {
-    let chains: Vec<_> = places.iter().map(|(place, checked)| (place, checked.reach)).collect();
-    for (at, left, missing) in way::forks(archive, &chains) {
-        let (place, checked) = &mut places[at];
-        let object = archive.store().describe(&place.folder);
-        let (range, detail) = (Some(left.lost).filter(|lost| !lost.is_empty()), left.describe(place));
-        checked.findings.extend(missing);
-        checked.findings.push(Finding { what: What::Fork, object, range, detail });
-    }
-}
-
-/// Checks one chain; what could not be read ends it with a finding.
-async fn check_place(archive: &Archive, place: &Place) -> Checked {
-    let mut checked = Checked::default();
-    if let Err(error) = walk(archive, place, &mut checked).await {
-        checked.findings.push(Finding::of_end(archive, place, &error));
-    }
-    checked
-}
-
-async fn walk(archive: &Archive, place: &Place, checked: &mut Checked) -> Result<()> {
-    let mut chain = Chain::open(archive, place).await?;
-    checked.reach.is_held = chain.size().0 > 0;
-    while let Some(link) = chain.next().await? {
-        match link {
-            Link::Finding(finding) => checked.findings.push(finding),
-            Link::Segment(segment) => {
-                let audit = audit(&segment).await?;
-                checked.count.segments += 1;
-                checked.count.batches += audit.batches;
-                checked.count.records += audit.records;
-                checked.count.bytes += segment.sidecar.length_bytes;
-                checked.findings.extend(audit.findings);
-            }
-        }
-        checked.reach.next = chain.reached();
-    }
-    checked.reach = Reach { next: chain.reached(), is_whole: true, ..checked.reach };
-    Ok(())
+    report.verdict()
 }
 
 fn page(report: &Report) -> Page {
-    let mut page = Page::new(format_args!("Verify: {}", report.backup_id));
+    let mode = if report.mode == Mode::Deep { " (deep)" } else { "" };
+    let mut page = Page::new(format_args!("Verify: {}{mode}", report.backup_id));
     let row = |topic: &TopicReport| {
         let older = if topic.newest { "" } else { "@" };
         let id = if topic.newest { "" } else { &topic.topic_id };
@@ -244,11 +85,16 @@ fn page(report: &Report) -> Page {
     };
     let rows: Vec<_> = report.topics.iter().map(row).collect();
     page.table(&["Topic", "Partitions", "Segments", "Batches", "Records", "Bytes", "Result"], &rows);
-    for topic in &report.topics {
-        for (partition, finding) in &topic.findings {
-            let partition = partition.as_ref().map(|name| format!(" partition {name}:")).unwrap_or_default();
-            page.line(format_args!("{}:{partition} {finding}", topic.topic));
-        }
+    for found in report.findings() {
+        page.line(format_args!("{found}"));
+    }
+    if report.savepoints > 0 || !report.findings.is_empty() {
+        let result = verify::summed_up(&report.findings);
+        page.line(format_args!("{}: {result}", table::counted(report.savepoints, "savepoint")));
+    }
+    if let Some(Compared { partitions, offsets, bytes }) = report.compared {
+        let (partitions, bytes) = (table::counted(partitions, "partition"), table::size(bytes));
+        page.line(format_args!("compared with the source: {partitions}, {offsets} offsets, {bytes}"));
     }
     page
 }
@@ -257,8 +103,11 @@ fn page(report: &Report) -> Page {
 #[derive(Debug, Serialize)]
 struct Data {
     backup_id: String,
+    mode: Mode,
     sound: bool,
     topics: Vec<TopicData>,
+    savepoints: u64,
+    compared: Option<Compared>,
     findings: Vec<FindingData>,
 }
 
@@ -275,8 +124,8 @@ struct TopicData {
 
 #[derive(Debug, Serialize)]
 struct FindingData {
-    topic: String,
-    topic_id: String,
+    topic: Option<String>,
+    topic_id: Option<String>,
     partition: Option<String>,
     what: &'static str,
     first_offset: Option<i64>,
@@ -294,47 +143,46 @@ fn data(report: &Report) -> Data {
         count: topic.count,
         result: topic.result(),
     };
-    let findings = findings(report);
-    let harms = |(_, finding): &(Option<String>, Finding)| finding.what.exit_kind().is_some();
     Data {
         backup_id: report.backup_id.clone(),
-        sound: !report.topics.iter().flat_map(|topic| &topic.findings).any(harms),
+        mode: report.mode,
+        sound: report.is_sound(),
         topics: report.topics.iter().map(topic).collect(),
-        findings,
+        savepoints: report.savepoints,
+        compared: report.compared,
+        findings: findings(report).collect(),
     }
 }
 
-fn findings(report: &Report) -> Vec<FindingData> {
-    let mut findings = Vec::new();
-    for topic in &report.topics {
-        findings.extend(topic.findings.iter().map(|(partition, finding)| FindingData {
-            topic: topic.topic.clone(),
-            topic_id: topic.topic_id.clone(),
-            partition: partition.clone(),
-            what: finding.what.name(),
-            first_offset: finding.range.map(|range| range.first),
-            next_offset: finding.range.map(|range| range.next),
-            object: finding.object.clone(),
-            detail: finding.detail.clone(),
-        }));
-    }
-    findings
+fn findings(report: &Report) -> impl Iterator<Item = FindingData> + '_ {
+    report.findings().map(|Found { topic, partition, finding }| FindingData {
+        topic: topic.map(|topic| topic.topic.clone()),
+        topic_id: topic.map(|topic| topic.topic_id.clone()),
+        partition: partition.map(str::to_owned),
+        what: finding.what.name(),
+        first_offset: finding.range.map(|range| range.first),
+        next_offset: finding.range.map(|range| range.next),
+        object: finding.object.clone(),
+        detail: finding.detail.clone(),
+    })
 }
 
-/// Returns the findings as CSV: only the head where the archive is sound.
+/// Returns the findings as CSV: only the head where there are none.
 fn lines(report: &Report) -> String {
-    let mut lines = "topic,topic_id,partition,finding,first_offset,next_offset,object,detail\n".to_owned();
+    let mut lines = "topic,topic_id,partition,finding,first_offset,next_offset,object,detail,mode\n".to_owned();
     let offset = |offset: Option<i64>| offset.map(|offset| offset.to_string()).unwrap_or_default();
+    let mode = if report.mode == Mode::Deep { "deep" } else { "plain" };
     for finding in findings(report) {
         lines.push_str(&table::csv(&[
-            finding.topic,
-            finding.topic_id,
+            finding.topic.unwrap_or_default(),
+            finding.topic_id.unwrap_or_default(),
             finding.partition.unwrap_or_default(),
             finding.what.to_owned(),
             offset(finding.first_offset),
             offset(finding.next_offset),
             finding.object,
             finding.detail,
+            mode.to_owned(),
         ]));
     }
     lines
