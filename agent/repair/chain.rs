@@ -1,0 +1,322 @@
+//! The plan for one chain: from what a survey found to what is done, and the chain that comes of it.
+//!
+//! [`broken`] is about logs that lost bytes, [`leftovers`] about what lies beside the chain. Memory: two rows a segment.
+
+mod broken;
+mod leftovers;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::plan::Options;
+use super::scan::{Told, scan};
+use super::survey::{Begin, COPIES, Object, Segment, State, Step, Survey, changed, note};
+use super::{Action, NewSidecar, Part, Plan, Remaining, Task};
+use crate::archive::catalog::Row;
+use crate::archive::rebuild::{Beyond, Rebuild, Transactions};
+use crate::archive::segment::Builder;
+use crate::archive::sidecar::{Kind, Sidecar, Transaction};
+use crate::archive::source::chain::{Finding, What};
+use crate::archive::source::chunks::Chunks;
+use crate::archive::{Archive, layout};
+use crate::error::Result;
+use crate::record::{Offset, OffsetRange, Partition, Timestamp};
+use crate::store::Store;
+
+/// A sidecar at the bare end of a chain is a commit that may still come, for so long after its segment was sealed.
+const UNFINISHED_KEPT_MS: i64 = 24 * 3600 * 1000;
+
+/// Plans what to do with one chain, and adds it to `plan`. `archived` is up to where the chain was durable once.
+///
+/// # Errors
+/// Those of the store and of the source.
+pub(super) async fn plan(
+    archive: &Archive,
+    mut survey: Survey,
+    options: Options<'_>,
+    archived: Option<Offset>,
+    plan: &mut Plan,
+) -> Result<()> {
+    if let Some(source) = options.source {
+        let transactions = &mut survey.transactions;
+        source.decide(&survey.place.partition, transactions, &mut plan.notes).await?;
+    }
+    let mut planner = Planner {
+        store: archive.store(),
+        options,
+        transactions: std::mem::take(&mut survey.transactions),
+        survey: &survey,
+        rows: Vec::new(),
+        is_whole: true,
+        sealed_after: Timestamp::NONE,
+        tasks: Vec::new(),
+        remaining: Vec::new(),
+    };
+    planner.begin();
+    planner.steps().await?;
+    planner.end(archived).await?;
+    planner.debris().await?;
+    let (dropped, missing) = planner.catalogs().await?;
+    let Planner { tasks, remaining, .. } = planner;
+    let dropped = (!dropped.is_empty()).then_some(Task::DropCatalogs(dropped));
+    let missing = (!missing.is_empty()).then_some(Task::MakeCatalogs(missing));
+    let place = Some(survey.place.clone());
+    let tasks = dropped.into_iter().chain(tasks).chain(missing);
+    plan.actions.extend(tasks.map(|task| Action { place: place.clone(), task }));
+    plan.remaining.extend(remaining);
+    Ok(())
+}
+
+struct Planner<'a> {
+    store: &'a Store,
+    options: Options<'a>,
+    survey: &'a Survey,
+    transactions: Transactions,
+    /// The chain as it will be.
+    rows: Vec<(Row, Option<Arc<str>>)>,
+    /// Whether everything up to here is understood, so that a catalog that says otherwise is wrong.
+    is_whole: bool,
+    /// When the last segment before was sealed.
+    sealed_after: Timestamp,
+    tasks: Vec<Task>,
+    remaining: Vec<Remaining>,
+}
+
+impl Planner<'_> {
+    fn partition(&self) -> &Partition {
+        &self.survey.place.partition
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.survey.place.folder)
+    }
+
+    fn remains(&mut self, what: What, name: &str, range: Option<OffsetRange>, detail: String) {
+        let finding = Finding { what, object: self.store.describe(&self.key(name)), range, detail };
+        self.remaining.push(Remaining { place: Some(self.survey.place.clone()), finding, transaction: None });
+    }
+
+    /// Plans for a `begin.json` that cannot be read: the chain itself says where it begins, if there is one.
+    fn begin(&mut self) {
+        let Begin::Damaged(object) = &self.survey.begin else { return };
+        match self.survey.steps.first() {
+            Some(Step::Segment(segment)) => {
+                self.tasks.push(Task::Begin { offset: segment.range.first, replaces: object.clone() });
+            }
+            _ => {
+                let detail = "nothing else says where the chain begins: bring it back from a copy".to_owned();
+                self.remains(What::DamagedObject, layout::BEGIN, None, detail);
+            }
+        }
+    }
+
+    async fn steps(&mut self) -> Result<()> {
+        let survey = self.survey;
+        for (at, step) in survey.steps.iter().enumerate() {
+            match step {
+                Step::Hole(range) => self.hole(*range).await?,
+                Step::Segment(segment) => self.segment(segment, at == 0, at + 1 == survey.steps.len()).await?,
+            }
+            if let Some((row, _)) = self.rows.last() {
+                self.sealed_after = self.sealed_after.max(row.sealed_at);
+            }
+        }
+        Ok(())
+    }
+
+    async fn segment(&mut self, segment: &Segment, is_first: bool, is_last: bool) -> Result<()> {
+        let log = layout::log(segment.range.first);
+        match &segment.state {
+            State::Sound(row, note) => self.rows.push((*row, note.clone())),
+            State::Altered(row, note) => {
+                self.rows.push((*row, note.clone()));
+                let detail = "its bytes are not what they were, though each batch is sound: bring it back from a copy";
+                self.remains(What::DamagedLog, &log, Some(segment.range), detail.to_owned());
+            }
+            State::Undecided(sidecar) => self.undecided(segment, sidecar).await?,
+            State::Bare { damaged, digest, row } => {
+                let (aborted, undecided) = self.transactions.of(segment.range);
+                let kind = if is_first { Kind::First } else { Kind::Data };
+                let beyond = Beyond {
+                    kind: row.as_ref().map_or(kind, |(row, _)| row.kind),
+                    aborted,
+                    undecided,
+                    sealed_at: row.as_ref().map(|(row, _)| row.sealed_at),
+                    sealed_after: self.sealed_after,
+                    note: row.as_ref().and_then(|(_, note)| note.as_deref().map(str::to_owned)),
+                };
+                self.rebuild(segment, beyond, damaged.clone(), *digest, false).await?;
+            }
+            State::Broken { scan, damage, sidecar, is_bounded } => {
+                let sidecar = sidecar.as_deref();
+                self.broken(segment, scan, damage, sidecar, *is_bounded && !is_last).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Plans for a sidecar that was rebuilt once: perhaps more is known by now.
+    async fn undecided(&mut self, segment: &Segment, sidecar: &Sidecar) -> Result<()> {
+        let (mut aborted, undecided) = self.transactions.of(segment.range);
+        let is_still = |entry: &Transaction| undecided.iter().any(|still| overlap(entry, still));
+        if sidecar.undecided.iter().all(is_still) {
+            self.rows.push((Row::of(sidecar), note(sidecar)));
+            self.tell_undecided(segment, &sidecar.undecided);
+            return Ok(());
+        }
+        let same = |a: &Transaction, b: &Transaction| (a.producer_id, a.first) == (b.producer_id, b.first);
+        let kept = sidecar.aborted.iter().filter(|old| !aborted.iter().any(|new| same(old, new)));
+        let kept: Vec<_> = kept.copied().collect();
+        aborted.extend(kept);
+        let beyond = Beyond {
+            kind: sidecar.kind,
+            aborted,
+            undecided,
+            sealed_at: Some(sidecar.sealed_at),
+            sealed_after: Timestamp::NONE,
+            note: Some(sidecar.note.clone()),
+        };
+        let name = layout::sidecar(segment.range.first, segment.bytes, sidecar.digest);
+        let replaces = self.survey.object(name);
+        self.rebuild(segment, beyond, replaces, sidecar.digest, true).await
+    }
+
+    /// Names undecided transactions, one that spans segments once.
+    fn tell_undecided(&mut self, segment: &Segment, undecided: &[Transaction]) {
+        for entry in undecided {
+            let next = entry.last.map_or(segment.range.next, |last| last + 1);
+            let known = |told: &&mut Remaining| {
+                told.transaction.is_some_and(|told| (told.producer_id, told.first) == (entry.producer_id, entry.first))
+            };
+            if let Some(range) = self.remaining.iter_mut().find(known).and_then(|told| told.finding.range.as_mut()) {
+                range.next = next;
+                continue;
+            }
+            let detail =
+                format!("producer {}: the markers that are left do not tell whether it was aborted", entry.producer_id);
+            let range = OffsetRange { first: entry.first, next };
+            self.remains(What::Undecided, &layout::log(segment.range.first), Some(range), detail);
+            if let Some(told) = self.remaining.last_mut() {
+                told.transaction = Some(*entry);
+            }
+        }
+    }
+
+    /// Plans to make the sidecar of a sound log.
+    async fn rebuild(
+        &mut self,
+        segment: &Segment,
+        beyond: Beyond,
+        replaces: Option<Object>,
+        digest: u128,
+        knew_less: bool,
+    ) -> Result<()> {
+        let name = layout::log(segment.range.first);
+        let key = self.key(&name);
+        let chunks = Chunks::new(self.store, &key, segment.bytes);
+        let sidecar = build(chunks, self.partition(), segment.range.first, beyond.clone()).await?;
+        if sidecar.digest != digest {
+            return Err(changed(self.store, &key));
+        }
+        let row = Row::of(&sidecar);
+        self.rows.push((row, note(&sidecar)));
+        self.tell_undecided(segment, &sidecar.undecided);
+        let log = Object { name, bytes: segment.bytes };
+        self.tasks.push(Task::Sidecar(Box::new(NewSidecar { log, beyond, row, replaces, knew_less })));
+        Ok(())
+    }
+
+    /// Plans for offsets that nothing covers.
+    async fn hole(&mut self, range: OffsetRange) -> Result<()> {
+        let prefix = format!("{COPIES}{:020}.", range.first);
+        let copy = self.survey.copies.iter().find(|copy| copy.name.starts_with(&prefix));
+        let range = match copy {
+            Some(copy) => self.resume(range, copy).await?,
+            None => range,
+        };
+        if range.is_empty() {
+            return Ok(());
+        }
+        let orphans = self.survey.orphans.iter().filter(|(first, _)| range.contains(*first));
+        let orphans: Vec<_> = orphans.map(|(_, object)| object.clone()).collect();
+        let records = self.records_of(&orphans).await?;
+        if self.options.accept_loss {
+            let gap = self.gap(range).await?;
+            self.rows.push((gap.row, gap.note.clone()));
+            self.tasks.push(Task::Gap { gap: Box::new(gap), orphans, records });
+            return Ok(());
+        }
+        self.is_whole = false;
+        let known = match records {
+            0 => "no sidecar is left that says how many records they were".to_owned(),
+            records => format!("by the sidecars that are left they were {records} records"),
+        };
+        let todo = "bring the logs back from a copy, or declare the offsets as a gap with --accept-loss";
+        self.remains(What::Hole, &layout::log(range.first), Some(range), format!("{known}; {todo}"));
+        Ok(())
+    }
+
+    /// Plans to finish what an interrupted repair left: the log was deleted, its sound beginning waits as a copy. Returns
+    /// what of the hole that leaves.
+    async fn resume(&mut self, hole: OffsetRange, copy: &Object) -> Result<OffsetRange> {
+        let scan = scan(self.store, &self.key(&copy.name), Told::listed(hole.first, copy.bytes), |_, _| Ok(())).await?;
+        let name = layout::sidecar(hole.first, copy.bytes, scan.digest);
+        let bytes = self.store.read(&self.key(&name)).await?.unwrap_or_default();
+        let range = OffsetRange { first: hole.first, next: scan.next().unwrap_or(hole.first) };
+        let is_sound = scan.damage.is_none() && range.next <= hole.next;
+        let Some(sidecar) = Sidecar::decode(&bytes).ok().filter(|_| is_sound) else { return Ok(hole) };
+        self.rows.push((Row::of(&sidecar), note(&sidecar)));
+        self.tasks.push(Task::Resume { range, copy: copy.clone(), digest: scan.digest });
+        Ok(OffsetRange { first: range.next, next: hole.next })
+    }
+
+    /// Returns how many records sidecars without a log say that there were.
+    async fn records_of(&self, orphans: &[Object]) -> Result<u64> {
+        let mut most: HashMap<Offset, u64> = HashMap::new();
+        for orphan in orphans {
+            let bytes = self.store.read(&self.key(&orphan.name)).await?.unwrap_or_default();
+            if let Ok(sidecar) = Sidecar::decode(&bytes) {
+                let records = most.entry(sidecar.range.first).or_default();
+                *records = sidecar.records.max(*records);
+            }
+        }
+        Ok(most.values().sum())
+    }
+
+    /// Returns the gap over lost offsets; one that an interrupted repair has begun to declare is taken as it is.
+    async fn gap(&self, range: OffsetRange) -> Result<Part> {
+        let now = Timestamp::now();
+        let reason = format!("lost from the archive: accepted by repair on {now}");
+        let (_, made) = Builder::gap(self.partition(), range, -1, reason);
+        let name = layout::sidecar(range.first, made.length_bytes, made.digest);
+        let held = match self.survey.objects.contains_key(&name) {
+            true => self.store.read(&self.key(&name)).await?.and_then(|bytes| Sidecar::decode(&bytes).ok()),
+            false => None,
+        };
+        let sidecar = held.unwrap_or(Sidecar { sealed_at: now, ..made });
+        let beyond = Beyond {
+            kind: Kind::Gap,
+            aborted: Vec::new(),
+            undecided: Vec::new(),
+            sealed_at: Some(sidecar.sealed_at),
+            sealed_after: Timestamp::NONE,
+            note: Some(sidecar.note.clone()),
+        };
+        Ok(Part { range, bytes: None, beyond, row: Row::of(&sidecar), note: note(&sidecar) })
+    }
+}
+
+/// Returns whether two entries may be of one transaction.
+fn overlap(a: &Transaction, b: &Transaction) -> bool {
+    let reaches = |a: &Transaction, b: &Transaction| a.last.is_none_or(|last| last >= b.first);
+    a.producer_id == b.producer_id && reaches(a, b) && reaches(b, a)
+}
+
+/// Makes the sidecar of a log, or of a stretch of one.
+pub(super) async fn build(mut chunks: Chunks, partition: &Partition, first: Offset, beyond: Beyond) -> Result<Sidecar> {
+    let mut rebuild = Rebuild::new(partition, first, beyond);
+    while let Some(chunk) = chunks.next().await? {
+        rebuild.append(&chunk.bytes).map_err(|error| error.with("partition", partition))?;
+    }
+    Ok(rebuild.finish())
+}

@@ -1,0 +1,106 @@
+//! The plan for a log of which bytes are damaged or missing: what is sound of it becomes segments, the rest gaps.
+
+use super::{Planner, build};
+use crate::archive::catalog::Row;
+use crate::archive::layout;
+use crate::archive::rebuild::Beyond;
+use crate::archive::sidecar::{Kind, Sidecar};
+use crate::archive::source::chain::What;
+use crate::archive::source::chunks::Chunks;
+use crate::error::Result;
+use crate::record::OffsetRange;
+use crate::repair::scan::{Piece, Scan};
+use crate::repair::survey::{Object, Segment, note, within};
+use crate::repair::{NewSidecar, Part, Replacement, Task};
+
+impl Planner<'_> {
+    /// Plans for a broken log.
+    pub(super) async fn broken(
+        &mut self,
+        segment: &Segment,
+        found: &Scan,
+        damage: &str,
+        sidecar: Option<&Sidecar>,
+        may_replace: bool,
+    ) -> Result<()> {
+        let first = segment.range.first;
+        let name = layout::log(first);
+        let parts = self.parts(segment, found, sidecar).await?;
+        let sidecars = self.survey.orphans.iter().filter(|(orphan, _)| *orphan == first);
+        let mut sidecars: Vec<_> = sidecars.map(|(_, object)| object.clone()).collect();
+        let own = sidecar.map(|sidecar| layout::sidecar(first, sidecar.length_bytes, sidecar.digest));
+        sidecars.extend(own.and_then(|own| self.survey.object(own)));
+        let log = Object { name: name.clone(), bytes: segment.bytes };
+        let records = sidecar.map(|sidecar| sidecar.records);
+        let replacement = Replacement { range: segment.range, log, sidecars, parts, records };
+        if self.options.accept_loss && may_replace {
+            self.rows.extend(replacement.parts.iter().map(|part| (part.row, part.note.clone())));
+            self.tasks.push(Task::Replace(Box::new(replacement)));
+            return Ok(());
+        }
+        // A log that only lost its end is sound as it is; a sidecar beside it disturbs no agent.
+        if self.options.accept_loss
+            && let [Part { bytes: Some((0, length)), beyond, row, .. }, ..] = &replacement.parts[..]
+            && *length == segment.bytes
+        {
+            self.rows.push((*row, replacement.parts[0].note.clone()));
+            let (beyond, row) = (beyond.clone(), *row);
+            let new = NewSidecar { log: replacement.log, beyond, row, replaces: None, knew_less: false };
+            self.tasks.push(Task::Sidecar(Box::new(new)));
+            return Ok(());
+        }
+        match sidecar {
+            Some(sidecar) => self.rows.push((Row::of(sidecar), note(sidecar))),
+            None => self.is_whole = false,
+        }
+        let todo = if may_replace {
+            "bring it back from a copy, or give up what is lost with --accept-loss"
+        } else {
+            "bring it back from a copy: the end of a chain is left alone, since an agent may append to it"
+        };
+        let detail = format!("{damage}; {}; {todo}", replacement.detail());
+        self.remains(What::DamagedLog, &name, Some(segment.range), detail);
+        Ok(())
+    }
+
+    /// Returns what is left of a broken log, and the gaps between.
+    async fn parts(&mut self, segment: &Segment, found: &Scan, sidecar: Option<&Sidecar>) -> Result<Vec<Part>> {
+        let (aborted, undecided) = match sidecar {
+            Some(sidecar) => (sidecar.aborted.clone(), sidecar.undecided.clone()),
+            None => self.transactions.of(segment.range),
+        };
+        let mut parts = Vec::new();
+        let mut next = segment.range.first;
+        for piece in &found.pieces {
+            if piece.range.first > next {
+                parts.push(self.gap(OffsetRange { first: next, next: piece.range.first }).await?);
+            }
+            let begins = piece.range.first == segment.range.first;
+            let beyond = Beyond {
+                kind: sidecar
+                    .map(|sidecar| sidecar.kind)
+                    .filter(|kind| begins && *kind == Kind::First)
+                    .unwrap_or(Kind::Data),
+                aborted: within(&aborted, piece.range),
+                undecided: within(&undecided, piece.range),
+                sealed_at: sidecar.map(|sidecar| sidecar.sealed_at),
+                sealed_after: self.sealed_after,
+                note: Some(format!("what is left of a damaged log of {} bytes", segment.bytes)),
+            };
+            parts.push(self.piece(segment, piece, beyond).await?);
+            next = piece.range.next;
+        }
+        if next < segment.range.next {
+            parts.push(self.gap(OffsetRange { first: next, next: segment.range.next }).await?);
+        }
+        Ok(parts)
+    }
+
+    async fn piece(&self, segment: &Segment, piece: &Piece, beyond: Beyond) -> Result<Part> {
+        let log = self.key(&layout::log(segment.range.first));
+        let chunks = Chunks::new(self.store, &log, piece.position + piece.bytes).starting_at(piece.position);
+        let sidecar = build(chunks, self.partition(), piece.range.first, beyond.clone()).await?;
+        let bytes = Some((piece.position, piece.bytes));
+        Ok(Part { range: piece.range, bytes, beyond, row: Row::of(&sidecar), note: note(&sidecar) })
+    }
+}
