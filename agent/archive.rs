@@ -2,7 +2,7 @@
 //!
 //! This file opens a backup (and refuses the wrong one) and keeps topic objects. Names are in [`layout`], which chain
 //! holds what in [`lineage`], the sidecar's bytes in [`sidecar`], objects of JSON in [`sealed`], a growing segment in
-//! [`segment`] (all pure); [`begin`]
+//! [`segment`], and sidecars made anew from logs in [`rebuild`] (all pure); [`begin`]
 //! keeps where a chain begins, [`tip`] finds where it goes on; [`sink`] makes segments durable, [`source`] reads them.
 //!
 //! Nothing in an archive is overwritten. `backup.json` is created once; a topic's settings go into a new
@@ -10,9 +10,13 @@
 
 pub mod begin;
 pub mod catalog;
+pub mod catalogs;
 pub mod index;
 pub mod layout;
 pub mod lineage;
+pub mod live;
+pub mod rebuild;
+pub mod savepoint;
 pub mod sealed;
 pub mod segment;
 pub mod sidecar;
@@ -66,6 +70,7 @@ pub struct TopicObject {
 pub struct Archive {
     store: Store,
     backup: Backup,
+    live: live::Live,
 }
 
 impl Archive {
@@ -77,11 +82,24 @@ impl Archive {
     pub async fn open(root: &Store, backup_id: &str) -> Result<Self> {
         let store = root.within(backup_id);
         match store.read(layout::BACKUP).await? {
-            Some(bytes) => Ok(Self { backup: parse_backup(&store, &bytes)?, store }),
+            Some(bytes) => {
+                let backup = parse_backup(&store, &bytes)?;
+                if backup.backup_id != backup_id {
+                    return Err(Error::damaged(format!("backup.json is that of the backup `{}`", backup.backup_id))
+                        .with("object", store.describe(layout::BACKUP))
+                        .hint("a backup's folder bears its id: bring the right object back, or rename the folder"));
+                }
+                Ok(Self { backup, store, live: live::Live::default() })
+            }
             None => Err(Error::new(Kind::NoBackup, format!("there is no backup `{backup_id}`"))
                 .with("looked for", store.describe(layout::BACKUP))
                 .hint("`list` shows the backups below a path")),
         }
+    }
+
+    /// Takes a backup below the store's root to be what `backup` says: `repair`, where `backup.json` itself is lost.
+    pub fn assumed(root: &Store, backup: Backup) -> Self {
+        Self { store: root.within(&backup.backup_id), backup, live: live::Live::default() }
     }
 
     /// Opens the backup `backup_id` for writing, and makes it if there is none.
@@ -125,13 +143,26 @@ impl Archive {
         &self.store
     }
 
+    /// Returns the indexes that this process keeps open; clones share them.
+    pub fn live(&self) -> &live::Live {
+        &self.live
+    }
+
     /// Returns the newest topic object of a timeline, with its number.
     pub async fn topic(&self, topic: &str, topic_id: &str) -> Result<Option<(u32, TopicObject)>> {
         let folder = layout::timeline_folder(topic, topic_id);
         let listed = self.store.list(&folder).await?;
-        let newest = listed.iter().filter_map(|entry| topic_number(&entry.name)).max();
+        let newest = listed.iter().filter_map(|entry| layout::parse_topic_object(&entry.name)).max();
         let Some(n) = newest else { return Ok(None) };
-        let key = format!("{folder}{}", layout::topic_object(n));
+        Ok(Some((n, self.topic_object(topic, topic_id, n).await?)))
+    }
+
+    /// Reads the `n`th topic object of a timeline, which was listed.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] when it cannot be read, or is another one's.
+    pub async fn topic_object(&self, topic: &str, topic_id: &str, n: u32) -> Result<TopicObject> {
+        let key = format!("{}{}", layout::timeline_folder(topic, topic_id), layout::topic_object(n));
         let Some(bytes) = self.store.read(&key).await? else {
             return Err(Error::transient("topic object went while we read it").with("object", key));
         };
@@ -140,7 +171,7 @@ impl Archive {
         if object.number != n || object.topic.name != topic || object.topic.topic_id != topic_id {
             return Err(damaged().with("it is that of", format!("{}, number {}", object.topic.name, object.number)));
         }
-        Ok(Some((n, object)))
+        Ok(object)
     }
 
     /// Keeps what is known of a topic: a new object when it differs from the newest. Settings that the broker did not
@@ -191,7 +222,7 @@ impl Archive {
 
     async fn next_topic_number(&self, topic: &Topic) -> Result<u32> {
         let listed = self.store.list(&layout::timeline_folder(&topic.name, &topic.topic_id)).await?;
-        Ok(listed.iter().filter_map(|entry| topic_number(&entry.name)).max().map_or(0, |n| n + 1))
+        Ok(listed.iter().filter_map(|entry| layout::parse_topic_object(&entry.name)).max().map_or(0, |n| n + 1))
     }
 }
 
@@ -203,19 +234,27 @@ pub struct Segments {
     pub sidecars: Vec<(Offset, u64, u128)>,
     /// Whether there is an object that says where the chain begins.
     pub has_begin: bool,
+    /// Names that nothing explains; folders with a slash at their end.
+    pub strange: Vec<String>,
 }
 
 impl Segments {
     /// Sorts out a listing.
     pub fn new(listed: Vec<crate::store::Listed>) -> Self {
-        let mut segments = Self { logs: Vec::new(), sidecars: Vec::new(), has_begin: false };
-        for entry in listed.into_iter().filter(|entry| !entry.is_folder) {
+        let mut segments = Self { logs: Vec::new(), sidecars: Vec::new(), has_begin: false, strange: Vec::new() };
+        for entry in listed {
+            if entry.is_folder {
+                let folder = format!("{}/", entry.name);
+                segments.strange.extend((folder != catalog::FOLDER).then_some(folder));
+                continue;
+            }
             match Name::parse(&entry.name) {
                 Some(Name::Log { first }) => segments.logs.push((first, entry.size_bytes)),
                 Some(Name::Sidecar { first, length_bytes, digest }) => {
                     segments.sidecars.push((first, length_bytes, digest));
                 }
-                None => segments.has_begin |= entry.name == layout::BEGIN,
+                None if entry.name == layout::BEGIN => segments.has_begin = true,
+                None => segments.strange.push(entry.name),
             }
         }
         segments.logs.sort_unstable();
@@ -254,8 +293,4 @@ fn parse_backup(store: &Store, bytes: &[u8]) -> Result<Backup> {
             .hint("use a newer kafka-backup"));
     }
     Ok(backup)
-}
-
-fn topic_number(name: &str) -> Option<u32> {
-    name.strip_prefix("topic-")?.strip_suffix(".json")?.parse().ok()
 }

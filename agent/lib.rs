@@ -10,9 +10,12 @@
 //! | [`cli`], `cli/<verb>.rs` | the command line: parses, calls, prints |
 //! | [`demo`] | the whole story in one process |
 //! | [`backup`] | wiring: from a configuration to running pipelines |
+//! | [`repair`] | what can be made whole again of a damaged backup: a plan, then done |
+//! | [`verify`] | whether a backup is what was written: checks, comparison with the source |
+//! | [`api`] | the agent's API over HTTP, `/v1` |
 //! | [`config`] | the configuration file: keys, defaults, units |
 //! | [`telemetry`] | log, metrics, health, the HTTP listener |
-//! | [`archive`] | the archive: `layout`, `sidecar`, `segment` (pure), `sink` (writes), `source` (reads) |
+//! | [`archive`] | the archive: `layout`, `sidecar`, `segment`, `catalog`, `index` (pure), `sink` (writes), `source` (reads), `live` |
 //! | [`kafka`] | the wire client: connections, fetch sessions, `source` |
 //! | [`store`] | objects by key, in a folder or anything OpenDAL reaches |
 //! | [`pipeline`] | `Source`, `Sink`, and the loop between them |
@@ -33,6 +36,7 @@
 //!   not be reported twice to one chain position: see `archive::segment::OpenTransactions`.
 //! - A batch's memory is paid for until the sink no longer holds its bytes; a queue without a permit is unbounded.
 
+pub mod api;
 pub mod archive;
 pub mod backoff;
 pub mod backup;
@@ -47,5 +51,7 @@ pub mod kafka;
 pub mod pipeline;
 pub mod progress;
 pub mod record;
+pub mod repair;
 pub mod store;
 pub mod telemetry;
+pub mod verify;

@@ -18,7 +18,7 @@ fn assert_holds(backup: &Backup, topic: &str, records: &[Record]) {
     );
     assert!(held == wanted, "{} records held, {} wanted", held.len(), wanted.len());
     assert_eq!(backup.counts(topic), [(0, wanted.len())], "record counts of `show-offset-mapping`");
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 /// Writes a transaction of `a` that is aborted while one of `b`, begun in the middle, stays open.
@@ -135,7 +135,7 @@ fn assert_tells_apart(kafka: &Kafka, backup: &Backup, topic: &str) {
     );
     let counted: usize = backup.counts(topic).iter().map(|(_, count)| count).sum();
     assert_eq!(counted, theirs.len(), "record counts of `show-offset-mapping`");
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 #[test]

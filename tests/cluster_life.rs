@@ -98,7 +98,7 @@ fn assert_holds(cluster: &Cluster, backup: &Backup, topic: &str, partition: i32)
 /// Asserts that the readers of the archive find it sound, and in it what a consumer sees.
 #[track_caller]
 fn assert_told(kafka: &Kafka, backup: &Backup, topic: &str) {
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
     let (ours, theirs) = (backup.cat(topic), read_committed(kafka, topic));
     assert!(ours == theirs, "`cat` shows {} records, a consumer sees {}", ours.len(), theirs.len());
     let mut counts: BTreeMap<i32, usize> = BTreeMap::new();
@@ -197,7 +197,7 @@ fn a_quota_slows_capture_and_nothing_else() {
     assert_eq!(agent.get("/readyz").map(|(code, _)| code), Some(200), "patience is no trouble");
     assert_holds(&cluster, &backup, &topic, 0);
     agent.terminate();
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 /// Two topics whose leader `first` is about to lose what only it holds.
@@ -282,7 +282,7 @@ fn assert_forked(losing: &Losing, backup: &Backup, topic: &str, had: &[u8]) {
     assert_same("the fork", &fork.1.bytes(), &log[from..]);
     let name = fork.0.file_name().expect("a name").to_string_lossy().into_owned();
     assert!(name.ends_with("-100"), "both have what was before offset 100: {name}");
-    let verified = backup.command("verify", &[]).ok();
+    let verified = backup.command("verify", &["--deep"]).ok();
     assert!(verified.contains(&name), "`verify` tells of the fork {name}:\n{verified}");
     let mapping = backup.command("show-offset-mapping", &[]).ok();
     assert!(mapping.contains("from offset 100"), "{mapping}");

@@ -26,7 +26,7 @@ fn wait_until_whole(kafka: &Kafka, backup: &Backup, topic: &str) {
         });
         assert_same(&format!("{topic}-{partition}"), &backup.chain(topic, partition).bytes(), &log);
     }
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 fn races_lost(agent: &Agent) -> usize {

@@ -92,7 +92,7 @@ impl Place {
             });
             assert_same(&format!("{topic}-{partition}"), &held, &log);
         }
-        let _ = backup.command("verify", &[]).ok();
+        let _ = backup.command("verify", &["--deep"]).ok();
     }
 }
 
@@ -216,6 +216,11 @@ fn s3_creates_once_and_whole() {
         assert_eq!(names(store.list("a/").await.expect("listed")), folders);
         assert_eq!(names(store.list_from("a/", "b@").await.expect("listed")), folders[1..3]);
         assert_eq!(names(store.within("a").list_from("b/", "x").await.expect("listed"))[0].0, "x");
+        let store = &store;
+        let after = |name| async move { store.list_after("a/", name).await.expect("listed").expect("S3 can") };
+        assert_eq!(names(after("b@1-2").await), folders[2..]);
+        assert_eq!(names(after("a").await), folders);
+        assert!(after("c").await.is_empty());
     });
 }
 

@@ -1,7 +1,7 @@
 //! Stores that fail: whatever goes wrong, however long, nothing is lost and nothing comes twice, memory stays bounded,
 //! `/readyz` says what is wrong, and the agent recovers by itself.
 //!
-//! The matrix is each fault × what it strikes × how long it lasts, an agent for each cell: 108 of them, most of whose
+//! The matrix is each fault × what it strikes × how long it lasts, an agent for each cell: 162 of them, most of whose
 //! time is waiting. `FAULTS=word` tries those whose name holds the word, as `silent` or `part-ever`. What was seen is
 //! printed as a table. `disk` has the same for a folder, `server` shows that the store of the tests is one.
 
@@ -60,7 +60,8 @@ const FAULTS: [Fault; 9] = [
     Fault::Full,
 ];
 
-const OBJECTS: [Object; 4] = [Object::Sidecar, Object::Part, Object::Log, Object::Topic];
+const OBJECTS: [Object; 6] =
+    [Object::Sidecar, Object::Part, Object::Log, Object::Topic, Object::Catalog, Object::Savepoint];
 
 const LASTING: [Lasting; 3] = [Lasting::Times(1), Lasting::For(WHILE), Lasting::Ever];
 
@@ -122,7 +123,9 @@ impl Cell {
         match self.fault {
             Fault::Slow => true,
             // What was done is found by asking the store.
-            Fault::Lost => matches!(self.object, Object::Log | Object::Topic),
+            Fault::Lost => !matches!(self.object, Object::Sidecar | Object::Part),
+            // Catalogs spare requests; without them all segments are looked at.
+            Fault::Stale(_) => matches!(self.object, Object::Catalog | Object::Savepoint),
             _ => false,
         }
     }
@@ -133,8 +136,21 @@ impl Cell {
             Object::Sidecar if self.is_stale() => "sidecar",
             Object::Sidecar => ".index",
             Object::Topic => "topic-",
+            Object::Catalog => "catalog",
+            Object::Savepoint => "savepoint",
             _ => ".log",
         }
+    }
+
+    /// Returns whether a line of `/readyz` tells of the fault.
+    fn is_told(&self, line: &str, topic: &str) -> bool {
+        // A savepoint is of all topics.
+        line.contains(self.word()) && (self.object == Object::Savepoint || line.contains(topic))
+    }
+
+    /// Returns whether the records wait until the fault is over: a savepoint says of them only where they end.
+    fn holds_back(&self) -> bool {
+        self.object != Object::Savepoint
     }
 }
 
@@ -156,6 +172,8 @@ struct Ground {
     s3: &'static S3,
     small: String,
     large: String,
+    /// Of a segment a batch.
+    many: String,
 }
 
 impl Ground {
@@ -166,7 +184,7 @@ impl Ground {
 
     fn new() -> Self {
         let kafka = Kafka::shared_with_disk();
-        let [small, large] = ["faults", "faults-large"].map(|name| kafka.topic(name, 1, &[]));
+        let [small, large, many] = ["faults", "faults-large", "faults-many"].map(|name| kafka.topic(name, 1, &[]));
         let mut contents = Contents::new();
         let writer = Writer::new(kafka, &[]);
         let _ = writer.write(&small, &contents.records(1, 40, 500));
@@ -174,14 +192,19 @@ impl Ground {
             let value = Some(contents.noise(900_000));
             let _ = writer.write(&large, &[Record { timestamp: -1, value, ..Record::default() }]);
         }
-        Self { kafka, s3: S3::shared(), small, large }
+        let _ = writer_of_tens(kafka).write(&many, &contents.records(1, 100, 500));
+        Self { kafka, s3: S3::shared(), small, large, many }
     }
 
     fn backup(&self, cell: &Cell, topic: &str) -> Backup {
         let client = if cell.fault == Fault::Silent { CLIENT_OF_SILENT } else { CLIENT };
         let backup = Backup::of(self.kafka, &[topic]).on(self.s3, &cell.name(), client);
         let backup = backup.sink("memory_bytes", "32MiB").sink("shutdown_timeout", &format!("{}s", SHUTDOWN.as_secs()));
-        match (cell.is_large(), cell.is_stale()) {
+        let backup = match cell.object {
+            Object::Savepoint => backup.source("savepoint_interval", "1s"),
+            _ => backup.source("savepoint_interval", "1h"),
+        };
+        match (cell.is_large(), cell.is_stale() || cell.object == Object::Catalog) {
             // Two parts and a rest in the first segment.
             (true, _) => backup.sink("roll_bytes", "18MiB").sink("roll_interval", "3s"),
             (_, true) => backup.sink("roll_bytes", "4KiB").sink("roll_interval", "300ms"),
@@ -201,7 +224,9 @@ impl Ground {
                 self.s3.fail(&prefix, Object::Log, Fault::Lost, Lasting::Times(1));
                 self.s3.fail(&prefix, Object::Log, Fault::Stale(SystemTime::now()), cell.lasting);
             }
-            Object::Topic => self.s3.fail(&prefix, Object::Topic, cell.fault, cell.lasting),
+            Object::Topic | Object::Catalog => self.s3.fail(&prefix, cell.object, cell.fault, cell.lasting),
+            // What it has made itself an agent knows.
+            Object::Savepoint => self.s3.fail(&prefix, cell.object, Fault::Stale(SystemTime::now()), cell.lasting),
             object => {
                 let (object, extension) = match object {
                     Object::Sidecar => (Object::Sidecar, "index"),
@@ -217,13 +242,14 @@ impl Ground {
         let topic = match (cell.is_stale(), cell.is_large()) {
             (true, _) => self.kafka.topic("faults-stale", 1, &[]),
             (_, true) => self.large.clone(),
+            _ if cell.object == Object::Catalog => self.many.clone(),
             _ => self.small.clone(),
         };
         let backup = self.backup(cell, &topic);
         if cell.is_stale() {
-            let writer = Writer::new(self.kafka, &[("batch.num.messages", "10"), ("linger.ms", "5")]);
+            let writer = writer_of_tens(self.kafka);
             let mut contents = Contents::new();
-            let _ = writer.write(&topic, &contents.records(1, 40, 500));
+            let _ = writer.write(&topic, &contents.records(1, 100, 500));
             if cell.object != Object::Log {
                 let _ = backup.backup().ok();
                 let _ = writer.write(&topic, &contents.records(1, 20, 500));
@@ -242,13 +268,29 @@ impl Ground {
             let _ = backup.backup().ok();
         }
         assert_same(&topic, &backup.chain(&topic, 0).bytes(), &self.kafka.log_bytes(&topic, 0));
-        let _ = backup.command("verify", &[]).ok();
-        let said = seen.said.iter().any(|line| line.contains(cell.word()) && line.contains(&topic));
+        let _ = backup.command("verify", &["--deep"]).ok();
+        let said = seen.said.iter().any(|line| cell.is_told(line, &topic));
         assert!(said || !self.must_say(cell), "no line of /readyz names {} and {topic}: {:?}", cell.word(), seen.said);
         // The disk is not the test's to fill.
         let _ = fs::remove_dir_all(self.s3.folder(&cell.name()));
         seen.took = began.elapsed();
         seen
+    }
+
+    /// Returns whether the archive of a cell holds an object whose key has this in it.
+    fn holds(&self, cell: &Cell, part: &str) -> bool {
+        let mut folders = vec![self.s3.folder(&cell.name())];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten() {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.to_str().is_some_and(|key| key.contains(part)) {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// Returns the agent's peak of memory, which is bounded.
@@ -268,7 +310,9 @@ impl Ground {
     /// Returns whether `/readyz` must have told of the fault: one that the client's own retry passes over, or that is
     /// no failure, need not be told.
     fn must_say(&self, cell: &Cell) -> bool {
-        !cell.passes() && !matches!(cell.lasting, Lasting::Times(_))
+        let ever = matches!(cell.lasting, Lasting::Ever);
+        // A savepoint that comes a little late is nobody's trouble.
+        !cell.passes() && (ever || cell.holds_back() && !matches!(cell.lasting, Lasting::Times(_)))
     }
 
     /// Waits until the agent has everything in the archive and is well, by itself; then it ends well.
@@ -282,7 +326,12 @@ impl Ground {
                 self.assert_honest(&agent, backup, topic);
             }
             let kept = backup.timelines(topic).iter().any(|timeline| timeline.join("topic-0.json").exists());
-            let done = ready && kept && self.s3.hits(&cell.name()) > 0 && archived(backup, topic) >= whole;
+            let known = match cell.object {
+                Object::Catalog => self.holds(cell, "/catalog/1/"),
+                Object::Savepoint => self.holds(cell, "/savepoints/"),
+                _ => true,
+            };
+            let done = ready && kept && known && self.s3.hits(&cell.name()) > 0 && archived(backup, topic) >= whole;
             done.then_some(())
         });
         let peak_bytes = self.assert_small(&agent);
@@ -297,11 +346,16 @@ impl Ground {
         wait_within(PATIENCE, &format!("{} is told in /readyz", cell.name()), || {
             assert!(agent.runs(), "the agent ended");
             let ready = listen(&agent, &mut said);
-            let told = said.iter().any(|line: &String| line.contains(cell.word()) && line.contains(topic));
+            let told = said.iter().any(|line: &String| cell.is_told(line, topic));
             self.assert_honest(&agent, backup, topic);
             (!ready && told && self.s3.hits(&cell.name()) >= 4).then_some(())
         });
         let peak_bytes = self.assert_small(&agent);
+        if !cell.holds_back() {
+            let hits = self.s3.hits(&cell.name());
+            agent.terminate();
+            return Seen { cell: *cell, hits, said, took: Duration::ZERO, peak_bytes, how: "ended well without" };
+        }
         agent.signal(Signal::SIGTERM);
         let told = Instant::now();
         assert_eq!(agent.wait().code(), Some(1), "an agent that could not write all ends so");
@@ -314,6 +368,11 @@ impl Ground {
         assert_prefix(&format!("{topic} while it fails"), &held, &self.kafka.log_bytes(topic, 0));
         Seen { cell: *cell, hits: self.s3.hits(&cell.name()), said, took: Duration::ZERO, peak_bytes, how: ENDED }
     }
+}
+
+/// A producer whose batches hold ten records each.
+fn writer_of_tens(kafka: &Kafka) -> Writer {
+    Writer::new(kafka, &[("batch.num.messages", "10"), ("linger.ms", "5")])
 }
 
 /// What a new agent has to do.

@@ -18,7 +18,7 @@ fn back_up_and_compare(kafka: &Kafka, topics: &[&str]) -> Backup {
         compare_with_consumer(kafka, &backup, topic);
     }
     check_with_kafka(kafka, &backup, topics);
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
     backup
 }
 

@@ -56,7 +56,7 @@ fn wait_until_whole(kafka: &Kafka, backup: &Backup, topic: &str) {
         assert_same(&format!("{topic}-{partition}"), &backup.chain(topic, partition).bytes(), &log);
         records.push((partition, headers(&log).iter().map(|batch| batch.count as usize).sum::<usize>()));
     }
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
     assert_eq!(backup.counts(topic), records, "as many records as the broker has");
 }
 

@@ -26,7 +26,7 @@ fn a_chain_begins_where_the_log_began_also_inside_a_batch() {
     assert_eq!(cat.first().map(|record| record.offset), Some(37), "records before the start are left out");
     assert_eq!(cat, read_committed(kafka, &topic));
     assert_eq!(backup.counts(&topic), [(0, 63)]);
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn records_that_expired_before_they_were_archived_leave_a_declared_gap() {
     assert_eq!(backup.counts(&topic), [(0, 75)]);
     let table = backup.command("show-offset-mapping", &[]).ok();
     assert!(table.to_lowercase().contains("gap"), "{table}");
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_topic_made_again_has_a_timeline_of_its_own() {
     let older_id = older[0].file_name().and_then(|name| name.to_str()).expect("a topic id");
     assert!(table.contains(older_id), "the older timeline is named below the topic:\n{table}");
     assert_eq!(backup.cat(&topic), read_committed(kafka, &topic), "the newest is meant unless told otherwise");
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 #[test]
@@ -98,5 +98,5 @@ fn a_damaged_partition_of_the_source_does_not_keep_a_pass_from_the_others() {
     backup.backup().fails_with(4, &[&bad, "partition 0", "checksum"]);
     assert_eq!(backup.cat(&good), read_committed(kafka, &good), "the others were read to their end");
     assert_eq!(backup.chain(&bad, 0).next(), batches[1].base_offset, "what came before the damage is held");
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }

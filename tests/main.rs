@@ -4,23 +4,31 @@
 //! With `KAFKA_BROKERS=host:port` the tests that need not read a broker's disk use that cluster; the others fail and
 //! say so. `SEED=n` repeats the contents of a run, `KILLS=n` sets how often the kill test kills,
 //! `REBALANCES=n` how often members of a group come and go; `FAULTS=word` chooses among the ways in which a store fails.
+//! `PYTHON=interpreter` has the reader in `docs` tested too, `WRITE_GOLDEN=1` writes what is in `tests/golden` anew.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod aborted;
 mod bad_input;
+mod catalogs;
 mod cluster_life;
 mod crash;
+mod damage;
 mod duel;
 mod duel_s3;
 mod faults;
 mod fidelity;
+mod golden;
 mod groups;
 mod harness;
 mod history;
+mod index;
 mod legacy;
 mod membership;
 mod readers;
+mod repair;
 mod roll;
+mod savepoints;
 mod scale;
 mod support;
 mod topic_life;
+mod verify;

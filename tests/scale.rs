@@ -11,7 +11,7 @@ use crate::support::agent::{Agent, Backup};
 use crate::support::kafka::Kafka;
 use crate::support::s3::S3;
 use crate::support::workload::{Contents, Writer};
-use crate::support::{alone, wait_within};
+use crate::support::{alone, wait_paced};
 
 const PARTITIONS: i32 = 1_000;
 
@@ -71,13 +71,9 @@ fn a_thousand_partitions_take_little_memory_and_idle_ones_no_write() {
 /// Waits for a condition as long as the agent runs.
 #[track_caller]
 fn wait_long(agent: &mut Agent, what: &str, condition: impl Fn(&Agent) -> bool) {
-    wait_within(Duration::from_secs(180), what, || {
+    wait_paced(Duration::from_secs(180), BETWEEN_LOOKS, what, || {
         assert!(agent.runs(), "the agent ended before {what}");
-        let holds = condition(agent).then_some(());
-        if holds.is_none() {
-            std::thread::sleep(BETWEEN_LOOKS);
-        }
-        holds
+        condition(agent).then_some(())
     });
 }
 

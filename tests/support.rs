@@ -15,6 +15,7 @@ pub(crate) mod old_kafka;
 pub(crate) mod reader;
 pub(crate) mod reaper;
 pub(crate) mod s3;
+pub(crate) mod sample;
 pub(crate) mod workload;
 
 /// Long enough for a step on a machine that is busy with other tests; a test that waits this long has failed.
@@ -34,14 +35,25 @@ pub(crate) fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T
 
 /// Waits until `condition` gives a value; panics with `what` after `deadline`.
 #[track_caller]
-pub(crate) fn wait_within<T>(deadline: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_within<T>(deadline: Duration, what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_paced(deadline, Duration::from_millis(20), what, condition)
+}
+
+/// As [`wait_within`], with at least `pace` between two looks: where looking costs what is waited for.
+#[track_caller]
+pub(crate) fn wait_paced<T>(
+    deadline: Duration,
+    pace: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> T {
     let began = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
         assert!(began.elapsed() < deadline, "waited {deadline:?} for this, in vain: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(pace);
     }
 }
 

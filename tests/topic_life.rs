@@ -73,7 +73,7 @@ fn a_pattern_finds_topics_and_partitions_made_while_the_agent_runs() {
         assert!(backup.timelines(topic).is_empty(), "{topic} is not asked for");
     }
     agent.terminate();
-    let verified = backup.command("verify", &[]).ok();
+    let verified = backup.command("verify", &["--deep"]).ok();
     assert!([&first, &second, &named].iter().all(|topic| verified.contains(topic.as_str())), "{verified}");
 }
 
@@ -108,7 +108,7 @@ fn internal_topics_are_captured_by_exact_name_only() {
         })
         .sum();
     assert!(held > 0, "the commit at least is held");
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_topic_made_again_while_the_agent_runs_gets_a_timeline_of_its_own() {
     assert_eq!((older.len(), backup.timelines(&topic).len()), (2, 3));
     agent.terminate();
     assert_eq!(backup.cat(&topic), read_committed(kafka, &topic), "the newest is meant unless told otherwise");
-    let verified = backup.command("verify", &["--format", "json"]).ok();
+    let verified = backup.command("verify", &["--deep", "--format", "json"]).ok();
     for timeline in backup.timelines(&topic) {
         let id = timeline.file_name().and_then(|name| name.to_str()).expect("a topic id").to_owned();
         assert!(verified.contains(&id), "each timeline is verified:\n{verified}");
@@ -191,7 +191,7 @@ fn a_topic_deleted_while_the_agent_runs_is_kept_and_said() {
     agent.terminate();
     assert_same(&other, &backup.chain(&other, 0).bytes(), &kafka.log_bytes(&other, 0));
     assert_eq!(backup.counts(&gone), [(0, 30)]);
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
     // The archive knows the topic: an agent that starts now waits for it.
     let mut agent = backup.run();
     agent.wait_until("it waits for the topic", |agent| not_ready_over(agent, &[&gone, "does not exist"]));
@@ -223,7 +223,7 @@ fn records_deleted_ahead_of_a_running_agent_leave_a_declared_gap() {
     assert!(cat.ends_with(&rest) && cat.len() >= 50 + rest.len());
     let table = backup.command("show-offset-mapping", &[]).ok();
     assert!(table.to_lowercase().contains("gap"), "{table}");
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_partition_that_appears_with_its_first_records_gone_begins_with_a_declared_g
     let chain = backup.chain(&topic, 1);
     assert_eq!((chain.0[0].first, chain.0[0].next), (0, 20), "the gap from the beginning");
     assert_eq!(backup.cat(&topic), read_committed(kafka, &topic));
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn a_beginning_at_the_end_is_kept_across_a_kill_before_the_first_segment() {
     expected.retain(|record| record.offset >= 40);
     assert_eq!(backup.cat(&topic), expected);
     assert_eq!(backup.counts(&topic), [(0, 20), (1, 20)]);
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn a_beginning_in_time_is_the_first_record_of_that_time() {
     assert_eq!(backup.cat(&topic), expected);
     let _ = backup.backup().ok();
     assert_eq!(backup.chain(&topic, 0).next(), 100);
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 #[test]
@@ -322,5 +322,5 @@ fn a_transaction_that_nobody_ends_is_named_and_holds_nothing_back_once_it_is_end
     wait_until_whole(kafka, &mut agent, &backup, &topic);
     agent.terminate();
     assert_eq!(backup.cat(&topic), read_committed(kafka, &topic));
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }

@@ -134,7 +134,7 @@ fn a_full_disk_is_told_and_what_waited_is_written_when_there_is_room() {
     ground.assert_small(&agent);
     agent.terminate();
     assert_same("after the disk was full", &backup.chain(&ground.large, 0).bytes(), &log);
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
     assert_tidy(Path::new(backup.archive()));
 }
 
@@ -157,7 +157,7 @@ fn an_agent_told_to_end_on_a_full_disk_says_what_is_not_durable() {
     disk.clear();
     let _ = backup.backup().ok();
     assert_same("after the disk was full", &backup.chain(&ground.large, 0).bytes(), &log);
-    let _ = backup.command("verify", &[]).ok();
+    let _ = backup.command("verify", &["--deep"]).ok();
 }
 
 #[test]

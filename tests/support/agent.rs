@@ -35,6 +35,7 @@ pub(crate) struct Backup {
     pipeline: Vec<(String, String)>,
     source: Vec<(String, String)>,
     sink: Vec<(String, String)>,
+    verify: Vec<(String, String)>,
     /// Lines of `[pipeline.source]` whose values are lists.
     lists: Vec<String>,
     kafka: Vec<(String, String)>,
@@ -62,6 +63,7 @@ impl Backup {
             pipeline: Vec::new(),
             source: Vec::new(),
             sink: Vec::new(),
+            verify: Vec::new(),
             lists: Vec::new(),
             kafka: Vec::new(),
         };
@@ -92,6 +94,12 @@ impl Backup {
         self
     }
 
+    /// Sets a key of `[pipeline.verify]`.
+    pub(crate) fn verify(mut self, key: &str, value: &str) -> Self {
+        set(&mut self.verify, key, value);
+        self
+    }
+
     /// Sets a property of the Kafka client.
     pub(crate) fn kafka(mut self, key: &str, value: &str) -> Self {
         set(&mut self.kafka, key, value);
@@ -109,6 +117,11 @@ impl Backup {
     pub(crate) fn on(self, s3: &S3, prefix: &str, parameters: &str) -> Self {
         let backup = self.path(&format!("{}{parameters}", s3.url(prefix)));
         Self { objects: s3.folder(prefix), ..backup }
+    }
+
+    /// Returns the topics that it is of.
+    pub(crate) fn topics(&self) -> &[String] {
+        &self.topics
     }
 
     /// Returns the folder of the whole test.
@@ -139,6 +152,8 @@ type = "kafka"
 type = "archive"
 backup_id = "test"
 path = {:?}
+{}
+[pipeline.verify]
 {}"#,
             lines(&self.pipeline),
             if self.topics.is_empty() { String::new() } else { format!("topics = {:?}\n", self.topics) },
@@ -146,6 +161,7 @@ path = {:?}
             lines(&self.source) + &self.lists.concat(),
             self.path,
             lines(&self.sink),
+            lines(&self.verify),
         )
     }
 
@@ -192,6 +208,13 @@ path = {:?}
     /// Runs a command that reads the archive, as `verify` or `cat`.
     pub(crate) fn command(&self, verb: &str, arguments: &[&str]) -> Ended {
         ended(program().arg(verb).args(["--path", &self.path, "--backup-id", "test"]).args(arguments))
+    }
+
+    /// Runs such a command with environment variables.
+    pub(crate) fn command_with(&self, verb: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
+        let mut command = program();
+        command.arg(verb).args(["--path", &self.path, "--backup-id", "test"]).args(arguments);
+        ended(command.envs(environment.iter().copied()))
     }
 
     /// Returns the records that `cat` prints, in order of partition and offset.
@@ -274,7 +297,7 @@ impl Ended {
 }
 
 /// Runs a command to its end, which must come within the deadline.
-fn ended(command: &mut Command) -> Ended {
+pub(crate) fn ended(command: &mut Command) -> Ended {
     let stderr = tempfile::NamedTempFile::new().expect("a temporary file");
     let stdout = tempfile::NamedTempFile::new().expect("a temporary file");
     command.stdout(stdout.reopen().expect("a file")).stderr(stderr.reopen().expect("a file"));
@@ -340,6 +363,15 @@ impl Agent {
 
     /// Returns the agent's answer to a request, status and body; `None` while nobody listens.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
+        self.ask(reqwest::Method::GET, path)
+    }
+
+    /// Returns the agent's answer to a request that changes something.
+    pub(crate) fn post(&self, path: &str) -> Option<(u16, String)> {
+        self.ask(reqwest::Method::POST, path)
+    }
+
+    fn ask(&self, method: reqwest::Method, path: &str) -> Option<(u16, String)> {
         let log = self.log();
         let address = log.split("listening on http://").nth(1)?;
         let address: String = address.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
@@ -349,7 +381,7 @@ impl Agent {
                 let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5));
                 client.pool_max_idle_per_host(0).build().expect("a client")
             });
-            let answer = CLIENT.get(format!("http://{address}{path}")).send().await.ok()?;
+            let answer = CLIENT.request(method, format!("http://{address}{path}")).send().await.ok()?;
             Some((answer.status().as_u16(), answer.text().await.ok()?))
         })
     }

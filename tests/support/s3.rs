@@ -43,6 +43,10 @@ pub(crate) enum Object {
     Log,
     /// `topic-<n>.json`.
     Topic,
+    /// A catalog of any level.
+    Catalog,
+    /// A savepoint.
+    Savepoint,
     /// The end of an upload that gave up.
     Abort,
     /// A listing.
@@ -59,6 +63,8 @@ impl Object {
             name if name.ends_with(".index") => Self::Sidecar,
             name if name.ends_with(".log") => Self::Log,
             name if name.starts_with("topic-") && name.ends_with(".json") => Self::Topic,
+            _ if key.contains("/catalog/") => Self::Catalog,
+            _ if key.contains("/savepoints/") => Self::Savepoint,
             _ => Self::Other,
         }
     }
