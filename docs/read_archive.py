@@ -113,7 +113,7 @@ def catalogs(folder, chain, end):
     """Checks the catalogs over a chain, each a function of its sidecars; returns how far other ones reach."""
     there = {f"{level}/{name}" for level in names(f"{folder}/catalog") for name in names(f"{folder}/catalog/{level}")}
     row = lambda s: struct.pack(">qqQ16sqBBiQQQqqqqq", *s[2:8], bool(s.aborted) + 2 * bool(s.undecided),
-        s.epochs[-1][0], *s[8:13], s.entries[0][2] if s.max_time != NO_TIME else NO_TIME, *s[13:15])
+        s.epochs[-1][0] if s.epochs else -1, *s[8:13], s.entries[0][2] if s.max_time != NO_TIME else NO_TIME, *s[13:15])
     for level, at in ((level, at) for level in range(1, 9) for at in range(0, len(chain) - 6**level + 1, 6**level)):
         part = chain[at : at + 6**level]
         path = f"{level}/{part[0].first:020}-{part[-1].next:020}"
