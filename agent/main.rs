@@ -27,7 +27,8 @@ fn main() -> ExitCode {
     match Cli::read().and_then(start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            kafka_backup::telemetry::logging::say(&format!("error: {error}"));
+            let line = format!("error: {error}");
+            kafka_backup::telemetry::logging::say(&kafka_backup::cli::table::shown(&line));
             ExitCode::from(error.exit_code())
         }
     }

@@ -1,8 +1,12 @@
 //! What the read-side verbs print: tables as on the user's page, CSV, JSON, and the one buffered way to stdout.
 //!
+//! What is for people goes through [`shown`]: whoever can write to a store can name an object as a terminal's commands are
+//! written. Data is exact.
+//!
 //! A reader that goes away (`| head`) ends the output quietly and leaves the verb its own verdict: `verify | head -1`
 //! must not turn damage into success.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Write};
@@ -91,12 +95,15 @@ pub struct Page {
 impl Page {
     /// Begins a page with a title and the double rule below it.
     pub fn new(title: impl Display) -> Self {
-        Self { text: format!("{title}\n{}\n", "═".repeat(62)) }
+        Self { text: format!("{}\n{}\n", shown(&title.to_string()), "═".repeat(62)) }
     }
 
-    /// Adds a line.
+    /// Adds a line; one that begins with a line end has an empty one before it.
     pub fn line(&mut self, line: impl Display) {
-        self.text.push_str(&line.to_string());
+        let line = line.to_string();
+        let rest = line.strip_prefix('\n');
+        self.text.extend(rest.map(|_| '\n'));
+        self.text.push_str(&shown(rest.unwrap_or(&line)));
         self.text.push('\n');
     }
 
@@ -104,7 +111,8 @@ impl Page {
     /// their widest cell, two spaces apart; the rules are the user's page's, or as wide as the table where that is wider.
     pub fn table(&mut self, heads: &[&str], rows: &[Vec<String>]) {
         let mut widths: Vec<usize> = heads.iter().map(|head| head.chars().count()).collect();
-        for row in rows {
+        let rows: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()).collect();
+        for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.chars().count());
             }
@@ -115,7 +123,7 @@ impl Page {
         }
         self.cells(heads, &widths);
         self.line(&rule);
-        for row in rows {
+        for row in &rows {
             self.cells(row, &widths);
         }
     }
@@ -132,6 +140,20 @@ impl Page {
         }
         self.line(line.trim_end());
     }
+}
+
+/// Returns a text as people may see it: what would move a terminal's cursor, change its colours or turn the order of
+/// letters round is spelt out.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    let is_command = |c: char| {
+        // Marks and overrides of direction, and line ends that are no control characters.
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(is_command) {
+        return Cow::Borrowed(text);
+    }
+    let spelt = |c: char| if is_command(c) { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(spelt).collect())
 }
 
 /// Returns a line of CSV ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180)) with its line end.
@@ -191,6 +213,19 @@ mod tests {
         page.table(&["B"], &[]);
         let first = |line: &str| line.chars().next().expect("no line is empty");
         assert_eq!(page.text().lines().map(first).collect::<String>(), "T═A──B─");
+    }
+
+    #[test]
+    fn what_is_for_people_holds_no_commands_to_a_terminal() {
+        let name = "a\u{1b}[2J\rb\u{202e}c\nd";
+        let mut page = Page::new(name);
+        page.line(format_args!("\nTopic: {name}"));
+        page.table(&["Name", "B"], &[vec![name.into(), "ä".into()]]);
+        let spelt = r"a\u{1b}[2J\rb\u{202e}c\nd";
+        let lines: Vec<_> = page.text().lines().collect();
+        assert_eq!((lines[0], lines[2], lines[3]), (spelt, "", format!("Topic: {spelt}").as_str()));
+        assert_eq!(lines[7], format!("{spelt}  ä"), "{lines:?}");
+        assert_eq!(csv(&["\u{1b}".into()]), "\u{1b}\n", "data is exact");
     }
 
     #[test]
