@@ -160,16 +160,18 @@ impl Archive {
     /// Reads the `n`th topic object of a timeline, which was listed.
     ///
     /// # Errors
-    /// [`Kind::Damaged`] when it cannot be read, or is another one's.
+    /// [`Kind::Damaged`] when it cannot be read, or is another one's; [`Kind::Newer`] when a newer program wrote it.
     pub async fn topic_object(&self, topic: &str, topic_id: &str, n: u32) -> Result<TopicObject> {
         let key = format!("{}{}", layout::timeline_folder(topic, topic_id), layout::topic_object(n));
         let Some(bytes) = self.store.read(&key).await? else {
             return Err(Error::transient("topic object went while we read it").with("object", key));
         };
-        let damaged = || Error::damaged("topic object cannot be read").with("object", self.store.describe(&key));
-        let object: TopicObject = sealed::read(&bytes).map_err(|error| damaged().source(error))?;
+        let unreadable =
+            |kind| Error::new(kind, "topic object cannot be read").with("object", self.store.describe(&key));
+        let object: TopicObject = sealed::read(&bytes).map_err(|error| unreadable(error.kind()).source(error))?;
         if object.number != n || object.topic.name != topic || object.topic.topic_id != topic_id {
-            return Err(damaged().with("it is that of", format!("{}, number {}", object.topic.name, object.number)));
+            let it_is = format!("{}, number {}", object.topic.name, object.number);
+            return Err(unreadable(Kind::Damaged).with("it is that of", it_is));
         }
         Ok(object)
     }
@@ -180,7 +182,7 @@ impl Archive {
         let mut topic = topic.clone();
         let mut existed = None;
         loop {
-            // A damaged newest object is superseded, like an outdated one.
+            // A newest object that cannot be read is superseded, like an outdated one.
             let n = match self.topic(&topic.name, &topic.topic_id).await {
                 Ok(Some((n, newest))) => {
                     topic.configs = topic.configs.or_else(|| newest.topic.configs.clone());
@@ -190,7 +192,7 @@ impl Archive {
                     n + 1
                 }
                 Ok(None) => 0,
-                Err(error) if error.kind() == Kind::Damaged => self.next_topic_number(&topic).await?,
+                Err(error) if error.is_unreadable() => self.next_topic_number(&topic).await?,
                 Err(error) => return Err(error),
             };
             let folder = layout::timeline_folder(&topic.name, &topic.topic_id);
@@ -278,16 +280,17 @@ fn parse_backup(store: &Store, bytes: &[u8]) -> Result<Backup> {
     struct Format {
         format: u32,
     }
-    let damaged = |error| {
-        Error::damaged("backup.json cannot be read").with("object", store.describe(layout::BACKUP)).source(error)
+    let unreadable = |error: Error| {
+        let object = store.describe(layout::BACKUP);
+        Error::new(error.kind(), "backup.json cannot be read").with("object", object).source(error)
     };
-    let Format { format } = sealed::read(bytes).map_err(damaged)?;
+    let Format { format } = sealed::read(bytes).map_err(unreadable)?;
     if format > FORMAT {
         return Err(Error::usage(format!("the backup has format {format}, this program knows up to {FORMAT}"))
             .with("object", store.describe(layout::BACKUP))
             .hint("use a newer kafka-backup"));
     }
-    let backup: Backup = sealed::read(bytes).map_err(damaged)?;
+    let backup: Backup = sealed::read(bytes).map_err(unreadable)?;
     if backup.envelope != "none" {
         return Err(Error::usage(format!("the backup's envelope `{}` is unknown to this program", backup.envelope))
             .hint("use a newer kafka-backup"));

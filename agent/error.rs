@@ -19,6 +19,8 @@ pub enum Kind {
     Partial,
     /// Damage or a difference was found. Exit code 4.
     Damaged,
+    /// What is held was written by a newer version of this program, which reads it. Exit code 1.
+    Newer,
     /// The archive has a hole that it does not declare. Exit code 5.
     Hole,
     /// There is no backup of that name. Exit code 10.
@@ -69,6 +71,11 @@ impl Error {
         Self::new(Kind::Damaged, what)
     }
 
+    /// Makes a [`Kind::Newer`] error about `thing`.
+    pub fn newer(thing: &str) -> Self {
+        Self::new(Kind::Newer, format!("{thing} was written by a newer kafka-backup")).hint("upgrade this one")
+    }
+
     /// Adds a context pair, as `("object", path)` or `("offset", offset)`.
     pub fn with(mut self, key: &'static str, value: impl fmt::Display) -> Self {
         self.context.push((key, value.to_string()));
@@ -97,10 +104,15 @@ impl Error {
         self.kind == Kind::Transient
     }
 
+    /// Returns whether this program cannot read what is held, however often it tries.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self.kind, Kind::Damaged | Kind::Newer)
+    }
+
     /// Returns the exit code of the process that ends with this error (design: 0 done, 1 failed, 2 usage, …).
     pub fn exit_code(&self) -> u8 {
         match self.kind {
-            Kind::Failed | Kind::Transient => 1,
+            Kind::Failed | Kind::Transient | Kind::Newer => 1,
             Kind::Usage => 2,
             Kind::Partial => 3,
             Kind::Damaged => 4,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Archive, layout, sealed};
 use crate::crash;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::record::{Offset, Partition, Timestamp};
 use crate::store::{Creation, Store};
 
@@ -31,7 +31,7 @@ impl Archive {
     /// Keeps that the partition's chain begins at `offset`, or finds where it begins already; returns that.
     ///
     /// # Errors
-    /// [`Kind::Damaged`](crate::error::Kind::Damaged) when there is a begin that cannot be read: nothing begins
+    /// [`Kind::Damaged`] when there is a begin that cannot be read: nothing begins
     /// elsewhere. After another error it is unknown whether the begin is kept: ask [`tip`](Self::tip).
     pub async fn keep_begin(&self, partition: &Partition, offset: Offset) -> Result<Offset> {
         let folder = layout::partition_folder(partition);
@@ -59,20 +59,20 @@ impl Archive {
 /// Reads where the chain of `partition` in `folder` begins; `None` where nothing says it.
 ///
 /// # Errors
-/// [`Kind::Damaged`](crate::error::Kind::Damaged) when it cannot be read.
+/// [`Kind::Damaged`] when it cannot be read, [`Kind::Newer`] when a newer program wrote it.
 pub async fn read(store: &Store, partition: &Partition, folder: &str) -> Result<Option<Begin>> {
     let key = format!("{folder}{}", layout::BEGIN);
     let Some(bytes) = store.read(&key).await? else { return Ok(None) };
-    let damaged = || {
-        Error::damaged("it cannot be read where the chain begins")
+    let unreadable = |kind| {
+        Error::new(kind, "it cannot be read where the chain begins")
             .with("object", store.describe(&key))
             .hint("bring the object back from a copy; nothing is begun elsewhere")
     };
-    let begin: Begin = sealed::read(&bytes).map_err(|error| damaged().source(error))?;
+    let begin: Begin = sealed::read(&bytes).map_err(|error| unreadable(error.kind()).source(error))?;
     let is_ours = begin.topic_id == partition.topic_id.to_string() && begin.partition == partition.index;
     match begin {
-        Begin { offset, .. } if offset < 0 => Err(damaged().with("offset", offset)),
-        _ if !is_ours => Err(damaged().with("it is that of partition", begin.partition)),
+        Begin { offset, .. } if offset < 0 => Err(unreadable(Kind::Damaged).with("offset", offset)),
+        _ if !is_ours => Err(unreadable(Kind::Damaged).with("it is that of partition", begin.partition)),
         begin => Ok(Some(begin)),
     }
 }

@@ -28,6 +28,9 @@ pub const FOLDER: &str = "catalog/";
 /// The first bytes of every catalog; the digit is the version of the layout.
 pub const MAGIC: &[u8; 8] = b"KBCATAL1";
 
+/// What it begins with in any version.
+const MAGIC_OF_ANY: &[u8] = b"KBCATAL";
+
 /// Bytes of a row.
 pub const ROW_BYTES: usize = 118;
 
@@ -287,7 +290,8 @@ impl Catalog {
     /// Reads a catalog from its bytes; the rows go on sharing them.
     ///
     /// # Errors
-    /// [`Kind::Damaged`](crate::error::Kind::Damaged) for anything that [`encode`](Self::encode) has not written.
+    /// [`Kind::Newer`](crate::error::Kind::Newer) for a later version's; [`Kind::Damaged`](crate::error::Kind::Damaged) for
+    /// anything else that [`encode`](Self::encode) has not written.
     pub fn decode(bytes: &Bytes) -> Result<Self> {
         let body = bytes.len().checked_sub(4).filter(|end| *end >= HEAD_BYTES).map(|end| bytes.split_at(end));
         let Some((body, mut crc)) = body else { return Err(Error::damaged("catalog is truncated")) };
@@ -295,7 +299,8 @@ impl Catalog {
             return Err(Error::damaged("catalog does not match its checksum"));
         }
         if !body.starts_with(MAGIC) {
-            return Err(Error::damaged("catalog has an unknown format").hint("it may be newer than this program"));
+            let is_newer = body.starts_with(MAGIC_OF_ANY);
+            return Err(if is_newer { Error::newer("catalog") } else { Error::damaged("catalog is none") });
         }
         Self::decode_body(bytes.slice(MAGIC.len()..body.len()))
             .ok_or_else(|| Error::damaged("catalog contradicts itself"))

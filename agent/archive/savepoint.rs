@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::{self, Fork};
 use super::sealed;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::record::{Offset, Timestamp};
 pub use delta::Gone;
 pub use lacking::{Lack, lacking};
@@ -157,10 +157,12 @@ impl Savepoint {
     /// Reads the object `name`.
     ///
     /// # Errors
-    /// [`Kind::Damaged`](crate::error::Kind::Damaged) for what is no savepoint, or another one than its name says.
+    /// [`Kind::Damaged`] for what is no savepoint, or another one than its name says; [`Kind::Newer`] for a newer
+    /// program's.
     pub fn decode(name: Name, bytes: &[u8]) -> Result<Self> {
-        let damaged = || Error::damaged(format!("savepoint {name} cannot be read"));
-        let savepoint: Self = sealed::read(bytes).map_err(|error| damaged().source(error))?;
+        let unreadable = |kind| Error::new(kind, format!("savepoint {name} cannot be read"));
+        let savepoint: Self = sealed::read(bytes).map_err(|error| unreadable(error.kind()).source(error))?;
+        let damaged = || unreadable(Kind::Damaged);
         if savepoint.name != name {
             return Err(damaged().with("it is", savepoint.name));
         }
@@ -173,7 +175,7 @@ impl Savepoint {
     /// Returns the whole state that it stands for; `full` is the full one that it names.
     ///
     /// # Errors
-    /// [`Kind::Damaged`](crate::error::Kind::Damaged) when `full` is not that one.
+    /// [`Kind::Damaged`] when `full` is not that one.
     pub fn resolve(&self, full: Option<&Self>) -> Result<State> {
         match (&self.gone, full) {
             (None, _) => Ok(self.state.clone()),

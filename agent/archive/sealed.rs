@@ -31,7 +31,8 @@ pub fn compact(value: &impl Serialize) -> Bytes {
 /// Reads a value.
 ///
 /// # Errors
-/// [`Kind::Damaged`](crate::error::Kind::Damaged) for bytes that were not written so, or describe no such value.
+/// [`Kind::Damaged`](crate::error::Kind::Damaged) for bytes that were not written so;
+/// [`Kind::Newer`](crate::error::Kind::Newer) for bytes that were, and describe no such value.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     let sealed = bytes.strip_suffix(AFTER).and_then(|bytes| bytes.split_last_chunk::<DIGITS>());
     let (told, digits) = sealed.ok_or_else(|| Error::damaged("it does not end with its checksum"))?;
@@ -41,7 +42,10 @@ pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     if digits[..] != *checksum(told).as_bytes() {
         return Err(Error::damaged("it does not match its checksum"));
     }
-    serde_json::from_slice(bytes).map_err(|error| Error::damaged("it does not say what it should").source(error))
+    serde_json::from_slice(bytes).map_err(|error| {
+        // No byte of it has changed since it was written: whoever wrote it writes otherwise than we do.
+        if error.is_data() { Error::newer("it").source(error) } else { Error::damaged("it is no JSON").source(error) }
+    })
 }
 
 fn seal(mut bytes: Vec<u8>) -> Bytes {
@@ -84,6 +88,13 @@ mod tests {
             let value: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
             assert_eq!(value["checksum"].as_str().map(str::len), Some(DIGITS));
         }
+    }
+
+    #[test]
+    fn what_is_whole_and_describes_another_value_is_of_a_newer_program_and_not_damaged() {
+        let newer = serde_json::json!({"name": {"first": "a"}, "inner": [], "last": null});
+        let error = read::<Sample>(&pretty(&newer)).expect_err("another value");
+        assert!(error.kind() == crate::error::Kind::Newer && error.exit_code() == 1, "{error}");
     }
 
     #[test]

@@ -15,6 +15,9 @@ use crate::record::{Offset, OffsetRange, Timestamp, TopicId};
 /// The first bytes of every sidecar; the digit is the version of the layout.
 pub const MAGIC: &[u8; 8] = b"KBINDEX1";
 
+/// What it begins with in any version.
+const MAGIC_OF_ANY: &[u8] = b"KBINDEX";
+
 /// In place of a time that is not proven.
 const UNPROVEN: i64 = i64::MIN;
 
@@ -174,16 +177,18 @@ impl Sidecar {
     /// Reads a sidecar from its bytes.
     ///
     /// # Errors
-    /// [`Kind::Damaged`](crate::error::Kind::Damaged) for anything that [`encode`](Self::encode) has not written.
+    /// [`Kind::Newer`](crate::error::Kind::Newer) for a later version's; [`Kind::Damaged`](crate::error::Kind::Damaged) for
+    /// anything else that [`encode`](Self::encode) has not written.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let body = bytes.len().checked_sub(4).map(|end| bytes.split_at(end));
         let Some((body, mut crc)) = body else { return Err(Error::damaged("sidecar is truncated")) };
         if crc.get_u32() != crc32c::crc32c(body) {
             return Err(Error::damaged("sidecar does not match its checksum"));
         }
-        let Some(mut body) = body.strip_prefix(MAGIC) else {
-            return Err(Error::damaged("sidecar has an unknown format").hint("it may be newer than this program"));
-        };
+        if body.starts_with(MAGIC_OF_ANY) && !body.starts_with(MAGIC) {
+            return Err(Error::newer("sidecar"));
+        }
+        let Some(mut body) = body.strip_prefix(MAGIC) else { return Err(Error::damaged("sidecar is none")) };
         Self::decode_body(&mut body)
             .filter(|_| body.is_empty())
             .ok_or_else(|| Error::damaged("sidecar contradicts itself"))
@@ -336,6 +341,17 @@ mod tests {
             assert!(Sidecar::decode(&flipped).is_err(), "byte {at}");
             assert!(Sidecar::decode(&bytes[..at]).is_err(), "length {at}");
         }
+    }
+
+    #[test]
+    fn a_sidecar_of_a_later_version_is_newer_and_not_damaged() {
+        let mut bytes = sample().encode().to_vec();
+        bytes[MAGIC.len() - 1] = b'2';
+        assert_eq!(Sidecar::decode(&bytes).expect_err("damaged").kind(), crate::error::Kind::Damaged);
+        let body = bytes.len() - 4;
+        let crc = crc32c::crc32c(&bytes[..body]).to_be_bytes();
+        bytes[body..].copy_from_slice(&crc);
+        assert_eq!(Sidecar::decode(&bytes).expect_err("newer").kind(), crate::error::Kind::Newer);
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl<'a> Catalogs<'a> {
         Ok(())
     }
 
-    /// Reads a catalog; `None` where there is none, or it is damaged, which is a finding.
+    /// Reads a catalog; `None` where there is none, or it cannot be read, which is a finding.
     async fn read(&self, name: Name, findings: &mut Vec<Finding>) -> Result<Option<Catalog>> {
         let Some(bytes) = self.archive.store().read(&self.key(name)).await? else { return Ok(None) };
         let partition = &self.place.partition;
@@ -175,6 +175,9 @@ impl<'a> Catalogs<'a> {
             Ok(_) => self.found(What::DamagedCatalog, name, "it is another one's".to_owned(), findings),
             Err(error) if error.kind() == ErrorKind::Damaged => {
                 self.found(What::DamagedCatalog, name, error.to_string(), findings);
+            }
+            Err(error) if error.kind() == ErrorKind::Newer => {
+                self.found(What::Unchecked, name, error.to_string(), findings);
             }
             Err(error) => return Err(error),
         }

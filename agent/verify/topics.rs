@@ -4,7 +4,7 @@ use super::TopicReport;
 use crate::archive::source::Timeline;
 use crate::archive::source::chain::{Finding, What};
 use crate::archive::{Archive, TopicObject, layout};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::record::{Timestamp, TopicId};
 
 /// Looks at every topic object of a timeline: each can be read, none is missing, and none is older than the one before.
@@ -54,7 +54,7 @@ pub(super) async fn check(archive: &Archive, timeline: &Timeline, report: &mut T
                 Err(error) => report.findings.push(damaged(error.to_string())),
             },
             // The timeline tells of the newest by itself.
-            Err(error) if error.kind() == Kind::Damaged && n == newest => {}
+            Err(error) if error.is_unreadable() && n == newest => {}
             Err(error) => report.findings.push((None, Finding::of_error(archive, &key, &error))),
         }
     }

@@ -25,7 +25,7 @@ use crate::archive::sidecar::{Kind as SegmentKind, Sidecar};
 use crate::archive::source::Place;
 use crate::archive::source::opened::Gathered;
 use crate::crash;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::record::{Offset, OffsetRange};
 use crate::store::Creation;
 
@@ -142,7 +142,7 @@ impl Upkeep {
             };
             let bytes = match made {
                 Ok(bytes) => bytes,
-                Err(error) if error.kind() == Kind::Damaged => {
+                Err(error) if error.is_unreadable() => {
                     let object = archive.store().describe(&super::key(place, due.name));
                     tracing::warn!(object, "cannot make a catalog, going on without catalogs: {error}; run `repair`");
                     self.break_off();
@@ -180,7 +180,7 @@ async fn of_parts(archive: &Archive, place: &Place, due: &Due, below: Option<(Na
         let catalog = match &below {
             Some((made, bytes)) if *made == name => Catalog::decode(bytes)?,
             _ => match read(archive, place, name).await {
-                Err(error) if error.kind() == Kind::Damaged => {
+                Err(error) if error.is_unreadable() => {
                     tracing::warn!("gathering anew what a catalog should hold: {error}");
                     let (catalog, sound) = gather(archive, place, name).await?;
                     mend(archive, place, &catalog, &sound).await?;
@@ -197,10 +197,10 @@ async fn of_parts(archive: &Archive, place: &Place, due: &Due, below: Option<(Na
 /// Reads a catalog, or gathers what it should hold; writes nothing.
 ///
 /// # Errors
-/// [`Kind::Damaged`] when neither can be done; else the store's.
+/// [`Kind::Damaged`](crate::error::Kind::Damaged) when neither can be done; else the store's.
 pub async fn read_or_gather(archive: &Archive, place: &Place, name: Name) -> Result<Catalog> {
     match read(archive, place, name).await {
-        Err(error) if error.kind() == Kind::Damaged => Ok(gather(archive, place, name).await?.0),
+        Err(error) if error.is_unreadable() => Ok(gather(archive, place, name).await?.0),
         read => read,
     }
 }
@@ -208,7 +208,7 @@ pub async fn read_or_gather(archive: &Archive, place: &Place, name: Name) -> Res
 /// Makes a catalog again of what is there below it; returns the catalogs that were sound, too.
 ///
 /// # Errors
-/// [`Kind::Damaged`] when its segments are not all there, or cannot be read.
+/// [`Kind::Damaged`](crate::error::Kind::Damaged) when its segments are not all there, or cannot be read.
 async fn gather(archive: &Archive, place: &Place, name: Name) -> Result<(Catalog, Vec<Name>)> {
     let mut gathered = Gathered::default();
     gathered.below(archive, place, name).await?;
@@ -254,7 +254,7 @@ async fn put(archive: &Archive, place: &Place, name: Name, bytes: Bytes) -> Resu
     // An interrupted call may have created it, and we are about to go on behind it.
     store.settle(&format!("{}{}", place.folder, Name::folder(name.level))).await?;
     match read(archive, place, name).await {
-        Err(error) if error.kind() == Kind::Damaged => {
+        Err(error) if error.is_unreadable() => {
             tracing::warn!("a damaged catalog stands where ours would go: {error}; run `repair`");
             Ok(())
         }

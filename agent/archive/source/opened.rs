@@ -136,10 +136,11 @@ impl Gathered {
                 self.pieces.push((catalog.rows, catalog.notes));
                 Ok(())
             }
-            Err(error) if error.kind() == Kind::Damaged => {
+            Err(error) if error.is_unreadable() => {
+                let what = if error.kind() == Kind::Damaged { What::DamagedCatalog } else { What::Unchecked };
                 let object = archive.store().describe(&catalogs::key(place, name));
                 let detail = format!("{error}; going on with what it was made of");
-                self.findings.push(Finding { what: What::DamagedCatalog, object, range: Some(name.range), detail });
+                self.findings.push(Finding { what, object, range: Some(name.range), detail });
                 self.below(archive, place, name).await
             }
             Err(error) => Err(error),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::archive::Archive;
 use crate::archive::savepoint::{Name, Savepoint, State};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::record::Timestamp;
 
 /// The newest savepoint that we know.
@@ -57,14 +57,14 @@ impl Newest {
     /// that it differs from.
     ///
     /// # Errors
-    /// Those of the store. A damaged savepoint is none: it is told, and the next one is full.
+    /// Those of the store. A savepoint that cannot be read is none: it is told, and the next one is full.
     pub(super) async fn load(archive: &Archive, name: Name, known: Option<Self>) -> Result<Self> {
         let unreadable = |error: Error| {
             tracing::error!("{error}; the next savepoint will be a full one");
             Self { name, state: None, base: None }
         };
         match Self::read(archive, name, known).await {
-            Err(error) if error.kind() == Kind::Damaged => Ok(unreadable(error)),
+            Err(error) if error.is_unreadable() => Ok(unreadable(error)),
             other => other,
         }
     }

@@ -325,7 +325,11 @@ impl<'a> Surveyor<'a> {
             None => self.store.read(&format!("{}{name}", self.place.folder)).await?.unwrap_or_default(),
         };
         let partition = &self.place.partition;
-        Ok(Sidecar::decode(&bytes).ok().filter(|sidecar| {
+        let decoded = match Sidecar::decode(&bytes) {
+            Err(error) if error.kind() == ErrorKind::Newer => return Err(error.with("sidecar", name)),
+            decoded => decoded.ok(),
+        };
+        Ok(decoded.filter(|sidecar| {
             let of = layout::sidecar(sidecar.range.first, sidecar.length_bytes, sidecar.digest);
             of == name
                 && !sidecar.range.is_empty()
