@@ -85,6 +85,23 @@ impl std::str::FromStr for Fork {
     }
 }
 
+/// The folder in a chain's folder where the sound beginning of a damaged log waits while `repair` replaces that.
+pub const COPIES: &str = "repair/";
+
+/// Returns the name below the chain's folder of the copy of the log at `first` that has `length_bytes` and `digest`.
+pub fn copy(first: Offset, length_bytes: u64, digest: u128) -> String {
+    format!("{COPIES}{first:020}.{length_bytes}-{digest:032x}.log")
+}
+
+/// Reads which offset's log an object in [`COPIES`] is the copy of; `None` when it is none's.
+pub fn parse_copy(name: &str) -> Option<Offset> {
+    let sidecar = format!("{}.index", name.strip_suffix(".log")?);
+    match Name::parse(&sidecar)? {
+        Name::Sidecar { first, .. } => Some(first),
+        Name::Log { .. } => None,
+    }
+}
+
 /// Returns the name of the `n`th topic object.
 pub fn topic_object(n: u32) -> String {
     format!("topic-{n}.json")

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::scan::Scan;
 use crate::archive::Archive;
 use crate::archive::catalog::{Name as CatalogName, Row};
+pub use crate::archive::layout::COPIES;
 use crate::archive::rebuild::Transactions;
 use crate::archive::sidecar::{Kind, Sidecar, Transaction};
 use crate::archive::source::Place;
@@ -19,9 +20,6 @@ use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::record::{Offset, OffsetRange};
 use crate::store::Store;
 use surveyor::Surveyor;
-
-/// The folder in a chain's folder where a log's sound beginning waits while its name is not free.
-pub const COPIES: &str = "repair/";
 
 /// Sound segments behind the last one to rebuild that are read for the markers of its transactions. A transaction that
 /// is open for longer is left undecided; without a bound one would read a whole archive for a marker that has gone.

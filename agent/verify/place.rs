@@ -1,15 +1,16 @@
 //! One chain: its segments, how neighbours fit, its catalogs, and what else lies in its folder.
 
 use super::catalogs::Catalogs;
+use super::copies;
 use super::savepoints::Claim;
 use super::{Count, Mode};
-use crate::archive::Archive;
 use crate::archive::sidecar::{Kind, Sidecar};
 use crate::archive::source::Place;
 use crate::archive::source::audit::{Carried, audit};
 use crate::archive::source::chain::{Chain, Finding, Link, What};
 use crate::archive::source::chunks::Segment;
 use crate::archive::source::way::Reach;
+use crate::archive::{Archive, layout};
 use crate::error::Result;
 
 /// What was found of one chain.
@@ -42,6 +43,10 @@ async fn walk(archive: &Archive, place: &Place, mode: Mode, checked: &mut Checke
     let mut chain = Chain::open(archive, place).await?;
     checked.reach.is_held = chain.size().0 > 0;
     for name in chain.strange() {
+        if name == layout::COPIES {
+            copies::check(archive, place, &mut checked.findings).await?;
+            continue;
+        }
         checked.findings.push(Finding::unknown(archive, &format!("{}{name}", place.folder)));
     }
     let (mut before, mut carried) = (Before::Nothing, Carried::default());

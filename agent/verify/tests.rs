@@ -114,6 +114,19 @@ async fn names_that_nothing_explains_are_told_and_harm_nothing() {
 }
 
 #[tokio::test]
+async fn the_only_copy_that_an_interrupted_repair_left_is_damage_and_is_named() {
+    let copy = format!("topics/t/_/0/{}", layout::copy(10, 80, 7));
+    for (lost, code) in [("no log", 0), ("00000010.log", 4)] {
+        let fixture = three().await.but(|key, bytes| (!key.ends_with(lost)).then_some(bytes)).await;
+        fixture.create(&copy, Bytes::new()).await;
+        assert_eq!(exit_codes(&fixture).await, (code, code));
+        let told = told(&verified(&fixture, Mode::Plain).await.0);
+        assert_eq!(told.contains("left the only copy of 00000000000000000010.log"), code == 4, "{told}");
+        assert!(told.contains("run `repair` again") && !told.contains("unknown object"), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_be_looked_at_is_no_success() {
     let folder = tempfile::tempdir().expect("a folder");
     let root = Store::open(folder.path().to_str().expect("UTF-8")).expect("opened");
