@@ -149,7 +149,7 @@ def timeline(folder, topic, topic_id, held):
     for name in {*names(folder, form), *(chain for t, i, chain in held if (t, i) == (topic, topic_id))}:
         index, *fork = (int(part) for part in re.fullmatch(form, name).groups() if part)
         chains[index, tuple(fork)] = walk(f"{folder}/{name}", fork[1] if fork else None, held[topic, topic_id, name])
-        alive += [told.sealed_at for told, _ in chains[index, tuple(fork)][0][-1:]]
+    alive = alive or [told.sealed_at for segments, _ in chains.values() for told, _ in segments[-1:]]
     return chains, max(alive, default=0)
 def way(forks, fork):
     """The lineage of a fork, or of () for the partition itself: [(chain, first, next)] in the order of offsets."""

@@ -274,7 +274,7 @@ pub struct Beyond {
     pub undecided: Vec<Transaction>,
     /// When it was sealed, if that is known.
     pub sealed_at: Option<Timestamp>,
-    /// When the one before it was; it was sealed no earlier.
+    /// When the one before it was, or when the topic was first seen; it was sealed no earlier.
     pub sealed_after: Timestamp,
     /// Its note, if that is known.
     pub note: Option<String>,
@@ -321,8 +321,9 @@ impl Rebuild {
             _ if sidecar.note.is_empty() => "rebuilt from the log".to_owned(),
             _ => format!("{}; rebuilt from the log", sidecar.note),
         });
-        // A time far from the truth would make an old topic the newest of its name.
-        let since = sidecar.max_time.unwrap_or(Timestamp::NONE).max(beyond.sealed_after);
+        // A time far from the truth may make an old topic the newest of its name; producers make up times to come.
+        let of_records = sidecar.max_time.filter(|time| *time <= Timestamp::now()).unwrap_or(Timestamp::NONE);
+        let since = of_records.max(beyond.sealed_after);
         sidecar.sealed_at = beyond.sealed_at.unwrap_or(since);
         sidecar
     }

@@ -35,7 +35,7 @@ pub struct Timeline {
     pub topic: Arc<str>,
     /// The topic's id.
     pub topic_id: TopicId,
-    /// Whether it is the newest of its name, as far as its topic object and its segments tell.
+    /// Whether it is the newest of its name, as far as its topic objects tell, or else its segments.
     pub is_newest: bool,
     /// The newest topic object; `None` where there is none, an error where it, or the folder, cannot be read.
     pub object: Result<Option<TopicObject>>,
@@ -169,13 +169,16 @@ async fn timeline(archive: &Archive, topic: &str, topic_id: TopicId) -> Result<T
     Ok(Timeline { topic, topic_id, is_newest: false, object, places })
 }
 
-/// Sorts the timelines of one name by when each was last known to live: its topic object, or its latest segment.
+/// Sorts the timelines of one name. They did not live at one time: any time in the life of each tells.
+///
+/// A topic object's comes first. When the latest segment was sealed counts only where none can be read: what was captured
+/// of a topic may be sealed after it was deleted, and a rebuilt sidecar may not know the time.
 async fn newest_first(archive: &Archive, timelines: Vec<Timeline>) -> Vec<Timeline> {
     let mut dated = Vec::new();
     for timeline in timelines {
-        let object = timeline.object.as_ref().ok().and_then(Option::as_ref);
-        let mut alive: Option<Timestamp> = object.and_then(|object| object.seen_at.parse().ok());
-        for place in &timeline.places {
+        let mut alive = seen(archive, &timeline).await;
+        let places = if alive.is_none() { timeline.places.as_slice() } else { &[] };
+        for place in places {
             // What cannot be read tells nothing here; who walks the place says why.
             alive = alive.max(archive.last_sealed(place).await.ok().flatten());
         }
@@ -183,6 +186,25 @@ async fn newest_first(archive: &Archive, timelines: Vec<Timeline>) -> Vec<Timeli
     }
     dated.sort_by_key(|(alive, _)| std::cmp::Reverse(*alive));
     dated.into_iter().map(|(_, timeline)| timeline).collect()
+}
+
+/// Returns when the topic of a timeline was seen: by the newest topic object that can be read.
+pub(crate) async fn seen(archive: &Archive, timeline: &Timeline) -> Option<Timestamp> {
+    let newest = timeline.object.as_ref().ok().and_then(Option::as_ref);
+    if let Some(seen_at) = newest.and_then(|object| object.seen_at.parse().ok()) {
+        return Some(seen_at);
+    }
+    let folder = layout::timeline_folder(&timeline.topic, timeline.topic_id);
+    let listed = archive.store().list(&folder).await.ok()?;
+    let mut numbers: Vec<_> = listed.iter().filter_map(|entry| layout::parse_topic_object(&entry.name)).collect();
+    numbers.sort_unstable();
+    for n in numbers.into_iter().rev() {
+        let object = archive.topic_object(&timeline.topic, &timeline.topic_id.to_string(), n).await;
+        if let Some(seen_at) = object.ok().and_then(|object| object.seen_at.parse().ok()) {
+            return Some(seen_at);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
