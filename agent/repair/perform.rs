@@ -6,15 +6,15 @@
 use bytes::Bytes;
 
 use super::chain::build;
-use super::survey::{COPIES, Object, changed};
+use super::survey::{Object, changed};
 use super::{Action, NewSidecar, Part, Plan, Replacement, Task};
 use crate::archive::begin::Begin;
-use crate::archive::catalog::Row;
+use crate::archive::catalog::{Catalog, Row};
 use crate::archive::rebuild::Beyond;
 use crate::archive::segment::Builder;
 use crate::archive::sidecar::Sidecar;
-use crate::archive::source::Place;
 use crate::archive::source::chunks::Chunks;
+use crate::archive::source::{Place, side_by_side};
 use crate::archive::{Archive, layout, sealed};
 use crate::crash;
 use crate::error::{Error, Result};
@@ -23,6 +23,12 @@ use crate::store::{Creation, Store};
 
 /// Bytes of one read of a log that is copied.
 const PIECE_BYTES: u64 = 4 << 20;
+
+/// Catalogs that are created at a time: one by one the 200 000 of a million segments would take hours at an object store.
+const CATALOGS_AT_ONCE: usize = 16;
+
+/// Bytes of the catalogs that are created at a time; a single one may have more.
+const CATALOG_BYTES: usize = 64 << 20;
 
 /// Does what `plan` says to the backup that it was made for; `done` is told of each action when it is done.
 ///
@@ -43,7 +49,7 @@ pub async fn perform(archive: &Archive, plan: &Plan, mut done: impl FnMut(&Actio
 
 /// Returns the name of the copy of the log that `row` describes.
 pub fn copy_name(row: &Row) -> String {
-    format!("{COPIES}{:020}.{}-{:032x}.log", row.range.first, row.length_bytes, row.digest)
+    layout::copy(row.range.first, row.length_bytes, row.digest)
 }
 
 struct Work<'a> {
@@ -94,14 +100,29 @@ impl Work<'_> {
                 self.delete_all(orphans.iter().filter(|orphan| orphan.name != own)).await
             }
             Task::Debris { objects, .. } => self.delete_all(objects.iter()).await,
-            Task::MakeCatalogs(catalogs) => {
-                for catalog in catalogs {
-                    self.put(&catalog.name().to_string(), catalog.encode()).await?;
-                    crash::point("repair-catalog", &catalog.name());
-                }
-                Ok(())
+            Task::MakeCatalogs(catalogs) => self.catalogs(catalogs).await,
+        }
+    }
+
+    /// Makes catalogs, a level after the one below it.
+    async fn catalogs(&self, catalogs: &[Catalog]) -> Result<()> {
+        for level in catalogs.chunk_by(|one, other| one.level == other.level) {
+            let largest = level.iter().map(|catalog| catalog.rows.held_bytes()).max().unwrap_or(0).max(1);
+            let at_once = (CATALOG_BYTES / largest).clamp(1, CATALOGS_AT_ONCE);
+            // After a failure no more than these are tried.
+            for some in level.chunks(CATALOGS_AT_ONCE * 8) {
+                let made = side_by_side::each(some.iter().cloned(), at_once, |catalog| {
+                    let (store, key) = (self.store.clone(), self.key(&catalog.name().to_string()));
+                    async move {
+                        put(&store, &key, catalog.encode()).await?;
+                        crash::point("repair-catalog", &catalog.name());
+                        Ok(())
+                    }
+                });
+                made.await?.into_iter().collect::<Result<()>>()?;
             }
         }
+        Ok(())
     }
 
     fn sidecar_name(&self, sidecar: &Sidecar) -> String {
@@ -235,13 +256,7 @@ impl Work<'_> {
 
     /// Creates an object, or finds it as it should be.
     async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
-        let key = self.key(name);
-        if self.store.create(&key, bytes.clone()).await? == Creation::Created {
-            return Ok(());
-        }
-        let held = self.store.read(&key).await?;
-        let same = held.as_ref().is_some_and(|held| *held == bytes || says_the_same(held, &bytes));
-        if same { Ok(()) } else { Err(changed(self.store, &key)) }
+        put(self.store, &self.key(name), bytes).await
     }
 
     async fn delete_all(&self, objects: impl Iterator<Item = &Object>) -> Result<()> {
@@ -266,6 +281,16 @@ impl Work<'_> {
         crash::point("repair-deleted", &object.name);
         Ok(())
     }
+}
+
+/// Creates the object of `key`, or finds it as it should be.
+async fn put(store: &Store, key: &str, bytes: Bytes) -> Result<()> {
+    if store.create(key, bytes.clone()).await? == Creation::Created {
+        return Ok(());
+    }
+    let held = store.read(key).await?;
+    let same = held.as_ref().is_some_and(|held| *held == bytes || says_the_same(held, &bytes));
+    if same { Ok(()) } else { Err(changed(store, key)) }
 }
 
 /// Returns whether two objects are sidecars that differ in their times and notes alone: one of a run that was

@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Planner, UNFINISHED_KEPT_MS};
-use crate::archive::catalog::{Catalog, Levels, Name, Notes, Rows};
+use crate::archive::catalog::{Catalog, Levels, Name, Notes, ROW_BYTES, Rows};
 use crate::archive::layout;
 use crate::archive::sidecar::Sidecar;
 use crate::archive::source::chain::What;
-use crate::error::Result;
+use crate::error::{Kind as ErrorKind, Result};
 use crate::record::{Offset, OffsetRange, Timestamp};
 use crate::repair::Task;
 use crate::repair::perform::copy_name;
@@ -108,13 +108,22 @@ impl Planner<'_> {
         let mut due = self.due();
         let end = self.survey.end().unwrap_or(0);
         let mut wrong = Vec::new();
-        for (name, object) in &self.survey.catalogs {
+        let survey = self.survey;
+        for (name, object) in &survey.catalogs {
             // What a living agent has added since the folder was listed is not ours to judge.
             if name.range.next > end && self.is_whole {
                 continue;
             }
             let bytes = self.store.read(&self.key(&object.name)).await?;
-            let held = bytes.and_then(|bytes| Catalog::decode(&bytes).ok());
+            let held = match bytes.map(|bytes| Catalog::decode(&bytes)) {
+                // What we would put in its place may be less than it holds.
+                Some(Err(error)) if error.kind() == ErrorKind::Newer => {
+                    let _ = due.remove(name);
+                    self.remains(What::Unchecked, &object.name, Some(name.range), error.to_string());
+                    continue;
+                }
+                held => held.and_then(Result::ok),
+            };
             match (held, due.get(name)) {
                 (Some(held), Some(wanted)) if held == *wanted => {
                     let _ = due.remove(name);
@@ -126,21 +135,27 @@ impl Planner<'_> {
         }
         let mut missing: Vec<_> = due.into_values().collect();
         missing.sort_by_key(|catalog| (catalog.level, catalog.range().first));
+        // They share the rows of the whole chain, of which a few need not keep all in memory.
+        let whole: usize = self.rows.len() * ROW_BYTES;
+        if missing.iter().map(|catalog| catalog.rows.held_bytes()).sum::<usize>() < whole {
+            missing.iter_mut().for_each(|catalog| catalog.rows = Rows::default().joined(&catalog.rows));
+        }
         Ok((wrong, missing))
     }
 
-    /// Returns the catalogs of the chain as it will be.
+    /// Returns the catalogs of the chain as it will be; they share one copy of its rows.
     fn due(&self) -> HashMap<Name, Catalog> {
         let mut levels = Levels::default();
         let mut due = HashMap::new();
+        let rows = Rows::new(self.rows.iter().map(|(row, _)| row));
+        let (topic_id, partition) = (self.partition().topic_id, self.partition().index);
         for (at, (row, _)) in self.rows.iter().enumerate() {
             for made in levels.add(row.range) {
                 let from = self.rows[..=at].partition_point(|(row, _)| row.range.first < made.name.range.first);
                 let of = &self.rows[from..=at];
                 let notes: Notes = (0..).zip(of).filter_map(|(at, (_, note))| Some((at, note.clone()?))).collect();
-                let parts = [(Rows::new(of.iter().map(|(row, _)| row)), notes)];
-                let (topic_id, index) = (self.partition().topic_id, self.partition().index);
-                let _ = due.insert(made.name, Catalog::join(topic_id, index, made.name.level, &parts));
+                let rows = rows.part(from..at + 1);
+                let _ = due.insert(made.name, Catalog { topic_id, partition, level: made.name.level, rows, notes });
             }
         }
         due
