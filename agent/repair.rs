@@ -3,7 +3,7 @@
 //! [`plan`] looks at a backup and writes nothing; what it returns is what [`perform`](perform::perform) does, no more.
 //! It makes anew what can be derived (catalogs from sidecars, sidecars from logs, `backup.json`, a damaged `begin.json`),
 //! deletes what it has proven to be debris, and, only if told to accept the loss, declares offsets whose bytes are gone
-//! as gaps. What nothing can bring back it names.
+//! as gaps. What nothing can bring back it names, and whatever else [`verify`](crate::verify) finds that it does not mend.
 //!
 //! A running agent beside it is not disturbed: what its next commit may need, the end of a chain, is left alone.
 //!
@@ -50,6 +50,8 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// What stays wrong when that is done.
     pub remaining: Vec<Remaining>,
+    /// So many of these the plan itself names; behind them is what a check has found besides.
+    of_plan: usize,
     /// What a person should know besides.
     pub notes: Vec<String>,
 }

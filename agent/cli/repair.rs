@@ -8,10 +8,11 @@ use serde::Serialize;
 use super::cluster::ClusterArgs;
 use super::table::{self, Output, Page};
 use super::{ArchiveArgs, Format};
-use crate::archive::source::chain;
+use crate::archive::source::{self, chain};
 use crate::error::Result;
 use crate::repair::source::Source;
 use crate::repair::{self, Act, Action, Line, Options, Plan, perform};
+use crate::store::Store;
 use crate::verify::{self, Mode};
 
 /// What the user typed after `repair`.
@@ -66,34 +67,34 @@ pub async fn run(args: Args) -> Result<()> {
         cluster_id: args.cluster_id.as_deref(),
         source: source.as_ref(),
     };
-    let (archive, plan) = repair::plan(&root, &args.archive.backup_id, options).await?;
+    let (archive, mut plan) = repair::plan(&root, &args.archive.backup_id, options).await?;
     let mut state = State::Planned;
     let mut performed = Ok(());
     if args.execute && !args.dry_run {
         let mut done = 0;
         let told = |action: &Action| {
             done += 1;
-            tracing::info!("done: {}", sentence(&action.line()));
+            tracing::info!("done: {}", table::shown(&sentence(&action.line())));
         };
         performed = perform::perform(&archive, &plan, told).await;
         state = if performed.is_ok() { State::Done } else { State::Interrupted(done) };
     }
+    let mut checked = Ok(());
+    if state == State::Done {
+        checked = check_again(&root, &mut plan, args.deep).await;
+    }
     print(&plan, state, args.archive.format)?;
     performed.map_err(|error| error.hint("what was done stays; `repair` goes on from there"))?;
-    chain::verdict(&plan.backup_id, plan.remaining.iter().map(|remaining| &remaining.finding))?;
-    if args.execute {
-        // Anew: what is kept in memory is of before.
-        let archive = crate::archive::source::open(&root, &args.archive.backup_id).await?;
-        let mode = if args.deep { Mode::Deep } else { Mode::Plain };
-        let report = verify::check(&archive, mode).await?;
-        if let Err(error) = report.verdict() {
-            report
-                .findings()
-                .filter(|found| found.finding.what.exit_kind().is_some())
-                .for_each(|found| tracing::error!("{found}"));
-            return Err(error.hint("run `verify`, and `repair` again"));
-        }
-    }
+    checked?;
+    chain::verdict(&plan.backup_id, plan.remaining.iter().map(|remaining| &remaining.finding))
+}
+
+/// Looks at the backup again when everything was done: what a check finds then remains.
+async fn check_again(root: &Store, plan: &mut Plan, deep: bool) -> Result<()> {
+    // Anew: what is kept in memory is of before.
+    let archive = source::open(root, &plan.backup_id).await?;
+    let report = verify::check(&archive, if deep { Mode::Deep } else { Mode::Plain }).await?;
+    plan.check_again(&archive, &report);
     Ok(())
 }
 

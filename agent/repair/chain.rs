@@ -8,7 +8,7 @@ mod leftovers;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::plan::Options;
+use super::plan::{Beside, Options};
 use super::scan::{Told, scan};
 use super::survey::{Begin, COPIES, Object, Segment, State, Step, Survey, changed, note};
 use super::{Action, NewSidecar, Part, Plan, Remaining, Task};
@@ -26,7 +26,7 @@ use crate::store::Store;
 /// A sidecar at the bare end of a chain is a commit that may still come, for so long after its segment was sealed.
 const UNFINISHED_KEPT_MS: i64 = 24 * 3600 * 1000;
 
-/// Plans what to do with one chain, and adds it to `plan`. `archived` is up to where the chain was durable once.
+/// Plans what to do with one chain, and adds it to `plan`.
 ///
 /// # Errors
 /// Those of the store and of the source.
@@ -34,27 +34,28 @@ pub(super) async fn plan(
     archive: &Archive,
     mut survey: Survey,
     options: Options<'_>,
-    archived: Option<Offset>,
+    beside: Beside,
     plan: &mut Plan,
 ) -> Result<()> {
+    let mut transactions = std::mem::take(&mut survey.transactions);
     if let Some(source) = options.source {
-        let transactions = &mut survey.transactions;
-        source.decide(&survey.place.partition, transactions, &mut plan.notes).await?;
+        source.decide(archive, &survey, &mut transactions, &mut plan.notes).await?;
     }
     let mut planner = Planner {
         store: archive.store(),
         options,
-        transactions: std::mem::take(&mut survey.transactions),
+        beside,
+        transactions,
         survey: &survey,
         rows: Vec::new(),
         is_whole: true,
-        sealed_after: Timestamp::NONE,
+        sealed_after: beside.seen_first.unwrap_or(Timestamp::NONE),
         tasks: Vec::new(),
         remaining: Vec::new(),
     };
     planner.begin();
     planner.steps().await?;
-    planner.end(archived).await?;
+    planner.end(beside.archived).await?;
     planner.debris().await?;
     let (dropped, missing) = planner.catalogs().await?;
     let Planner { tasks, remaining, .. } = planner;
@@ -70,13 +71,14 @@ pub(super) async fn plan(
 struct Planner<'a> {
     store: &'a Store,
     options: Options<'a>,
+    beside: Beside,
     survey: &'a Survey,
     transactions: Transactions,
     /// The chain as it will be.
     rows: Vec<(Row, Option<Arc<str>>)>,
     /// Whether everything up to here is understood, so that a catalog that says otherwise is wrong.
     is_whole: bool,
-    /// When the last segment before was sealed.
+    /// When the last segment before was sealed, or when the topic was first seen.
     sealed_after: Timestamp,
     tasks: Vec<Task>,
     remaining: Vec<Remaining>,
@@ -117,7 +119,8 @@ impl Planner<'_> {
                 Step::Hole(range) => self.hole(*range).await?,
                 Step::Segment(segment) => self.segment(segment, at == 0, at + 1 == survey.steps.len()).await?,
             }
-            if let Some((row, _)) = self.rows.last() {
+            // A gap may have been declared much later.
+            if let Some((row, _)) = self.rows.last().filter(|(row, _)| row.kind != Kind::Gap) {
                 self.sealed_after = self.sealed_after.max(row.sealed_at);
             }
         }
@@ -141,7 +144,7 @@ impl Planner<'_> {
                     kind: row.as_ref().map_or(kind, |(row, _)| row.kind),
                     aborted,
                     undecided,
-                    sealed_at: row.as_ref().map(|(row, _)| row.sealed_at),
+                    sealed_at: row.as_ref().map(|(row, _)| row.sealed_at).or_else(|| self.sealed_at_least()),
                     sealed_after: self.sealed_after,
                     note: row.as_ref().and_then(|(_, note)| note.as_deref().map(str::to_owned)),
                 };
@@ -153,6 +156,12 @@ impl Planner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Returns the earliest time at which a segment was sealed, where times of sealing alone tell which topic of a name is
+    /// the newest: what its producers said of the time must not count then.
+    fn sealed_at_least(&self) -> Option<Timestamp> {
+        Some(self.sealed_after).filter(|after| !self.beside.is_dated && *after > Timestamp::NONE)
     }
 
     /// Plans for a sidecar that was rebuilt once: perhaps more is known by now.
@@ -219,6 +228,7 @@ impl Planner<'_> {
             return Err(changed(self.store, &key));
         }
         let row = Row::of(&sidecar);
+        let beyond = pinned(beyond, &sidecar);
         self.rows.push((row, note(&sidecar)));
         self.tell_undecided(segment, &sidecar.undecided);
         let log = Object { name, bytes: segment.bytes };
@@ -310,6 +320,13 @@ impl Planner<'_> {
 fn overlap(a: &Transaction, b: &Transaction) -> bool {
     let reaches = |a: &Transaction, b: &Transaction| a.last.is_none_or(|last| last >= b.first);
     a.producer_id == b.producer_id && reaches(a, b) && reaches(b, a)
+}
+
+/// Keeps the time of sealing that does not follow from the log alone: of records from times to come, which are not believed,
+/// some may have come when the plan is performed.
+fn pinned(beyond: Beyond, sidecar: &Sidecar) -> Beyond {
+    let follows = sidecar.max_time.is_none_or(|time| time <= sidecar.sealed_at);
+    Beyond { sealed_at: beyond.sealed_at.or((!follows).then_some(sidecar.sealed_at)), ..beyond }
 }
 
 /// Makes the sidecar of a log, or of a stretch of one.

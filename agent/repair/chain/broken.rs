@@ -1,6 +1,6 @@
 //! The plan for a log of which bytes are damaged or missing: what is sound of it becomes segments, the rest gaps.
 
-use super::{Planner, build};
+use super::{Planner, build, pinned};
 use crate::archive::catalog::Row;
 use crate::archive::layout;
 use crate::archive::rebuild::Beyond;
@@ -83,7 +83,7 @@ impl Planner<'_> {
                     .unwrap_or(Kind::Data),
                 aborted: within(&aborted, piece.range),
                 undecided: within(&undecided, piece.range),
-                sealed_at: sidecar.map(|sidecar| sidecar.sealed_at),
+                sealed_at: sidecar.map(|sidecar| sidecar.sealed_at).or_else(|| self.sealed_at_least()),
                 sealed_after: self.sealed_after,
                 note: Some(format!("what is left of a damaged log of {} bytes", segment.bytes)),
             };
@@ -100,7 +100,7 @@ impl Planner<'_> {
         let log = self.key(&layout::log(segment.range.first));
         let chunks = Chunks::new(self.store, &log, piece.position + piece.bytes).starting_at(piece.position);
         let sidecar = build(chunks, self.partition(), piece.range.first, beyond.clone()).await?;
-        let bytes = Some((piece.position, piece.bytes));
+        let (bytes, beyond) = (Some((piece.position, piece.bytes)), pinned(beyond, &sidecar));
         Ok(Part { range: piece.range, bytes, beyond, row: Row::of(&sidecar), note: note(&sidecar) })
     }
 }
