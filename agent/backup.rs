@@ -74,7 +74,6 @@ pub async fn run(config: Config) -> Result<()> {
         let reached = Reached::default();
         let part = health.of(format!("savepoints of backup {}", pipelines[0].sink.backup_id));
         let (maker, handle) = Maker::new(&pipelines, reached.clone(), part)?;
-        // It holds nothing that must be closed: it ends with us.
         makers.spawn(maker.run());
         for pipeline in pipelines {
             registry.makes_savepoints(&pipeline.name, handle.clone().into_function());
@@ -83,8 +82,34 @@ pub async fn run(config: Config) -> Result<()> {
             agents.spawn(keep_running(pipeline, config.agent.restart_backoff_max, part, registry, reached, stopped));
         }
     }
+    let outcome = until_ended(agents, makers, &health, &stop).await;
+    server.abort();
+    if outcome.is_ok() {
+        tracing::info!("stopped");
+    }
+    outcome
+}
+
+/// Waits until all pipelines have ended, and ends what makes savepoints with them: nothing of either runs on then.
+async fn until_ended(
+    mut agents: JoinSet<Result<()>>,
+    mut makers: JoinSet<()>,
+    health: &Health,
+    stop: &channel::Sender<bool>,
+) -> Result<()> {
     let mut outcome = Ok(());
-    while let Some(ended) = agents.join_next().await {
+    loop {
+        let ended = tokio::select! {
+            ended = agents.join_next() => ended,
+            Some(Err(error)) = makers.join_next() => {
+                // The archive matters more: pipelines go on without savepoints, and it is said for as long as they do.
+                tracing::error!("what makes savepoints ended by a defect: {error}");
+                let reason = "none are made any more, because of a defect: restart the agent, and report what it logged";
+                health.of("savepoints").set("", Some(reason.to_owned()));
+                continue;
+            }
+        };
+        let Some(ended) = ended else { break };
         let ended = ended.unwrap_or_else(|error| Err(Error::failed("a pipeline ended by a defect").source(error)));
         if let Err(error) = ended {
             // The others close what they hold; the first error is the one that ends the process.
@@ -92,10 +117,8 @@ pub async fn run(config: Config) -> Result<()> {
             outcome = outcome.and(Err(error));
         }
     }
-    server.abort();
-    if outcome.is_ok() {
-        tracing::info!("stopped");
-    }
+    // They are made to the last, and hold nothing that must be closed.
+    makers.shutdown().await;
     outcome
 }
 

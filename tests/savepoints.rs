@@ -412,6 +412,7 @@ fn groups_of_every_protocol_are_kept_with_their_types_and_share_groups_are_named
     assert_eq!((told(&classic, "type"), told(&classic, "state")), ("classic".into(), "Empty".into()));
     assert_eq!((told(&consumer, "type"), told(&consumer, "state")), ("consumer".into(), "Stable".into()));
     assert_eq!((told(&share, "type"), told(&share, "offsets")), ("share".into(), Value::Array(Vec::new())));
+    assert!(savepoint.object["groups_unread"].is_null(), "without an authorizer everybody sees all groups");
     assert_eq!(savepoint.offsets[&(classic, topic.clone(), 1)], 2);
     savepoint.assert_not_ahead();
     let ended = &list(&savepoint.object, "topics")[0]["partitions"][0];

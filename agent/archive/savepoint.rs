@@ -13,6 +13,8 @@ mod held;
 mod lacking;
 mod name;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -36,7 +38,7 @@ pub struct Savepoint {
     pub taken_at: String,
     /// `None` in a full one; else the full one without which this one says nothing ([`delta`]).
     pub full: Option<Name>,
-    /// The newest one that its maker knew; `None` for the first of a backup.
+    /// The newest one that its maker knew, always an earlier one; `None` for the first of a backup.
     pub previous: Option<Name>,
     /// The program that made it.
     pub created_by: String,
@@ -54,7 +56,7 @@ pub struct Savepoint {
 pub struct State {
     /// The cluster; `None` where it has no id.
     pub cluster_id: Option<String>,
-    /// The ends of all partitions of all topics that the pipeline captures.
+    /// The ends of all partitions of all topics that agents of the backup capture.
     pub topics: Vec<Topic<End>>,
     /// The groups, each with its committed offsets on those topics.
     pub groups: Vec<Group>,
@@ -169,6 +171,10 @@ impl Savepoint {
         if savepoint.full.is_some() != savepoint.gone.is_some() || savepoint.full.is_some_and(|full| full >= name) {
             return Err(damaged().source(Error::damaged("it is neither full nor a delta of an earlier one")));
         }
+        if let Some(previous) = savepoint.previous.filter(|previous| *previous >= name) {
+            let error = format!("the savepoint before it, {previous}, is not before it");
+            return Err(damaged().source(Error::damaged(error)));
+        }
         Ok(savepoint)
     }
 
@@ -213,6 +219,15 @@ impl State {
     /// Returns how many partitions it has the ends of.
     pub fn partitions(&self) -> usize {
         self.topics.iter().map(|topic| topic.partitions.len()).sum()
+    }
+
+    /// Returns whether it has all topics and groups that `other` has, wherever they stand.
+    pub fn covers(&self, other: &Self) -> bool {
+        let key = |topic: &Topic<End>| (topic.topic.clone(), topic.topic_id.clone());
+        let topics: BTreeSet<_> = self.topics.iter().map(key).collect();
+        let groups: BTreeSet<&str> = self.groups.iter().map(|group| &*group.group).collect();
+        let all_topics = other.topics.iter().all(|topic| topics.contains(&key(topic)));
+        all_topics && other.groups.iter().all(|group| groups.contains(&*group.group))
     }
 
     /// Takes over from an earlier state what was durable there and is not known better here: what was, stays.

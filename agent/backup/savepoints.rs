@@ -1,13 +1,16 @@
 //! Savepoints of a backup: a task beside the pipelines that write it, which keeps, slot by slot, where all consumer groups
-//! stood and where all partitions ended (`archive::savepoint` says what that promises; [`scope`] says what is covered,
-//! [`round`] asks the cluster, [`plan`] decides what is written).
+//! stood and where all partitions ended (`archive::savepoint` says what that promises; [`scope`] says what this agent
+//! has chosen, [`beside`] what others have, [`look`] finds what others have made, [`round`] asks the cluster, [`plan`]
+//! decides what is written).
 //!
 //! It has a client of its own: its questions must not keep the pipeline's waiting. It lives as long as the agent does,
 //! whether or not the pipeline runs.
 //!
 //! Several agents: slots begin at the same moments for all of them. Each looks first whether the slot has its savepoint,
 //! before it asks the cluster, a little later than the slot begins, and by chance. The name's creation decides; the
-//! loser takes the winner's as its predecessor.
+//! loser takes the winner's as its predecessor. A savepoint covers the backup, whoever makes it: what the newest one has is
+//! taken over where this agent has chosen otherwise. So that nobody is left out who never is the first, the loser looks at
+//! the cluster all the same now and then ([`LOOK_BESIDE`]), and makes one more where the winner's lacks something.
 //!
 //! Retry: a round that fails is told once for each reason, counted, and tried again at the next slot; nothing here ends
 //! a pipeline. `/readyz` tells when there was none for [`PATIENT_SLOTS`] slots. Cancel and crash: a savepoint is created
@@ -15,22 +18,26 @@
 //!
 //! Memory: the newest savepoint and the full one that it differs from.
 
+mod beside;
 mod handle;
 mod hanging;
+mod look;
 mod plan;
 mod round;
 mod scope;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until, timeout};
 
+use self::beside::Beside;
 pub use self::handle::Handle;
 use self::handle::Requests;
 use self::hanging::Standing;
 use self::plan::{Newest, Plan};
-use self::round::{Asking, Taken};
+use self::round::{Ahead, Asking, Taken};
 use self::scope::Scope;
 pub(crate) use self::scope::by_backup as backups;
 use crate::archive::Archive;
@@ -55,8 +62,10 @@ const PATIENT_FOR: Duration = Duration::from_secs(30);
 /// How long a round may take in all. Its parts have their own, shorter bounds; this is for what nobody thought of.
 const ROUND_WITHIN: Duration = Duration::from_secs(5 * 60);
 
-/// How far the clocks of agents may be apart: a savepoint whose name lies farther in the future is none of this slot.
-const SKEW_MS: i64 = 60_000;
+/// Which of the slots that another agent was first for is looked at all the same: the first, and then each of so many. With
+/// half, two agents ask the cluster a fifth more than one; with twice as many, what only the slower one captures may be
+/// missing for twenty minutes when it is new.
+const LOOK_BESIDE: u32 = 10;
 
 /// How long to wait for a backup that the pipeline has yet to make.
 const FOR_BACKUP: Duration = Duration::from_secs(1);
@@ -99,6 +108,16 @@ pub(crate) struct Maker {
     newest: Option<Newest>,
     /// The last moment that was looked at for savepoints of others.
     looked: Option<Name>,
+    /// Whether the newest savepoint lies in the future, as it was told last.
+    is_behind: bool,
+    /// For how many slots another agent was first.
+    lost: u32,
+    /// Whether the backup was ever there.
+    was_there: bool,
+    /// The topics of the backup that others capture.
+    beside: Beside,
+    /// What groups had committed behind the ends for good, when one looked last.
+    ahead: BTreeSet<Ahead>,
     standing: Standing,
     metrics: SavepointMetrics,
     health: Health,
@@ -130,6 +149,11 @@ impl Maker {
             requests,
             newest: None,
             looked: None,
+            is_behind: false,
+            lost: 0,
+            was_there: false,
+            beside: Beside::default(),
+            ahead: BTreeSet::new(),
             standing: Standing::new(pipeline.source.transaction_patience),
             metrics: SavepointMetrics::new(&pipeline.name),
             health,
@@ -173,7 +197,8 @@ impl Maker {
         let interval = self.interval?;
         let slot = Name::slot(Timestamp::now(), interval);
         let made = self.round(Some(slot)).await;
-        if matches!(&made, Err(error) if error.kind() == Kind::NoBackup) {
+        // The pipeline has yet to make it. One that was there and has gone is another matter.
+        if !self.was_there && matches!(&made, Err(error) if error.kind() == Kind::NoBackup) {
             return Some(Instant::now() + FOR_BACKUP.min(interval));
         }
         self.tell(&made);
@@ -219,23 +244,42 @@ impl Maker {
     async fn round_unbounded(&mut self, slot: Option<Name>) -> Result<Made> {
         // Anew each time: a folder that is not mounted must not get a savepoint.
         let archive = Archive::open(&self.store, &self.pipeline.sink.backup_id).await?;
-        let mut name = slot.unwrap_or_else(|| Name::at(Timestamp::now()));
-        if let Some(other) = self.look(&archive, name, slot.is_some()).await? {
+        self.was_there = true;
+        let name = slot.unwrap_or_else(|| Name::at(Timestamp::now()));
+        let standing = self.look(&archive, name, slot.is_some()).await?;
+        if let Some(other) = standing {
             self.metrics.held(other.time());
-            return Ok(Made::ByAnother(other));
+            self.lost += 1;
+            if (self.lost - 1) % LOOK_BESIDE != 0 {
+                return Ok(Made::ByAnother(other));
+            }
         }
+        let mut name = self.name_behind_newest(name)?;
         let began = Instant::now();
-        let mut taken = self.take(&archive).await?;
+        let mut taken = match (self.take(&archive).await, standing) {
+            (Ok(taken), _) => taken,
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(other)) => {
+                // The slot has its savepoint; whether that lacks something is asked again.
+                tracing::info!(pipeline = self.pipeline.name, "savepoint {other} was not compared: {error}");
+                return Ok(Made::ByAnother(other));
+            }
+        };
         let state = Arc::new(std::mem::take(&mut taken.state));
         let looked = |written| {
             let unreadable = state.groups.iter().filter(|group| group.error.is_some()).count();
             self.metrics.looked(began.elapsed().as_secs_f64(), state.groups.len(), unreadable, written);
             self.metrics.held(taken.at);
         };
+        if let Some(other) = standing
+            && self.newest.as_ref().and_then(|newest| newest.state.as_ref()).is_some_and(|held| held.covers(&state))
+        {
+            return Ok(Made::ByAnother(other));
+        }
         // Another may have been made meanwhile by one who did not wait for us.
-        if let Some(slot) = slot
+        if slot.is_some()
             && self.interval.is_some_and(|interval| began.elapsed() > interval)
-            && let Some(other) = newer(&archive, slot).await?
+            && let Some(other) = look::newer(&archive, name).await?
         {
             return Ok(Made::ByAnother(other));
         }
@@ -259,38 +303,31 @@ impl Maker {
             }
             archive.store().settle(layout::SAVEPOINTS).await?;
             if slot.is_some() {
-                self.newest = Some(Newest::load(&archive, name, self.newest.take()).await?);
+                self.newest = Some(Newest::load(&archive, name, self.newest.clone()).await?);
                 return Ok(Made::ByAnother(name));
             }
             name = name.later();
         }
     }
 
-    /// Looks for savepoints of others: takes the newest one before `name` over, and returns the one that stands for
-    /// the slot `name` already, where it is one.
-    async fn look(&mut self, archive: &Archive, name: Name, is_slot: bool) -> Result<Option<Name>> {
-        let horizon = Name::at(Timestamp(Timestamp::now().0 + SKEW_MS)).max(name);
-        let names = match self.looked.filter(|looked| *looked <= name) {
-            Some(looked) => archive.savepoints_of_hours(looked, horizon).await?,
-            None => archive.savepoints().await?,
-        };
-        let before = names.iter().copied().rfind(|other| *other < name || !is_slot && *other <= horizon);
-        let standing = names.iter().copied().rfind(|other| is_slot && (name..=horizon).contains(other));
-        if let Some(newest) = standing.max(before)
-            && self.newest.as_ref().is_none_or(|known| known.name < newest)
-        {
-            self.newest = Some(Newest::load(archive, newest, self.newest.take()).await?);
-        }
-        self.looked = Some(name);
-        Ok(standing)
-    }
-
     /// Asks the cluster, and adds what is known here.
     async fn take(&mut self, archive: &Archive) -> Result<Taken> {
-        let cluster_id = archive.backup().cluster_id.as_deref();
-        let asking = Asking { client: &self.client, scope: &self.scope, cluster_id };
-        let mut taken = asking.take().await?;
         let before = self.newest.as_ref().and_then(|newest| newest.state.clone());
+        let beside = match before.as_deref() {
+            Some(before) => self.beside.topics(archive, &self.scope, before).await?,
+            None => BTreeSet::new(),
+        };
+        let asking = Asking {
+            client: &self.client,
+            scope: &self.scope,
+            cluster_id: archive.backup().cluster_id.as_deref(),
+            before: before.as_deref(),
+            beside: &beside,
+            lasting: &self.ahead,
+        };
+        let mut taken = asking.take().await?;
+        tracing::debug!(pipeline = self.pipeline.name, looks = taken.looks, "groups and ends are read");
+        self.ahead = std::mem::take(&mut taken.ahead);
         let earlier = before.as_ref().map(|state| state.hanging.as_slice()).unwrap_or_default();
         taken.state.hanging = self.standing.hanging(&self.client, &taken.held_back, earlier).await;
         add_archived(&mut taken.state, &self.reached);
@@ -325,13 +362,6 @@ fn groups(count: usize) -> String {
     format!("{count} group{}", if count == 1 { "" } else { "s" })
 }
 
-/// Returns the newest savepoint not before `slot` and not too far in the future.
-async fn newer(archive: &Archive, slot: Name) -> Result<Option<Name>> {
-    let horizon = Name::at(Timestamp(Timestamp::now().0 + SKEW_MS)).max(slot);
-    let names = archive.savepoints_of_hours(slot, horizon).await?;
-    Ok(names.into_iter().rfind(|other| (slot..=horizon).contains(other)))
-}
-
 /// Adds what this process has seen durable, and lets what is there no more be forgotten.
 fn add_archived(state: &mut State, reached: &Reached) {
     let mut there = std::collections::HashSet::new();
@@ -349,8 +379,8 @@ fn add_archived(state: &mut State, reached: &Reached) {
     reached.keep(|partition| there.contains(partition));
 }
 
-/// Makes the savepoint of a pass that has archived everything of one of the pipelines of a backup. Without one that is archived all the same: that there is
-/// none is told, and fails nothing.
+/// Makes the savepoint of a pass that has archived everything of one of the pipelines of a backup. Without one that is
+/// archived all the same: that there is none is told, and fails nothing.
 pub(super) async fn of_pass(pipelines: &[config::Pipeline], reached: Reached) {
     if pipelines.iter().all(|pipeline| pipeline.source.savepoint_interval.is_none()) {
         return;

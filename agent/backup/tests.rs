@@ -145,3 +145,35 @@ async fn what_the_user_must_change_is_waited_for_after_a_failed_attempt() {
     agent.await.expect("no panic").expect("told to stop");
     forward.abort();
 }
+
+#[tokio::test]
+async fn nothing_makes_savepoints_once_all_pipelines_have_ended() {
+    let (mut agents, mut makers, token) = (JoinSet::new(), JoinSet::new(), std::sync::Arc::new(()));
+    let held = token.clone();
+    makers.spawn(async move {
+        std::future::pending::<()>().await;
+        drop(held);
+    });
+    agents.spawn(async {
+        tokio::task::yield_now().await;
+        Ok(())
+    });
+    until_ended(agents, makers, &Health::new(), &channel::channel(false).0).await.expect("both end well");
+    assert_eq!(std::sync::Arc::strong_count(&token), 1, "its task is gone, not going");
+}
+
+#[tokio::test]
+async fn a_defect_in_what_makes_savepoints_is_told_and_stops_no_pipeline() {
+    let (mut agents, mut makers, health) = (JoinSet::new(), JoinSet::new(), Health::new());
+    let (told, (stop, stopped)) = (health.clone(), channel::channel(false));
+    makers.spawn(async { panic!("a defect, for the test") });
+    agents.spawn(async move {
+        while told.reasons().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    });
+    until_ended(agents, makers, &health, &stop).await.expect("the pipeline ends well");
+    let reasons = health.reasons();
+    assert!(!*stopped.borrow() && reasons.len() == 1 && reasons[0].starts_with("savepoints: none"), "{reasons:?}");
+}

@@ -10,15 +10,29 @@ use crate::archive::{Archive, layout};
 use crate::error::{Error, Result};
 use crate::store::{Creation, Listed};
 
+/// How many hours are listed one by one. An agent that was off for a month, or whose clock began in 1970, lists what there
+/// is instead: half a million requests for hours that have nothing would keep it for a day. Twice as many would be slower
+/// than the whole listing of most backups (a thousand names in one request).
+const MOST_HOURS: i64 = 48;
+
 impl Archive {
     /// Returns the names of all savepoints, oldest first; what else lies there is not ours to judge.
     pub async fn savepoints(&self) -> Result<Vec<Name>> {
         Ok(names(self.store().list(layout::SAVEPOINTS).await?))
     }
 
-    /// Returns the names of the savepoints of the hours from that of `first` to that of `last`, oldest first: what an
-    /// agent asks every time must not grow with the backup's age.
+    /// Returns the names of the savepoints of the hours from that of `first` to that of `last`, oldest first, and perhaps
+    /// of later ones: what an agent asks every time must not grow with the backup's age.
     pub async fn savepoints_of_hours(&self, first: Name, last: Name) -> Result<Vec<Name>> {
+        if last.hours_since(first) > MOST_HOURS {
+            let folder = layout::SAVEPOINTS;
+            let listed = match self.store().list_after(folder, &first.hour_prefix()).await? {
+                Some(listed) => listed,
+                None => self.store().list(folder).await?,
+            };
+            let found = names(listed).into_iter();
+            return Ok(found.filter(|name| *name >= first || name.same_hour(first)).collect());
+        }
         let (mut hour, mut found) = (first, Vec::new());
         loop {
             found.extend(names(self.store().list_from(layout::SAVEPOINTS, &hour.hour_prefix()).await?));

@@ -50,6 +50,11 @@ impl Name {
         self.0 / HOUR_MS == other.0 / HOUR_MS
     }
 
+    /// Returns how many hours begin after `earlier` and up to it.
+    pub(super) fn hours_since(self, earlier: Self) -> i64 {
+        self.0 / HOUR_MS - earlier.0 / HOUR_MS
+    }
+
     /// Returns what all names of its hour begin with.
     pub(super) fn hour_prefix(self) -> String {
         self.to_string()[.."20261122T10".len()].to_owned()

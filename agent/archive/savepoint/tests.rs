@@ -154,6 +154,11 @@ fn what_is_not_the_object_of_its_name_is_damage() {
     let delta = Savepoint::full(second, taken(), Some(first), state(&[31])).relative_to(first, &full.state);
     assert_eq!(delta.resolve(None).expect_err("no full one").kind(), Kind::Damaged);
     assert_eq!(delta.resolve(Some(&delta)).expect_err("not the full one").kind(), Kind::Damaged);
+    for previous in [second, name("20261122T100200.000Z")] {
+        let turned = Savepoint { previous: Some(previous), ..delta.clone() };
+        let error = Savepoint::decode(second, &turned.encode()).expect_err("its past lies in its future");
+        assert_eq!(error.kind(), Kind::Damaged, "{previous}");
+    }
     let headless = Savepoint { gone: None, ..delta };
     assert_eq!(Savepoint::decode(second, &headless.encode()).expect_err("neither").kind(), Kind::Damaged);
 }
@@ -192,4 +197,31 @@ async fn savepoints_are_found_by_name_and_a_delta_with_its_full_one() {
     assert_eq!(archive.resolved_savepoint(names[2]).await.expect_err("no full one").kind(), Kind::Damaged);
     let again = archive.create_savepoint(names[1], full.encode()).await.expect("asked");
     assert_eq!(again, Creation::Exists);
+}
+
+#[tokio::test]
+async fn a_look_over_many_years_costs_one_listing() {
+    let archive = Fixture::new("b").await.archive;
+    let (early, late) = (name("20261122T095900.000Z"), name("90001122T100000.000Z"));
+    for name in [early, late] {
+        let savepoint = Savepoint::full(name, taken(), None, state(&[1]));
+        let _ = archive.create_savepoint(name, savepoint.encode()).await.expect("created");
+    }
+    let look =
+        |first| tokio::time::timeout(std::time::Duration::from_secs(10), archive.savepoints_of_hours(first, late));
+    assert_eq!(look(Name::at(Timestamp(0))).await.expect("in time").expect("listed"), [early, late]);
+    assert_eq!(look(name("20261122T095959.999Z")).await.expect("in time").expect("listed"), [early, late], "its hour");
+    assert_eq!(look(name("20261122T100000.000Z")).await.expect("in time").expect("listed"), [late]);
+}
+
+#[test]
+fn a_state_covers_another_when_nothing_of_it_is_missing_wherever_it_stands() {
+    let (one, later) = (state(&[3]), state(&[9]));
+    assert!(one.covers(&later) && one.covers(&State::default()) && !State::default().covers(&one));
+    let mut recreated = later.clone();
+    recreated.topics[0].topic_id = "another".into();
+    assert!(!one.covers(&recreated));
+    let mut more = later;
+    more.groups.push(group("pay", Vec::new()));
+    assert!(!one.covers(&more) && more.covers(&one));
 }

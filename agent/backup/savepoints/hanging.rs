@@ -1,18 +1,28 @@
 //! Transactions that hang: a partition's last stable offset that stands below its end for longer than transactions are
 //! open. The archive cannot pass it, so no savepoint behind it becomes complete; so it is named.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::archive::savepoint::Hanging;
+use crate::archive::source::side_by_side;
+use crate::error::Result;
 use crate::kafka::Client;
+use crate::kafka::client::ActiveTransaction;
 use crate::record::{Offset, Partition};
 
 /// In how many partitions the producers are asked for, one request each. A producer that hangs does so in all its
 /// partitions; beyond this many the offsets alone are named.
 const MOST_NAMED: usize = 100;
+
+/// How many leaders are asked at a time: a leader is asked over one connection, one question after the other.
+const LEADERS_AT_ONCE: usize = 16;
+
+/// How long one leader may take for all that it is asked. The names only help, the offsets are there already: a broker
+/// that is away must not hold up the savepoint by a time-out for each of its partitions.
+const NAMES_WITHIN: Duration = Duration::from_secs(10);
 
 /// A partition whose last stable offset lies below its end.
 #[derive(Debug, Clone)]
@@ -40,15 +50,19 @@ impl Standing {
         held_back: &[HeldBack],
         earlier: &[Hanging],
     ) -> Vec<Hanging> {
-        let mut hanging = Vec::new();
         let standing = self.standing(held_back, earlier, Instant::now());
-        for (asked, held) in standing.into_iter().enumerate() {
-            let HeldBack { partition: Partition { topic, index, .. }, leader, last_stable } = held;
-            let open = match asked < MOST_NAMED {
-                // A leader that does not tell leaves the offset, which is what counts.
-                true => client.active_transactions(*leader, topic, *index).await.unwrap_or_default(),
-                false => Vec::new(),
-            };
+        let client = client.clone();
+        let asked = move |partition: Partition, leader| {
+            let client = client.clone();
+            async move { client.active_transactions(leader, &partition.topic, partition.index).await }
+        };
+        let told = open_in(standing.iter().take(MOST_NAMED).copied(), NAMES_WITHIN, asked).await;
+        let mut hanging = Vec::new();
+        for held in standing {
+            let HeldBack { partition, last_stable, .. } = held;
+            // A leader that does not tell leaves the offset, which is what counts.
+            let open = told.get(partition).map(Vec::as_slice).unwrap_or_default();
+            let Partition { topic, index, .. } = partition;
             let first = open.iter().filter(|open| open.first_offset <= *last_stable);
             let mut named: Vec<_> = first.map(|open| (open.producer_id, open.first_offset)).collect();
             if named.is_empty() {
@@ -87,8 +101,42 @@ impl Standing {
     }
 }
 
+/// Returns what the leaders of these partitions tell of them, by `ask`: all leaders side by side, the partitions of each
+/// one after the other. What a leader does not tell `within` that time is missing.
+async fn open_in<'a, A>(
+    held: impl Iterator<Item = &'a HeldBack>,
+    within: Duration,
+    ask: impl Fn(Partition, i32) -> A + Clone + Send + Sync + 'static,
+) -> HashMap<Partition, Vec<ActiveTransaction>>
+where
+    A: Future<Output = Result<Vec<ActiveTransaction>>> + Send + 'static,
+{
+    let mut by_leader: BTreeMap<i32, Vec<Partition>> = BTreeMap::new();
+    for held in held {
+        by_leader.entry(held.leader).or_default().push(held.partition.clone());
+    }
+    let of_leader = |(leader, partitions): (i32, Vec<Partition>)| {
+        let ask = ask.clone();
+        async move {
+            let deadline = Instant::now() + within;
+            let mut told = Vec::new();
+            for partition in partitions {
+                let Ok(open) = timeout_at(deadline, ask(partition.clone(), leader)).await else { break };
+                told.extend(open.ok().map(|open| (partition, open)));
+            }
+            told
+        }
+    };
+    // One that ends by a defect leaves the offsets, too.
+    side_by_side::each(by_leader, LEADERS_AT_ONCE, of_leader).await.unwrap_or_default().into_iter().flatten().collect()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Barrier;
+
     use super::*;
     use crate::record::TopicId;
 
@@ -107,6 +155,33 @@ mod tests {
         assert_eq!(standing.standing(&held(8), &[], at(500)).len(), 1);
         assert!(standing.standing(&[], &[], at(501)).is_empty());
         assert!(standing.standing(&held(8), &[], at(502)).is_empty(), "it was over, and is another one");
+    }
+
+    #[tokio::test]
+    async fn leaders_are_asked_for_names_side_by_side_and_one_that_is_silent_costs_its_own() {
+        let both = Arc::new(Barrier::new(2));
+        let ask = move |partition: Partition, leader| {
+            let both = both.clone();
+            async move {
+                match leader {
+                    3 => std::future::pending().await,
+                    // Neither is told before the other is asked.
+                    _ => drop(both.wait().await),
+                }
+                let (producer_id, first_offset) = (i64::from(partition.index), 7);
+                let last_time = crate::record::Timestamp::NONE;
+                Ok(vec![ActiveTransaction { producer_id, producer_epoch: 0, first_offset, last_time }])
+            }
+        };
+        let held = [(0, 1), (1, 2), (2, 3), (3, 3)].map(|(index, leader)| {
+            let partition = Partition { topic: "t".into(), topic_id: TopicId::NONE, index };
+            HeldBack { partition, leader, last_stable: 7 }
+        });
+        let told = open_in(held[..2].iter(), Duration::from_secs(60), ask.clone()).await;
+        let mut producers: Vec<_> = told.values().flatten().map(|open| open.producer_id).collect();
+        producers.sort_unstable();
+        assert_eq!(producers, [0, 1]);
+        assert!(open_in(held[2..].iter(), Duration::from_millis(10), ask).await.is_empty());
     }
 
     #[test]

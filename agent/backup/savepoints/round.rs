@@ -9,20 +9,29 @@
 //! again before the ends, which are guarded by id themselves ([`Client::list_offsets`]). Where they differ (a topic was
 //! deleted and made again, or has appeared), the look is taken again. Retry: what passes is asked again with back-off, for
 //! [`GIVE_UP_AFTER`]. A partition without a leader fails the look: without its end there is no savepoint.
+//!
+//! **What is covered** is what this agent has chosen, and what the newest savepoint has besides: another agent of the
+//! backup may have chosen otherwise, and each would leave out what is the other's ([`Asking::beside`],
+//! [`Asking::before`]). That stays as long as the cluster has it, and of topics only those that the backup has and goes
+//! on with ([`beside`](super::beside)).
+//!
+//! A listing of groups is not one moment: a group whose coordinator moves meanwhile may be listed by nobody. So what is
+//! named, and what the newest savepoint has, is asked for by itself where it is not listed: its coordinator knows.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
+use super::beside::Timeline;
 use super::hanging::HeldBack;
 use super::scope::Scope;
 use crate::archive::savepoint::{Committed, End, Group, SHARE, State, Topic};
 use crate::crash;
 use crate::error::{Error, Result};
-use crate::kafka::client::groups::{CommittedOffset, ListedGroup, Told};
+use crate::kafka::client::groups::{CommittedOffset, ListedGroup, Listing, Told};
 use crate::kafka::client::{At, Isolation, OffsetQuery, TopicMetadata};
 use crate::kafka::{Client, code_name};
 use crate::record::{Offset, Partition, Timestamp, TopicId};
@@ -45,6 +54,22 @@ pub(super) struct Asking<'a> {
     pub(super) scope: &'a Scope,
     /// The cluster that the backup is of, where that is known.
     pub(super) cluster_id: Option<&'a str>,
+    /// What the newest savepoint says.
+    pub(super) before: Option<&'a State>,
+    /// The topics of that which this agent does not capture and the backup holds.
+    pub(super) beside: &'a BTreeSet<Timeline>,
+    /// What was committed behind an end for good when it was looked at last.
+    pub(super) lasting: &'a BTreeSet<Ahead>,
+}
+
+/// Something that a group has committed behind the end of its partition.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ahead {
+    group: String,
+    topic: String,
+    topic_id: String,
+    partition: i32,
+    offset: Offset,
 }
 
 /// What a cluster has told.
@@ -55,6 +80,10 @@ pub(super) struct Taken {
     pub(super) state: State,
     /// The partitions whose last stable offset lies below their end.
     pub(super) held_back: Vec<HeldBack>,
+    /// What was committed behind an end, however often one looked.
+    pub(super) ahead: BTreeSet<Ahead>,
+    /// How often that was.
+    pub(super) looks: u32,
 }
 
 /// The end of a partition, and of what is decided in it.
@@ -77,8 +106,10 @@ impl Asking<'_> {
             let (mut groups, groups_unread) = self.groups(&before).await?;
             crash::point("savepoint-groups-read", &at);
             if let Some((cluster_id, ended)) = self.ends(&before).await? {
+                let ahead = leave_out_ahead(&mut groups, &ended);
                 // Of a topic that was just made again, the coordinator may still tell what was committed on the old one.
-                if leave_out_ahead(&mut groups, &ended) && look < LOOKS {
+                // What stayed in spite of all looks stays: a log was truncated, or a tool has committed it.
+                if !ahead.is_subset(self.lasting) && look < LOOKS {
                     sleep(AGAIN_AFTER).await;
                     continue;
                 }
@@ -91,15 +122,19 @@ impl Asking<'_> {
                 let held_back = held_back.collect();
                 let topics = by_topic(ended);
                 let state = State { cluster_id, topics, groups, groups_unread, hanging: Vec::new() };
-                return Ok(Taken { at, state, held_back });
+                return Ok(Taken { at, state, held_back, ahead, looks: look });
             }
         }
         Err(Error::transient("topics come and go faster than a savepoint can be made"))
     }
 
-    /// Returns the cluster's id and the topics that are captured, by name.
+    /// Returns the cluster's id and the topics that are covered, by name.
     pub(super) async fn topics(&self) -> Result<(Option<String>, BTreeMap<String, TopicMetadata>)> {
-        let metadata = self.client.metadata(self.scope.topics_to_ask().as_deref()).await?;
+        let mut asked = self.scope.topics_to_ask();
+        if let Some(asked) = &mut asked {
+            asked.extend(self.beside.iter().map(|(name, _)| name.clone()));
+        }
+        let metadata = self.client.metadata(asked.as_deref()).await?;
         if let (Some(held), Some(met)) = (self.cluster_id, metadata.cluster_id.as_deref())
             && held != met
         {
@@ -108,7 +143,9 @@ impl Asking<'_> {
         }
         let mut topics = BTreeMap::new();
         for topic in metadata.topics {
-            if !self.scope.holds_topic(&topic.name, topic.internal) || NOT_OURS.contains(&topic.code) {
+            let is_covered = self.scope.holds_topic(&topic.name, topic.internal)
+                || self.beside.contains(&(topic.name.clone(), topic.topic_id));
+            if !is_covered || NOT_OURS.contains(&topic.code) {
                 continue;
             }
             if topic.code != 0 {
@@ -123,13 +160,7 @@ impl Asking<'_> {
     /// Returns the groups with what they have committed on `topics`, and why there may be more groups.
     async fn groups(&self, topics: &BTreeMap<String, TopicMetadata>) -> Result<(Vec<Group>, Option<String>)> {
         let listing = self.client.list_groups().await?;
-        let mut chosen: Vec<ListedGroup> =
-            listing.groups.values().filter(|group| self.scope.holds_group(&group.group)).cloned().collect();
-        if listing.unread.is_some() {
-            // Nobody has told that it is not there.
-            let unlisted = self.scope.named_groups().filter(|name| !listing.groups.contains_key(*name));
-            chosen.extend(unlisted.map(|name| ListedGroup::named(name)));
-        }
+        let chosen = self.choose(&listing);
         let (share, asked): (Vec<_>, Vec<_>) = chosen.into_iter().partition(|group| group.kind == SHARE);
         let partitions = |topic: &TopicMetadata| topic.partitions.iter().map(|partition| partition.index).collect();
         let wanted = topics.iter().map(|(name, topic)| (name.clone(), partitions(topic))).collect();
@@ -139,7 +170,30 @@ impl Asking<'_> {
             // One that is not told is there no more.
             groups.extend(told.remove(&listed.group).and_then(|told| kept(listed, told, topics)));
         }
-        Ok((groups, listing.unread.filter(|_| self.scope.needs_listing())))
+        // Who named all that it wants need not say that there may be more, unless another agent wants those.
+        let is_wanted = self.scope.needs_listing() || self.before.is_some_and(|before| before.groups_unread.is_some());
+        Ok((groups, listing.unread.filter(|_| is_wanted)))
+    }
+
+    /// Returns the groups to ask for: those of the listing that are chosen or stand in the newest savepoint, and those
+    /// that nobody has listed, though they are chosen by name or stand there.
+    pub(super) fn choose(&self, listing: &Listing) -> Vec<ListedGroup> {
+        let before: BTreeMap<&str, &Group> =
+            self.before.iter().flat_map(|state| &state.groups).map(|group| (&*group.group, group)).collect();
+        let is_chosen =
+            |group: &&ListedGroup| self.scope.holds_group(&group.group) || before.contains_key(&*group.group);
+        let mut chosen: Vec<ListedGroup> = listing.groups.values().filter(is_chosen).cloned().collect();
+        // Of a share group there is nothing to ask for: it is there if it is listed.
+        let known = before.values().filter(|group| group.kind != SHARE).map(|group| &*group.group);
+        let named: BTreeSet<&str> = self.scope.named_groups().map(String::as_str).chain(known).collect();
+        for name in named.into_iter().filter(|name| !listing.groups.contains_key(*name)) {
+            let mut group = ListedGroup::named(name);
+            if let Some(known) = before.get(name) {
+                group.kind.clone_from(&known.kind);
+            }
+            chosen.push(group);
+        }
+        chosen
     }
 
     /// Returns where all partitions end, or `None` when the topics are not those of `before`.
@@ -209,12 +263,12 @@ async fn ends_at(client: &Client, leader: i32, queries: Vec<OffsetQuery>) -> Res
     Ok(ended)
 }
 
-/// Takes out what groups have committed behind the ends, and says so of the group; returns whether there was any. Kafka
-/// lets tools commit anything; nobody could go on from there.
-fn leave_out_ahead(groups: &mut [Group], ended: &[Ended]) -> bool {
+/// Takes out what groups have committed behind the ends, and says so of the group; returns what that was. Kafka lets
+/// tools commit anything; nobody could go on from there.
+fn leave_out_ahead(groups: &mut [Group], ended: &[Ended]) -> BTreeSet<Ahead> {
     let ends: BTreeMap<(&str, i32), Offset> =
         ended.iter().map(|ended| ((&*ended.partition.topic, ended.partition.index), ended.high_watermark)).collect();
-    let mut any = false;
+    let mut all = BTreeSet::new();
     for group in groups {
         let mut ahead = Vec::new();
         for topic in &mut group.offsets {
@@ -222,18 +276,24 @@ fn leave_out_ahead(groups: &mut [Group], ended: &[Ended]) -> bool {
                 let end = ends.get(&(topic.topic.as_str(), *index)).copied().unwrap_or(0);
                 if *offset > end {
                     ahead.push(format!("{}-{index}: {offset}, which ends at {end}", topic.topic));
+                    all.insert(Ahead {
+                        group: group.group.clone(),
+                        topic: topic.topic.clone(),
+                        topic_id: topic.topic_id.clone(),
+                        partition: *index,
+                        offset: *offset,
+                    });
                 }
                 *offset <= end
             });
         }
         group.offsets.retain(|topic| !topic.partitions.is_empty());
         if !ahead.is_empty() {
-            any = true;
             let left_out = format!("left out what it has committed behind the end of {}", ahead.join(", "));
             group.error = Some(group.error.take().map_or(left_out.clone(), |error| format!("{error}; {left_out}")));
         }
     }
-    any
+    all
 }
 
 /// Sorts ends, which are in order, by their topics.
@@ -294,10 +354,10 @@ mod tests {
             Group { group: "g".into(), kind: "classic".into(), state: "Empty".into(), error: None, offsets }
         };
         let mut groups = [group(&[(0, 10)]), group(&[(0, 11)])];
-        assert!(leave_out_ahead(&mut groups, &ended));
+        assert_eq!(leave_out_ahead(&mut groups, &ended).len(), 1);
         assert_eq!((&groups[0], groups[1].offsets.len()), (&group(&[(0, 10)]), 0));
         let said = groups[1].error.as_deref().expect("it is said");
         assert!(said.contains("t-0: 11, which ends at 10"), "{said}");
-        assert!(!leave_out_ahead(&mut groups[..1], &ended), "the end itself is what is read next");
+        assert!(leave_out_ahead(&mut groups[..1], &ended).is_empty(), "the end itself is what is read next");
     }
 }

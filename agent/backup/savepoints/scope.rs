@@ -1,7 +1,7 @@
 //! What the savepoints of one backup cover: the topics and groups of all pipelines of the file that write it. Pure.
 //!
 //! A slot has one savepoint, whoever makes it: of two pipelines that made their own, each would leave out the other's
-//! topics.
+//! topics. What agents with other files have chosen is taken over from their savepoints ([`round`](super::round)).
 
 use crate::config;
 use crate::kafka::client::groups::Choice;
@@ -12,7 +12,8 @@ use crate::kafka::source::Selection;
 pub(super) struct Scope {
     topics: Vec<Selection>,
     groups: Vec<Choice>,
-    /// The pipelines' own groups, which are left out: what they have committed is how far the archive is.
+    /// The pipelines' own groups, which are left out: what they have committed is how far the archive is. Where another
+    /// agent, which cannot know them, has put them into a savepoint, they stay: each would undo what the other has done.
     own: Vec<String>,
 }
 

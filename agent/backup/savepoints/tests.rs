@@ -8,8 +8,10 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, TopicPartitionList};
 
 use super::*;
-use crate::archive::savepoint::{Savepoint, lacking};
+use crate::archive::savepoint::{Group, Savepoint, lacking};
 use crate::config::Config;
+use crate::kafka::client::groups::{Choice, ListedGroup, Listing};
+use crate::kafka::source::Selection;
 
 struct Bench {
     cluster: MockCluster<'static, rdkafka::producer::DefaultProducerContext>,
@@ -35,6 +37,22 @@ async fn bench(keys: &str) -> Bench {
     Bench { cluster, pipeline, archive }
 }
 
+/// What `maker` asks with; `nothing` is neither taken over nor behind an end.
+fn asking<'a>(
+    maker: &'a Maker,
+    before: Option<&'a State>,
+    nothing: &'a (BTreeSet<(String, TopicId)>, BTreeSet<Ahead>),
+) -> Asking<'a> {
+    let (beside, lasting) = nothing;
+    Asking { client: &maker.client, scope: &maker.scope, cluster_id: None, before, beside, lasting }
+}
+
+/// The names of the topics and of the groups of a state.
+fn covered(state: &State) -> (Vec<&str>, Vec<&str>) {
+    let topics = state.topics.iter().map(|topic| &*topic.topic);
+    (topics.collect(), state.groups.iter().map(|group| &*group.group).collect())
+}
+
 impl Bench {
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
@@ -58,6 +76,24 @@ impl Bench {
 
     fn maker(&self, reached: Reached) -> Maker {
         Maker::new(std::slice::from_ref(&self.pipeline), reached, Health::new()).expect("well configured").0
+    }
+
+    /// A maker of the same backup whose topics are `pay`, and whose groups are `groups`, all for none.
+    fn other(&self, groups: &[&str]) -> Maker {
+        let mut pipeline = self.pipeline.clone();
+        pipeline.source.topics = Selection::named(["pay"]);
+        let groups = groups.iter().map(|&group| group.to_owned()).collect();
+        pipeline.source.groups = Choice::new(groups, None, &[]).expect("no pattern");
+        Maker::new(&[pipeline], Reached::default(), Health::new()).expect("well configured").0
+    }
+
+    /// Makes the backup hold a topic.
+    async fn hold(&self, topic: &str) {
+        let client = Client::new(Properties::new(self.pipeline.source.kafka.clone()).expect("good properties"));
+        let told = client.metadata(Some(&[topic.to_owned()])).await.expect("told").topics.remove(0);
+        let (name, topic_id) = (topic.to_owned(), told.topic_id.to_string());
+        let topic = crate::pipeline::Topic { name, topic_id, partitions: 1, replication_factor: 1, configs: None };
+        self.archive.put_topic(&topic).await.expect("created");
     }
 
     async fn read(&self, name: Name) -> (Savepoint, State) {
@@ -168,7 +204,8 @@ async fn a_cluster_that_is_another_one_gets_no_savepoint_into_the_backup() {
 async fn a_topic_that_is_another_one_between_groups_and_ends_begins_the_look_anew() {
     let bench = bench("groups = [\"shop\"]").await;
     let maker = bench.maker(Reached::default());
-    let asking = Asking { client: &maker.client, scope: &maker.scope, cluster_id: None };
+    let nothing = (BTreeSet::new(), BTreeSet::new());
+    let asking = asking(&maker, None, &nothing);
     let (_, mut before) = asking.topics().await.expect("told");
     assert!(asking.ends(&before).await.expect("told").is_some());
     before.get_mut("orders").expect("it is there").topic_id = TopicId(uuid::Uuid::from_u128(7));
@@ -193,4 +230,148 @@ async fn that_there_is_none_for_long_stands_in_readyz_until_there_is_one() {
     let made = maker.once().await;
     maker.tell(&made);
     assert!(health.reasons().is_empty(), "{made:?}");
+}
+
+#[tokio::test]
+async fn agents_with_other_topics_and_groups_cover_the_backup_and_none_undoes_what_another_made() {
+    let bench = bench("groups = [\"shop\"]").await;
+    bench.cluster.create_topic("pay", 1, 1).expect("created");
+    (0..3).for_each(|_| bench.write(1));
+    bench.commit("shop", 2);
+    bench.commit("till", 3);
+    bench.hold("orders").await;
+    let (mut one, mut other) = (bench.maker(Reached::default()), bench.other(&["till"]));
+    let first = one.once().await.expect("made").name();
+    assert_eq!(covered(&bench.read(first).await.1), (vec!["orders"], vec!["shop"]));
+    let Made::Written(second) = other.once().await.expect("made") else { panic!("there is more") };
+    assert_eq!(covered(&bench.read(second).await.1), (vec!["orders", "pay"], vec!["shop", "till"]));
+    bench.hold("pay").await;
+    for _ in 0..2 {
+        assert_eq!(one.once().await.expect("made"), Made::Unchanged(second));
+        assert_eq!(other.once().await.expect("made"), Made::Unchanged(second));
+    }
+    bench.write(0);
+    let third = other.once().await.expect("made").name();
+    assert_eq!(bench.read(third).await.1.topics[0].partitions[0].high_watermark, 1, "asked for, not only kept");
+}
+
+#[tokio::test]
+async fn what_the_backup_does_not_hold_is_nobodys_to_cover() {
+    let bench = bench("groups = [\"shop\"]").await;
+    bench.cluster.create_topic("pay", 1, 1).expect("created");
+    let _ = bench.maker(Reached::default()).once().await.expect("made");
+    let made = bench.other(&["till"]).once().await.expect("made");
+    assert_eq!(covered(&bench.read(made.name()).await.1), (vec!["pay"], vec![]));
+}
+
+#[tokio::test]
+async fn an_agent_that_is_never_first_adds_what_the_slots_savepoint_lacks_and_the_next_ones_keep_it() {
+    let bench = bench("groups = [\"shop\"]").await;
+    bench.cluster.create_topic("pay", 1, 1).expect("created");
+    bench.hold("orders").await;
+    bench.hold("pay").await;
+    let interval = Duration::from_secs(60);
+    let slot = Name::slot(Timestamp::now(), interval);
+    let (mut late, mut first) = (bench.maker(Reached::default()), bench.other(&["till"]));
+    assert_eq!(first.round(Some(slot)).await.expect("made"), Made::Written(slot));
+    assert_eq!(late.round(Some(slot)).await.expect("made"), Made::Written(slot.later()));
+    let (told, state) = bench.read(slot.later()).await;
+    assert_eq!((told.previous, covered(&state).0), (Some(slot), vec!["orders", "pay"]));
+    let next = Name::slot(Timestamp(slot.time().0 + 60_000), interval);
+    bench.write(0);
+    assert_eq!(first.round(Some(next)).await.expect("made"), Made::Written(next));
+    assert_eq!(covered(&bench.read(next).await.1).0, ["orders", "pay"]);
+    assert_eq!(late.round(Some(next)).await.expect("looked"), Made::ByAnother(next));
+    let mut pipeline = bench.pipeline.clone();
+    // Port 1 is nobody's.
+    pipeline.source.kafka = BTreeMap::from([("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned())]);
+    let (mut cut_off, _) = Maker::new(&[pipeline], Reached::default(), Health::new()).expect("well configured");
+    assert_eq!(cut_off.round(Some(next)).await.expect("the slot has one"), Made::ByAnother(next));
+}
+
+#[tokio::test]
+async fn a_group_that_no_broker_lists_is_asked_for_by_name_where_it_is_named_or_was_there() {
+    let bench = bench("groups = [\"shop\"]").await;
+    (0..3).for_each(|_| bench.write(1));
+    bench.commit("shop", 2);
+    let maker = bench.maker(Reached::default());
+    let mut before = crate::archive::savepoint::tests::state(&[]);
+    before.groups = [("moved", "consumer"), ("shared", "share")]
+        .map(|(name, kind)| Group { kind: kind.into(), ..crate::archive::savepoint::tests::group(name, Vec::new()) })
+        .into();
+    let nothing = (BTreeSet::new(), BTreeSet::new());
+    let mut listing = Listing::default();
+    listing.groups.insert("other".into(), ListedGroup::named("other"));
+    // Every broker has told, but one had not got it yet and the other had it no more.
+    let chosen = asking(&maker, Some(&before), &nothing).choose(&listing);
+    let chosen: Vec<_> = chosen.iter().map(|group| (&*group.group, &*group.kind)).collect();
+    assert_eq!(chosen, [("moved", "consumer"), ("shop", "unknown")]);
+
+    let _ = bench.maker(Reached::default()).once().await.expect("made");
+    bench.commit("shop", 3);
+    let mut pipeline = bench.pipeline.clone();
+    pipeline.source.groups = Choice::default();
+    let (mut all, _) = Maker::new(&[pipeline], Reached::default(), Health::new()).expect("well configured");
+    let made = all.once().await.expect("made");
+    let state = bench.read(made.name()).await.1;
+    assert_eq!((covered(&state).1, state.groups[0].offsets[0].partitions[0].1), (vec!["shop"], 3));
+}
+
+#[tokio::test]
+async fn what_is_committed_behind_an_end_for_good_costs_many_looks_once() {
+    let bench = bench("groups = [\"shop\"]").await;
+    bench.commit("shop", 99);
+    let maker = bench.maker(Reached::default());
+    let mut known = (BTreeSet::new(), BTreeSet::new());
+    let taken = asking(&maker, None, &known).take().await.expect("told");
+    assert!(taken.looks > 1 && taken.state.groups[0].error.is_some(), "it may be what was on a deleted topic");
+    known.1 = taken.ahead;
+    let again = asking(&maker, None, &known).take().await.expect("told");
+    assert_eq!((again.looks, &again.ahead, &again.state), (1, &known.1, &taken.state));
+}
+
+#[tokio::test]
+async fn a_savepoint_of_the_future_stands_for_no_slot_and_is_followed_not_waited_for() {
+    let bench = bench("groups = [\"shop\"]").await;
+    let slot = Name::slot(Timestamp::now(), Duration::from_secs(60));
+    let future = Name::at(Timestamp(slot.time().0 + 3_600_000));
+    // The clock went through this slot before, and on from there, and was set back.
+    for (name, previous) in [(slot, None), (future, Some(slot))] {
+        let savepoint = Savepoint::full(name, Timestamp(0), previous, State::default());
+        let _ = bench.archive.create_savepoint(name, savepoint.encode()).await.expect("created");
+    }
+    let (mut one, mut other) = (bench.maker(Reached::default()), bench.maker(Reached::default()));
+    let behind = [future.later(), future.later().later(), future.later().later().later()];
+    assert_eq!(one.round(Some(slot)).await.expect("made"), Made::Written(behind[0]));
+    assert_eq!(other.round(Some(slot)).await.expect("made"), Made::Unchanged(behind[0]));
+    bench.write(0);
+    assert_eq!(other.round(Some(slot)).await.expect("made"), Made::Written(behind[1]));
+    bench.write(0);
+    assert_eq!(one.once().await.expect("made"), Made::Written(behind[2]), "asked for, it is the same");
+    let previous = [bench.read(behind[1]).await.0.previous, bench.read(behind[2]).await.0.previous];
+    assert_eq!(previous, [Some(behind[0]), Some(behind[1])]);
+}
+
+#[tokio::test]
+async fn nothing_comes_behind_the_last_name_there_is_and_that_is_said() {
+    let bench = bench("groups = [\"shop\"]").await;
+    let last = Name::at(Timestamp(i64::MAX));
+    let savepoint = Savepoint::full(last, Timestamp(0), None, State::default());
+    let _ = bench.archive.create_savepoint(last, savepoint.encode()).await.expect("created");
+    let error = bench.maker(Reached::default()).once().await.expect_err("it would be before itself");
+    assert!(error.to_string().contains("no savepoint can come behind"), "{error}");
+}
+
+#[tokio::test]
+async fn a_backup_that_has_gone_is_told_and_one_that_is_yet_to_be_made_is_waited_for() {
+    let bench = bench("groups = [\"shop\"]").await;
+    let mut unmade = bench.pipeline.clone();
+    unmade.sink.backup_id = "unmade".to_owned();
+    let (mut waiting, _) = Maker::new(&[unmade], Reached::default(), Health::new()).expect("well configured");
+    assert!(waiting.slot().await.is_some() && waiting.failing.is_none(), "its pipeline tells why it does not start");
+    let mut maker = bench.maker(Reached::default());
+    assert!(maker.slot().await.is_some() && maker.failing.is_none());
+    bench.archive.store().delete(layout::BACKUP).await.expect("deleted");
+    assert!(maker.slot().await.is_some());
+    assert!(maker.failing.is_some_and(|(_, error)| error.contains("there is no backup")));
 }

@@ -9,6 +9,10 @@
 //! wrong with a single group costs that group, and is said in its place; a broker that cannot be reached fails the
 //! whole question, since nobody knows which groups it has. Cancel: safe at any point.
 //!
+//! **Who may see what.** A broker lists all its groups to whoever may describe the cluster; to others it lists those that
+//! they may describe, without a word. So the brokers are asked for that authority too (Metadata v8, Kafka 2.3), and a
+//! listing that may be a part says so. Brokers that do not tell leave it open: a listing of theirs says nothing.
+//!
 //! Answers go by topics' names: who asks makes sure that a name stood for one topic all the while.
 
 mod choice;
@@ -16,6 +20,7 @@ mod coordinators;
 mod offsets;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
@@ -38,6 +43,19 @@ const GROUPS_PER_REQUEST: usize = 100;
 /// How long a coordinator may move or load before its groups are given up for this time: longer than an election.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
 
+/// The versions of Metadata that tell what we may do with the cluster; later ones leave it to DescribeCluster.
+const TELLS_AUTHORITY: RangeInclusive<i16> = 8..=10;
+
+/// The bit of "describe" in what a broker says one may do (`AclOperation`).
+const DESCRIBE: i32 = 1 << 8;
+
+/// What a broker says that does not tell what one may do.
+const NOT_TOLD: i32 = i32::MIN;
+
+/// Why a listing may be a part without anybody having said so.
+const A_PART: &str = "the agent may not describe the cluster, so brokers list only the groups that it may describe: \
+                      others are missing; allow it Describe on the cluster";
+
 /// What is said where nobody told.
 const UNKNOWN: &str = "unknown";
 
@@ -59,7 +77,7 @@ pub struct ListedGroup {
 pub struct Listing {
     /// Those that were told, by name.
     pub groups: BTreeMap<String, ListedGroup>,
-    /// Why there may be more; `None` when every broker has told.
+    /// Why there may be more; `None` when every broker has told all that it has, or is too old to tell that it has not.
     pub unread: Option<String>,
 }
 
@@ -89,14 +107,42 @@ impl ListedGroup {
     }
 }
 
+impl Listing {
+    /// Takes note of why there may be more. Of several reasons one is kept, the same whoever answered first: a savepoint
+    /// says it, and must not change for nothing.
+    fn may_lack(&mut self, why: String) {
+        self.unread = Some(self.unread.take().map_or(why.clone(), |before| before.min(why)));
+    }
+}
+
 impl Client {
-    /// Asks all brokers for their groups; brokers are those of the newest metadata. Where they lack the call, or it is
-    /// forbidden, the listing says so.
+    /// Asks all brokers for their groups; brokers are those of the newest metadata. Where they lack the call, where it is
+    /// forbidden, and where they list only some of their groups to us, the listing says so.
     ///
     /// # Errors
     /// [`Kind::Transient`](crate::error::Kind::Transient) when a broker does not answer, or its groups are still being
     /// loaded: what it coordinates would seem gone.
     pub async fn list_groups(&self) -> Result<Listing> {
+        let (listing, may_describe) = tokio::join!(self.listed_groups(), self.may_describe_cluster());
+        let mut listing = listing?;
+        if may_describe? == Some(false) {
+            listing.may_lack(A_PART.to_owned());
+        }
+        Ok(listing)
+    }
+
+    /// Returns whether we may describe the cluster, and so are listed all groups; `None` where the broker does not tell.
+    async fn may_describe_cluster(&self) -> Result<Option<bool>> {
+        let request = m::MetadataRequest::default()
+            .with_topics(Some(Vec::new()))
+            .with_allow_auto_topic_creation(false)
+            .with_include_cluster_authorized_operations(true);
+        let answer = self.ask_any(TELLS_AUTHORITY, &request).await?;
+        let told = answer.map(|answer| answer.cluster_authorized_operations).filter(|told| *told != NOT_TOLD);
+        Ok(told.map(|operations| operations & DESCRIBE != 0))
+    }
+
+    async fn listed_groups(&self) -> Result<Listing> {
         let addresses: Vec<String> = self.known().brokers.values().cloned().collect();
         if addresses.is_empty() {
             return Err(Error::transient("no broker is known"));
@@ -111,13 +157,13 @@ impl Client {
         while !race.is_empty() {
             let (address, answer) = race.next().await;
             let Some(answer) = answer? else {
-                listing.unread = Some(format!("broker {address} cannot list groups"));
+                listing.may_lack(format!("broker {address} cannot list groups"));
                 continue;
             };
             match ResponseError::try_from_code(answer.error_code) {
                 None => {}
                 Some(error) if passes(error) => return Err(refused(address, answer.error_code)),
-                Some(_) => listing.unread = Some(refused(address, answer.error_code).to_string()),
+                Some(_) => listing.may_lack(refused(address, answer.error_code).to_string()),
             }
             for told in answer.groups {
                 let listed = listed(told, address);

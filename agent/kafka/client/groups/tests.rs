@@ -67,6 +67,8 @@ struct Script {
     codes: HashMap<&'static str, Vec<i16>>,
     /// How many groups each OffsetFetch asked for.
     asked: Vec<usize>,
+    /// What one may do with the cluster; `None` where the broker does not tell.
+    may: Option<i32>,
 }
 
 /// A broker that knows the calls of groups in their newest versions, and says what is in the script.
@@ -115,12 +117,11 @@ fn answer(script: &Mutex<Script>, port: u16, mut request: Bytes) -> BytesMut {
                 .with_node_id(m::BrokerId(1))
                 .with_host(StrBytes::from_static_str("127.0.0.1"))
                 .with_port(i32::from(port));
-            put::<m::MetadataRequest>(
-                &mut body,
-                1,
-                &m::MetadataResponse::default().with_brokers(vec![broker]),
-                version,
-            );
+            let request = m::MetadataRequest::decode(&mut request, version).expect("a request");
+            let asks = request.include_cluster_authorized_operations;
+            let may = script.may.filter(|_| asks).unwrap_or(NOT_TOLD);
+            let answer = m::MetadataResponse::default().with_brokers(vec![broker]);
+            put::<m::MetadataRequest>(&mut body, 1, &answer.with_cluster_authorized_operations(may), version);
         }
         16 => {
             let code = if script.listing.is_empty() { 0 } else { script.listing.remove(0) };
@@ -256,4 +257,26 @@ async fn a_coordinator_that_is_away_is_looked_for_again() {
     // Port 1 is nobody's; the cluster knows better who coordinates.
     let lost = ListedGroup { coordinator: Some("127.0.0.1:1".into()), ..ListedGroup::named("a") };
     assert_eq!(client.committed_offsets(&[lost], &wanted()).await.expect("told")["a"].as_ref().map(Vec::len), Ok(2));
+}
+
+#[tokio::test]
+async fn a_listing_of_only_what_one_may_see_says_that_there_may_be_more() {
+    // Describe, Alter, and what a broker without an authorizer says: all.
+    for (may, whole) in [(Some(0), false), (Some(1 << 7), false), (Some(1 << 8), true), (Some(-1), true), (None, true)]
+    {
+        let (client, _) = scripted(Script { groups: vec![("mine", "Classic")], may, ..Script::default() }).await;
+        let listing = client.list_groups().await.expect("listed");
+        assert_eq!((listing.groups.len(), listing.unread.is_none()), (1, whole), "{may:?}");
+        assert!(listing.unread.is_none_or(|why| why.contains("allow it Describe on the cluster")));
+    }
+}
+
+#[test]
+fn a_listing_says_the_same_whoever_answered_first() {
+    let told = |whys: [&str; 2]| {
+        let mut listing = Listing::default();
+        whys.into_iter().for_each(|why| listing.may_lack(why.to_owned()));
+        listing.unread
+    };
+    assert_eq!(told(["broker a", "broker b"]), told(["broker b", "broker a"]));
 }
