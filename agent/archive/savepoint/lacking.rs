@@ -1,7 +1,8 @@
 //! Whether an archive has reached a savepoint: what it lacks, partition by partition, and what it has lost. Pure.
 //!
-//! What counts is what the archive holds now. What was durable once (`archived`) makes nothing complete: an archive that
-//! ends before it has lost something, which is said for itself ([`Lost`]).
+//! What counts is where a chain ends now; whether it is whole before that is `verify`'s to tell. What was durable once
+//! (`archived`) makes nothing complete: an archive that ends before it has lost something, which is said for itself
+//! ([`Lost`]).
 //!
 //! **Of which chain.** An end with `archived` is one of the chain that this names. One without it does not say of which:
 //! the savepoint was made where nobody had told yet, as by hand. It can be judged only along the newest way through the
