@@ -1,31 +1,35 @@
 //! The agent's API over HTTP, `/v1`: what it writes, where an offset or a time is, its savepoints (`docs/api.md`).
 //!
 //! It answers with JSON; an error is an object of `error_code` and `message`, as Kafka Connect's REST API has it. It reads,
-//! but for one request that makes a savepoint, which only this machine may send. A request never touches capture: it
-//! asks [`Live`](crate::archive::live::Live) and the store. Cancellation: a dropped request leaves nothing behind.
+//! but for one request that makes a savepoint, which only this machine may send ([`sender`]). A request never touches
+//! capture: it asks [`Live`](crate::archive::live::Live) and the store. Cancellation: a dropped request leaves nothing behind.
 
 mod index;
 mod query;
 mod savepoints;
+mod sender;
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde::Serialize;
 
-use crate::archive::Archive;
+use crate::archive::{Archive, layout};
 use crate::config::{self, value};
 use crate::error::{Error, Kind, Result as Outcome};
 
 /// How long a store may take to answer a request. It retries by itself for less; a load balancer waits longer.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// When whoever was told to try again may, in seconds: a pipeline starts in less, and a store that is away is not asked
+/// more often.
+const RETRY_AFTER: &str = "5";
 
 /// Makes a savepoint of a pipeline now, and returns its name.
 pub type MakeSavepoint = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Outcome<String>> + Send>> + Send + Sync>;
@@ -48,6 +52,14 @@ struct Registered {
 struct Running {
     archive: Archive,
     savepoints: Option<MakeSavepoint>,
+}
+
+/// What writes the backups of one name.
+struct Writers {
+    /// Those that run, at least one.
+    running: Vec<Running>,
+    /// Whether one that is starting writes to a place that none of these writes to.
+    is_one_starting: bool,
 }
 
 impl Registry {
@@ -81,24 +93,24 @@ impl Registry {
     }
 
     /// Returns what writes the backup of that name: several pipelines may, also into several places.
-    fn writers(&self, backup_id: &str) -> Result<Vec<Running>, Refused> {
+    fn writers(&self, backup_id: &str) -> Result<Writers, Refused> {
         let registered = self.lock();
-        let mut of_backup = registered.iter().filter(|registered| registered.backup_id == backup_id).peekable();
-        if of_backup.peek().is_none() {
+        let of_backup: Vec<_> = registered.iter().filter(|registered| registered.backup_id == backup_id).collect();
+        if of_backup.is_empty() {
             return Err(Refused::not_found(format!(
                 "this agent writes no backup `{backup_id}`: GET /v1/backups lists them"
             )));
         }
-        let running = of_backup.filter_map(|registered| {
+        let running = of_backup.iter().filter_map(|registered| {
             Some(Running { archive: registered.archive.clone()?, savepoints: registered.savepoints.clone() })
         });
         let running: Vec<_> = running.collect();
         if running.is_empty() {
-            return Err(Refused::unavailable(format!(
-                "the pipeline of backup `{backup_id}` is starting; /readyz says why"
-            )));
+            return Err(Refused::starting(backup_id));
         }
-        Ok(running)
+        let runs_at = |path: &str| of_backup.iter().any(|other| other.archive.is_some() && other.path == path);
+        let is_one_starting = of_backup.iter().any(|registered| !runs_at(&registered.path));
+        Ok(Writers { running, is_one_starting })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Registered>> {
@@ -172,14 +184,18 @@ impl Refused {
     fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
+
+    fn starting(backup_id: &str) -> Self {
+        Self::unavailable(format!("the pipeline of backup `{backup_id}` is starting; /readyz says why"))
+    }
 }
 
 impl From<Error> for Refused {
     fn from(error: Error) -> Self {
         let status = match error.kind() {
             Kind::Usage => StatusCode::BAD_REQUEST,
-            Kind::NoBackup => StatusCode::NOT_FOUND,
             Kind::Damaged | Kind::Hole => StatusCode::INTERNAL_SERVER_ERROR,
+            // Also that there is no backup: it is one that this agent writes, so it is not yet there, or out of reach.
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())
@@ -194,7 +210,11 @@ impl IntoResponse for Refused {
             message: String,
         }
         let body = Body { error_code: self.status.as_u16(), message: self.message };
-        (self.status, Json(body)).into_response()
+        let mut response = (self.status, Json(body)).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            let _ = response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static(RETRY_AFTER));
+        }
+        response
     }
 }
 
@@ -206,9 +226,13 @@ async fn patiently<T, E: Into<Refused>>(work: impl Future<Output = Result<T, E>>
     }
 }
 
-/// Returns whether a request comes from this machine.
-fn is_local(peer: SocketAddr) -> bool {
-    peer.ip().to_canonical().is_loopback()
+/// Refuses where the archive is not where it was: a folder that is not mounted holds nothing, and says nothing.
+async fn still_there(archive: &Archive) -> Result<(), Refused> {
+    if archive.store().exists(layout::BACKUP).await? {
+        return Ok(());
+    }
+    let missing = archive.store().describe(layout::BACKUP);
+    Err(Refused::unavailable(format!("the archive is not where it was: there is no {missing}")))
 }
 
 #[cfg(test)]

@@ -175,7 +175,7 @@ async fn pass(pipeline: &config::Pipeline, reached: Reached, stopped: Stop) -> (
     let budget = Budget::new(pipeline.sink.memory_bytes);
     let pass = Pass::new(&pipeline.name);
     let mut watch = Watch::new(&pipeline.name, budget.clone(), Health::new(), Some(pass));
-    watch.reached = reached;
+    watch.reached = reached.clone();
     let outcome = attempt(pipeline, Mode::Once, &budget, &mut watch, &Registry::default(), stopped).await;
     let has_read = watch.pass.take().is_some_and(|pass| pass.finish(outcome.is_ok()));
     (outcome, has_read)
@@ -212,10 +212,10 @@ async fn keep_running(
     let budget = Budget::new(pipeline.sink.memory_bytes);
     let of_checks = health.of(format!("backup of pipeline {}", pipeline.name));
     let mut watch = Watch::new(&pipeline.name, budget.clone(), health, None);
-    watch.reached = reached;
+    watch.reached = reached.clone();
     // It holds nothing that must be closed: it ends with us.
     let mut beside = JoinSet::new();
-    beside.spawn(verify::periodic::run(pipeline.clone(), of_checks));
+    beside.spawn(verify::periodic::run(pipeline.clone(), reached, of_checks));
     let mut backoff = Backoff::new(RESTART_BACKOFF.min(restart_backoff_max), restart_backoff_max);
     let mut first = true;
     loop {

@@ -220,6 +220,8 @@ mod tests {
             let start = format!("invalid value '-1' for '{flag} <");
             assert!(line.starts_with(&start) && line.contains("from 0 on"), "{line}");
         }
+        let line = refused("k savepoints --path p --backup-id b --limit -1");
+        assert!(line.starts_with("invalid value '-1' for '--limit <") && line.contains("from 0 on"), "{line}");
         let dashed = Cli::try_parse_from(["k", "cat", "--path", "p", "--backup-id", "b", "--topic", "-dash"]);
         let _ = dashed.expect("Kafka allows such a name");
     }

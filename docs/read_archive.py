@@ -2,13 +2,9 @@
 """Reads a backup in a folder. Written from archive-format.md alone; shares no code with kafka-backup. Prints records as
 `kafka-backup cat` does, one a line, and checks all that it passes: checksums, digests, chains, catalogs, savepoints.
 Problems go to stderr, one a line. Exit code: 0 sound, 3 undecided, 4 damage, 5 a hole."""
-import argparse, base64, collections, datetime, gzip, json, os, re, struct, sys
+import argparse, base64, collections, datetime, gzip, io, itertools, json, os, re, struct, sys
+import cramjam, google_crc32c, xxhash  # pip install cramjam google-crc32c xxhash
 from pathlib import Path
-try:
-    import cramjam, google_crc32c, xxhash
-except ImportError as missing:
-    sys.exit(f"{missing}: pip install cramjam google-crc32c xxhash")
-
 LAST, NO_TIME, found = 2**63 - 1, -(2**63), {0}
 Sidecar = collections.namedtuple("Sidecar", "topic_id partition first next length digest sealed_at kind batches"
     " converted records first_record last_record max_time min_time entries epochs aborted undecided note")
@@ -50,26 +46,20 @@ def unpack(codec, body):
         out += bytes(cramjam.snappy.decompress_raw(body[start:at]))
     plain = bytes, gzip.decompress, cramjam.snappy.decompress_raw, cramjam.lz4.decompress, cramjam.zstd.decompress
     return out or bytes(plain[codec](body))
-def records(batch):
-    """Yields (offset, time, key, value, headers) of a batch; the layout is Kafka's."""
-    data, at = unpack(batch.attributes & 7, batch.body) if batch.count else b"", 0
-    def varint():
-        nonlocal at
-        value, shift = 0, 0
-        while shift == 0 or data[at - 1] > 127:
-            value, shift, at = value | (data[at] & 127) << shift, shift + 7, at + 1
-        return (value >> 1) ^ -(value & 1)
+def records(batch):  # yields (offset, time, key, value, headers); the layout is Kafka's
+    data = io.BytesIO(unpack(batch.attributes & 7, batch.body) if batch.count else b"")
+    def varint(value=0, shift=0):
+        byte = data.read(1)[0]
+        value |= (byte & 127) << shift
+        return varint(value, shift + 7) if byte > 127 else (value >> 1) ^ -(value & 1)
     def field():
-        nonlocal at
         size = varint()
-        start, at = at, at + max(size, 0)
-        return data[start:at] if size >= 0 else None
+        return data.read(size) if size >= 0 else None
     for _ in range(batch.count):
-        _, at = varint(), at + 1  # the record's length and attributes
+        varint(), data.read(1)  # the record's length and attributes
         time, delta, key, value = varint(), varint(), field(), field()
         headers = [(field(), field()) for _ in range(varint())]
         yield batch.base + delta, batch.max_time if batch.attributes & 8 else batch.base_time + time, key, value, headers
-
 def segment(folder, first, sidecars, partition):
     """(sidecar, visible records) of a log; None where one of them is not what it was."""
     path, visible, log = f"{folder}/{first:020}.log", [], Path(f"{folder}/{first:020}.log").read_bytes()
@@ -97,8 +87,7 @@ def walk(folder, fork_end, protected):
     while ahead := [first for first in logs if at is None or first >= at]:
         first, read = ahead[0], segment(folder, ahead[0], sidecars, partition)
         at = 0 if at is None and read and read[0].kind == 0 else at  # no chain begins with what goes on from another
-        if at is not None and at < first:
-            sound = problem(5, f"no segment covers [{at}, {first})", folder)
+        sound = sound if at is None or at >= first else problem(5, f"no segment covers [{at}, {first})", folder)
         segments += [read] if (sound := sound and read is not None) else []
         ends = [read[0]] if read else [sidecar(f"{folder}/{name}") for name in sidecars if int(name[:20]) == first]
         at = ends[0].next if len(ends) == 1 and ends[0] else min(ahead[1:], default=max(protected, first + 1))
@@ -119,8 +108,8 @@ def catalogs(folder, chain, end):
         path = f"{level}/{part[0].first:020}-{part[-1].next:020}"
         notes = [(n, b"".join(c for (c,) in s.note)) for n, s in enumerate(part) if s.kind == 2]
         body = struct.pack(">8s16siBqqI", b"KBCATAL1", *part[0][:2], level, part[0].first, part[-1].next, len(part))
-        body += b"".join(map(row, part)) + struct.pack(">I", len(notes))
-        body += b"".join(struct.pack(">II", n, len(note)) + note for n, note in notes)
+        notes = [struct.pack(">I", len(notes)), *(struct.pack(">II", n, len(note)) + note for n, note in notes)]
+        body += b"".join([*map(row, part), *notes])
         told = Path(f"{folder}/catalog/{path}").read_bytes() if path in there else None
         if told != body + struct.pack(">I", google_crc32c.value(body)) and (path in there or at + len(part) < len(chain)):
             problem(4, "it is missing, or not what its sidecars make it", f"{folder}/catalog/{path}")
@@ -128,17 +117,33 @@ def catalogs(folder, chain, end):
     for path in (path for path in there if int(path[-20:]) <= end):
         problem(4, "no such catalog belongs here", f"{folder}/catalog/{path}")
     return max([int(path[-20:]) for path in there], default=0)
-
+def over(full, changed, gone):
+    """The topics of a full savepoint with what has changed of them, partition by partition, and without what is gone."""
+    number = lambda of: of if type(of) is int else of[0] if type(of) is list else of["partition"]
+    flat = lambda topics: {(t["topic"], t["topic_id"], number(of)): of for t in topics for of in t["partitions"]}
+    told = flat(full) | flat(changed)
+    by_topic = itertools.groupby(sorted(told.keys() - flat(gone).keys()), lambda key: key[:2])
+    return [{"topic": t, "topic_id": i, "partitions": [told[key] for key in keys]} for (t, i), keys in by_topic]
+def resolved(point, full):
+    """All that a savepoint stands for; a full one is its own."""
+    gone = point.pop("gone", {"groups": [], "topics": [], "offsets": []})
+    groups, fewer = {of["group"]: of for of in full["groups"]}, {of["group"]: of["offsets"] for of in gone["offsets"]}
+    for name, of in ((of["group"], of) for of in point["groups"]):
+        groups[name] = of | {"offsets": over(groups.get(name, of)["offsets"], of["offsets"], fewer.get(name, []))}
+    groups = [groups[name] for name in sorted(groups.keys() - gone["groups"])]
+    return point | {"topics": over(full["topics"], point["topics"], gone["topics"]), "groups": groups}
 def savepoints(root, print_them):
     """Checks the savepoints; returns what they knew to be archived: {(topic, id, chain): next}."""
-    held, listed = collections.Counter(), names(f"{root}/savepoints")
+    held, listed, fulls = collections.Counter(), names(f"{root}/savepoints"), {}
     for name in listed:
         point = sealed(f"{root}/savepoints/{name}", name=name)
-        for other in {point.get("full"), point.get("previous")} - {None, *listed}:
-            problem(4, f"it follows on the savepoint {other}, which is missing", f"{root}/savepoints/{name}")
+        base = point.get("full")
+        for other in {base} - {None, *fulls} | {point.get("previous")} - {None, *listed}:
+            problem(4, f"the savepoint {other} that it follows on is missing, or not full", f"{root}/savepoints/{name}")
         for of, told in ((of, end["archived"]) for of in point.get("topics", ()) for end in of["partitions"]):
             held |= {(of["topic"], of["topic_id"], told["chain"]): told["next"]} if told else {}
-        show(**point) if print_them else None
+        fulls |= {name: point} if point and not base else {}
+        show(**resolved(point, fulls[base or name])) if print_them and (base or name) in fulls else None
     return held
 def timeline(folder, topic, topic_id, held):
     """A topic's chains, {(partition, fork): (segments, end)} with forks as (epoch, end), and when it was last alive."""
@@ -159,42 +164,37 @@ def way(forks, fork):
         fork = max([other for other in forks if other[0] < fork[0] and other[1] <= fork[1]], default=())
     return [((), 0, end), *parts]
 
-def show(**told):
-    print(json.dumps(told, ensure_ascii=False, separators=(",", ":")))
+show = lambda **told: print(json.dumps(told, ensure_ascii=False, separators=(",", ":")))
 def text(data):
     told = None if data is None else data.decode(errors="surrogateescape")
     return {"base64": base64.b64encode(data).decode()} if told and re.search("[\udc80-\udcff]", told) else told
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("path", "backup_id", "--topic", "--partition", "--fork"):
-        parser.add_argument(name, metavar={"--topic": "TOPIC[@ID]", "--fork": "EPOCH-END"}.get(name))
-    for name in ("--list", "--savepoints"):
-        parser.add_argument(name, action="store_true", help="print these, not the records")
-    args = parser.parse_args()
-    root, asked = f"{args.path}/{args.backup_id}", tuple(map(int, re.findall(r"^-?\d+|\d+$", args.fork or "")))
-    if not names(root, "backup.json"):
-        sys.exit(f"there is no backup {root}")
-    sealed(f"{root}/backup.json", format=1, backup_id=args.backup_id, envelope="none")
-    held = savepoints(root, args.savepoints)
-    for topic in sorted({*names(f"{root}/topics"), *(topic for topic, _, _ in held)}):
-        ids = sorted({*names(f"{root}/topics/{topic}"), *(i for t, i, _ in held if t == topic)})
-        timelines = {i: timeline(f"{root}/topics/{topic}/{i}", topic, i, held) for i in ids}
-        newest = max(ids, key=lambda i: timelines[i][1])
-        for topic_id, chains, key in ((i, timelines[i][0], key) for i in ids for key in sorted(timelines[i][0])):
-            (index, fork), (segments, end), of = key, chains[key], lambda fork: chains.get((index, fork), ([], 0))
-            forks = [fork for other, fork in chains if other == index and fork and of(fork)[0]]
-            if fork in forks and of(way(forks, fork)[-2][0])[1] < fork[1]:
-                problem(5, f"the fork {index}@{fork} goes on from what is not held", f"{root}/topics/{topic}/{topic_id}")
-            if args.list:
-                show(topic=topic, topic_id=topic_id, partition=index, fork=fork, next=end, segments=len(segments))
-            chosen = asked if asked in forks else max(forks, default=())
-            is_asked = args.topic in (topic, None) if topic_id == newest else args.topic == f"{topic}@{topic_id}"
-            if fork != chosen or not is_asked or args.partition not in (None, str(index)) or args.list or args.savepoints:
-                continue
-            for record, first, end in ((r, *cut) for part, *cut in way(forks, chosen) for _, rs in of(part)[0] for r in rs):
-                offset, time, key, value, headers = record
-                if first <= offset < end:
-                    show(topic=topic, partition=index, offset=offset, timestamp=time, key=text(key), value=text(value),
-                        headers=[{"key": text(name), "value": text(content)} for name, content in headers])
-    return next(code for code in (4, 5, 3, 0) if code in found)
-sys.exit(main())
+parser = argparse.ArgumentParser(description=__doc__)
+for name in ("path", "backup_id", "--topic", "--partition", "--fork"):
+    parser.add_argument(name, metavar={"--topic": "TOPIC[@ID]", "--fork": "EPOCH-END"}.get(name))
+for name in ("--list", "--savepoints"):
+    parser.add_argument(name, action="store_true", help="print these, not the records")
+args = parser.parse_args()
+root, asked = f"{args.path}/{args.backup_id}", tuple(map(int, re.findall(r"^-?\d+|\d+$", args.fork or "")))
+if not names(root, "backup.json"): sys.exit(f"there is no backup {root}")
+sealed(f"{root}/backup.json", format=1, backup_id=args.backup_id, envelope="none")
+held = savepoints(root, args.savepoints)
+for topic in sorted({*names(f"{root}/topics"), *(topic for topic, _, _ in held)}):
+    ids = sorted({*names(f"{root}/topics/{topic}"), *(i for t, i, _ in held if t == topic)})
+    timelines = {i: timeline(f"{root}/topics/{topic}/{i}", topic, i, held) for i in ids}
+    newest = max(ids, key=lambda i: timelines[i][1])
+    for topic_id, chains, key in ((i, timelines[i][0], key) for i in ids for key in sorted(timelines[i][0])):
+        (index, fork), (segments, end), of = key, chains[key], lambda fork: chains.get((index, fork), ([], 0))
+        forks = [fork for other, fork in chains if other == index and fork and of(fork)[0]]
+        if fork in forks and of(way(forks, fork)[-2][0])[1] < fork[1]:
+            problem(5, f"the fork {index}@{fork} goes on from what is not held", f"{root}/topics/{topic}/{topic_id}")
+        if args.list: show(topic=topic, topic_id=topic_id, partition=index, fork=fork, next=end, segments=len(segments))
+        chosen = asked if asked in forks else max(forks, default=())
+        is_asked = args.topic in (topic, None) if topic_id == newest else args.topic == f"{topic}@{topic_id}"
+        if fork != chosen or not is_asked or args.partition not in (None, str(index)) or args.list or args.savepoints:
+            continue
+        printed = ((r, *cut) for part, *cut in way(forks, chosen) for _, rs in of(part)[0] for r in rs)
+        for (offset, time, key, value, headers), first, end in printed:
+            if first <= offset < end:
+                show(topic=topic, partition=index, offset=offset, timestamp=time, key=text(key), value=text(value),
+                    headers=[{"key": text(name), "value": text(content)} for name, content in headers])
+sys.exit(next(code for code in (4, 5, 3, 0) if code in found))

@@ -8,6 +8,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kafka_backup::archive::savepoint::{Committed, End, Group, Name, Savepoint, State, Topic};
+use kafka_backup::archive::{Archive, source};
+use kafka_backup::store::Store;
+use serde_json::Value;
+
 use crate::support::agent::{Backup, Ended, ended, program_with};
 use crate::support::kafka::Kafka;
 use crate::support::workload::{Contents, Writer};
@@ -114,6 +119,80 @@ fn a_reader_that_knows_only_the_page_reads_a_fresh_archive() {
     let read = read_by_python(&python, Path::new(backup.archive()), "test", &[]);
     assert!(read.code == Some(0) && read.stderr.is_empty(), "{}", read.stderr);
     assert!(read.stdout == backup.command("cat", &[]).ok());
+}
+
+#[test]
+fn a_reader_that_knows_only_the_page_resolves_savepoints_alike() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = |path: &Path| Store::open(path.to_str().expect("UTF-8")).expect("a folder");
+    block_on(changing(&root(folder.path())));
+    for (path, name, deltas) in [(Path::new(FOLDER), "main", 2), (folder.path(), "changing", 2)] {
+        let read = read_by_python(&python, path, name, &["--savepoints"]);
+        let told: Vec<Value> = read.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let meant = block_on(async {
+            let archive = source::open(&root(path), name).await.expect("a backup");
+            let mut states = Vec::new();
+            for name in archive.savepoints().await.expect("listed") {
+                let (savepoint, state) = archive.resolved_savepoint(name).await.expect("sound").expect("there");
+                states.push((savepoint.full, serde_json::to_value(state).expect("data")));
+            }
+            states
+        });
+        assert!(read.code == Some(0) && told.len() == meant.len(), "{name}: {read:#?}");
+        assert_eq!(meant.iter().filter(|(full, _)| full.is_some()).count(), deltas, "{name}");
+        for (told, (_, meant)) in told.iter().zip(&meant) {
+            for (key, meant) in meant.as_object().expect("an object") {
+                assert_eq!(&told[key], meant, "{name}: {key} of {}", told["name"]);
+            }
+        }
+    }
+}
+
+/// A full savepoint, and two in which something has come, has changed and has gone, each kind of thing once.
+async fn changing(root: &Store) {
+    let archive = Archive::create(root, "changing", Some("cluster")).await.expect("created");
+    let ends = |ends: &[(i32, i64)]| {
+        ends.iter().map(|&(partition, high_watermark)| End { partition, high_watermark, archived: None }).collect()
+    };
+    let topic = |topic: &str, partitions| Topic { topic: topic.into(), topic_id: "_".into(), partitions };
+    let offsets = |name: &str, offsets: &[(i32, i64)]| Topic {
+        topic: name.into(),
+        topic_id: "_".into(),
+        partitions: offsets.iter().map(|&(index, offset)| Committed(index, offset, String::new())).collect(),
+    };
+    let group = |name: &str, state: &str, offsets| {
+        let (group, kind, state) = (name.into(), "classic".into(), state.into());
+        Group { group, kind, state, error: None, offsets }
+    };
+    let state = |topics, groups| State { topics, groups, ..State::default() };
+    let states = [
+        state(
+            vec![topic("a", ends(&[(0, 1), (1, 2), (9, 3), (10, 4)])), topic("b", ends(&[(0, 5)]))],
+            vec![
+                group("g", "Empty", vec![offsets("a", &[(0, 1), (1, 2), (10, 3)]), offsets("b", &[(0, 5)])]),
+                group("h", "Empty", vec![offsets("a", &[(0, 1)])]),
+                group("same", "Stable", vec![offsets("a", &[(1, 1)])]),
+            ],
+        ),
+        state(
+            vec![topic("a", ends(&[(0, 1), (1, 7), (10, 4)])), topic("c", ends(&[(0, 1)]))],
+            vec![
+                group("f", "Empty", vec![offsets("c", &[(0, 1)])]),
+                group("g", "Stable", vec![offsets("a", &[(0, 1), (1, 4)]), offsets("c", &[(0, 1)])]),
+                group("same", "Stable", vec![offsets("a", &[(1, 1)])]),
+            ],
+        ),
+        state(vec![], vec![]),
+    ];
+    let names = ["20261122T100000.000Z", "20261122T100100.000Z", "20261122T100200.000Z"];
+    let names = names.map(|name| name.parse::<Name>().expect("a name"));
+    for (at, state) in states.iter().enumerate() {
+        let previous = at.checked_sub(1).map(|before| names[before]);
+        let whole = Savepoint::full(names[at], names[at].time(), previous, state.clone());
+        let savepoint = if at == 0 { whole } else { whole.relative_to(names[0], &states[0]) };
+        let _ = archive.create_savepoint(names[at], savepoint.encode()).await.expect("created");
+    }
 }
 
 /// Returns the interpreter that the reader in `docs` is tested with, if one is named.

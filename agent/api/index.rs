@@ -1,11 +1,11 @@
 //! `GET /v1/index/{backup}/{topic}/{partition}`: where an offset or a time is, or what the partition holds.
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 
-use super::query::{self, Query};
-use super::{Refused, Registry, patiently};
+use super::query::{self, Query, Segments};
+use super::{Refused, Registry, Writers, patiently, still_there};
 use crate::archive::live::lookup::{Extent, Found, Wanted, Way};
 use crate::archive::sidecar::Kind;
 use crate::archive::{Archive, layout, source};
@@ -63,21 +63,29 @@ struct ExtentData {
 
 pub(super) async fn look_up(
     State(registry): State<Registry>,
-    Path((backup, topic, partition)): Path<(String, String, String)>,
+    Segments((backup, topic, partition)): Segments<(String, String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refused> {
     let query = Query::read(query.as_deref().unwrap_or_default())?;
     let (name, topic_id) = query::topic(&topic)?;
     let index = query::partition(&partition)?;
-    let mut archives: Vec<_> = registry.writers(&backup)?.into_iter().map(|running| running.archive).collect();
+    let Writers { running, is_one_starting } = registry.writers(&backup)?;
+    let mut archives: Vec<_> = running.into_iter().map(|running| running.archive).collect();
     // The one that writes the topic knows its segments without asking the store.
     archives.sort_by_key(|archive| archive.live().written_ids(name).is_empty());
     let mut missing = None;
     for archive in archives {
         match patiently(answer(&archive, name, topic_id, index, &query)).await {
-            Err(refused) if refused.status == 404 => missing = missing.or(Some(refused)),
+            Err(refused) if refused.status == 404 => {
+                patiently(still_there(&archive)).await?;
+                missing = missing.or(Some(refused));
+            }
             answered => return answered,
         }
+    }
+    if is_one_starting {
+        // It may be the one that holds it.
+        return Err(Refused::starting(&backup));
     }
     Err(missing.unwrap_or_else(|| Refused::not_found("there is no such partition")))
 }
@@ -125,12 +133,14 @@ async fn resolve(
         }
     }
     let timelines = source::timelines_of(archive, topic).await?;
-    let meant = timelines.iter().find(|timeline| topic_id.is_none_or(|topic_id| topic_id == timeline.topic_id));
+    let meant = timelines.into_iter().find(|timeline| topic_id.is_none_or(|topic_id| topic_id == timeline.topic_id));
     let Some(timeline) = meant else {
         let name = topic_id.map_or_else(|| topic.to_owned(), |topic_id| format!("{topic}@{topic_id}"));
         return Err(Refused::not_found(format!("the backup holds no topic `{name}`")));
     };
     if !timeline.places.iter().any(|place| place.partition.index == index) {
+        // What could not be looked at is not known to be missing.
+        timeline.object?;
         return Err(Refused::not_found(format!("`{topic}` has no partition {index}")));
     }
     Ok((partition(timeline.topic_id), timeline.is_newest))

@@ -1,13 +1,14 @@
-//! `/v1/savepoints/{backup}`: the savepoints that there are, and making one now.
+//! `/v1/savepoints/{backup}`: the newest savepoints, and making one now.
 
 use std::net::SocketAddr;
 
-use axum::extract::{ConnectInfo, Path, State};
-use axum::http::StatusCode;
+use axum::extract::{ConnectInfo, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 
-use super::{Refused, Registry, Running, is_local, patiently};
+use super::query::{self, Segments};
+use super::{Refused, Registry, Running, patiently, sender, still_there};
 
 /// A savepoint that was made, as data.
 #[derive(Serialize)]
@@ -16,26 +17,32 @@ struct Made {
     savepoint: String,
 }
 
-/// Lists the names of the savepoints, oldest first.
+/// Lists the names of the newest savepoints, oldest first.
 pub(super) async fn list(
     State(registry): State<Registry>,
-    Path(backup): Path<String>,
+    Segments(backup): Segments<String>,
+    RawQuery(query): RawQuery,
 ) -> Result<Json<Vec<String>>, Refused> {
+    let limit = query::limit(query.as_deref().unwrap_or_default())?;
     let archive = one(&registry, &backup)?.archive;
-    let names = patiently(archive.savepoints()).await?;
-    Ok(Json(names.into_iter().map(|name| name.to_string()).collect()))
+    let names = patiently(async {
+        let (names, _) = archive.newest_savepoints(limit).await?;
+        if names.is_empty() {
+            still_there(&archive).await?;
+        }
+        Ok::<_, Refused>(names)
+    });
+    Ok(Json(names.await?.into_iter().map(|name| name.to_string()).collect()))
 }
 
 /// Makes a savepoint.
 pub(super) async fn make(
     State(registry): State<Registry>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    Path(backup): Path<String>,
+    Segments(backup): Segments<String>,
+    headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    if !is_local(peer) {
-        let message = "only this machine may make a savepoint: send the request from where the agent runs";
-        return Err(Refused::new(StatusCode::FORBIDDEN, message));
-    }
+    sender::check(peer, &headers)?;
     let make = one(&registry, &backup)?.savepoints;
     let make = make.ok_or_else(|| Refused::unavailable("the pipeline makes no savepoints yet"))?;
     // It knows by itself how long cluster and store may take.
@@ -45,7 +52,7 @@ pub(super) async fn make(
 
 /// Returns a pipeline that writes the backup; pipelines may write backups of one name into several places.
 fn one(registry: &Registry, backup: &str) -> Result<Running, Refused> {
-    let mut writers = registry.writers(backup)?;
+    let mut writers = registry.writers(backup)?.running;
     let place = |running: &Running| running.archive.store().describe("");
     let first = writers.remove(0);
     if writers.iter().any(|other| place(other) != place(&first)) {

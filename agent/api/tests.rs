@@ -1,6 +1,6 @@
 //! What the API answers, over HTTP.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::{Value, json};
 
@@ -101,7 +101,14 @@ async fn what_is_not_there_or_not_meant_is_told_as_connect_does() {
         ("/v1/index/b/t/0?time=2030-01-01T00:00:00Z", 404, "up to offset 20"),
         ("/v1/index/b/empty/0?offset=0", 404, "nothing yet"),
         ("/v1/index/b/t/x", 400, "no partition"),
+        ("/v1/index/b/t/007", 400, "no partition"),
+        ("/v1/index/b/t/+5", 400, "no partition"),
+        ("/v1/index/%ff/t/0", 400, "badly encoded"),
+        ("/v1/index/b/%ff/0", 400, "badly encoded"),
+        ("/v1/savepoints/%ff", 400, "badly encoded"),
+        ("/v1/savepoints/b?limit=0", 400, "no limit"),
         ("/v1/index/b/t@x/0", 400, "no topic id"),
+        ("/v1/index/b/t/0?offset=007", 400, "no offset"),
         ("/v1/index/b/t/0?offset=-1", 400, "no offset"),
         ("/v1/index/b/t/0?when=1", 400, "`when`"),
         ("/v1/nothing", 404, "/v1/nothing"),
@@ -177,13 +184,87 @@ async fn a_savepoint_is_made_when_this_machine_asks() {
     assert_eq!(get(address, "/v1/savepoints/b").await, (200, json!([])));
 }
 
-#[test]
-fn only_this_machine_is_local() {
-    for (peer, local) in
-        [("127.0.0.1:9", true), ("[::1]:9", true), ("[::ffff:127.0.0.1]:9", true), ("10.0.0.1:9", false)]
-    {
-        assert_eq!(is_local(peer.parse().expect("an address")), local, "{peer}");
+/// Sends a request to make a savepoint with a header.
+async fn post(address: SocketAddr, header: (&str, &str)) -> (u16, Value) {
+    let request = reqwest::Client::new().post(format!("http://{address}/v1/savepoints/b"));
+    let answer = request.header(header.0, header.1).send().await.expect("an answer");
+    (answer.status().as_u16(), answer.json().await.expect("JSON"))
+}
+
+#[tokio::test]
+async fn a_page_in_a_browser_of_this_machine_makes_no_savepoint() {
+    let fixture = three().await;
+    let (registry, _entry) = registry(&fixture);
+    let address = serve(&registry).await;
+    registry.makes_savepoints("p", Arc::new(|| Box::pin(async { Ok("20261122T100000.000Z".to_owned()) })));
+    let own = format!("http://{address}");
+    for (header, status) in [
+        (("origin", "https://evil.example"), 403),
+        (("sec-fetch-site", "cross-site"), 403),
+        (("host", "evil.example:8083"), 403),
+        (("origin", own.as_str()), 201),
+    ] {
+        let (answered, body) = post(address, header).await;
+        assert_eq!(answered, status, "{header:?}: {body}");
+        assert_eq!(body["error_code"].as_u64().unwrap_or(201), u64::from(status), "{header:?}: {body}");
     }
+}
+
+#[tokio::test]
+async fn a_backup_that_is_not_yet_there_or_out_of_reach_is_unavailable_with_when_to_ask_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = crate::store::Store::open(folder.path().to_str().expect("UTF-8")).expect("opened");
+    let archive = Archive::create(&root, "b", None).await.expect("created");
+    let registry = starting();
+    let _entry = registry.runs("p", archive);
+    registry.makes_savepoints("p", Arc::new(|| Box::pin(async { Err(Error::new(Kind::NoBackup, "no backup")) })));
+    let address = serve(&registry).await;
+    assert_eq!(post(address, ("x", "y")).await.0, 503);
+    assert_eq!(get(address, "/v1/index/b/t/0").await.0, 404);
+    assert_eq!(get(address, "/v1/savepoints/b").await, (200, json!([])));
+    // As when a disk is unmounted.
+    std::fs::rename(folder.path().join("b"), folder.path().join("away")).expect("renamed");
+    for path in ["/v1/index/b/t/0", "/v1/index/b/t/0?offset=1", "/v1/savepoints/b"] {
+        let answer = reqwest::get(format!("http://{address}{path}")).await.expect("an answer");
+        let again = answer.headers().get("retry-after").and_then(|seconds| seconds.to_str().ok()?.parse::<u32>().ok());
+        assert_eq!((answer.status().as_u16(), again), (503, Some(5)), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_pipeline_that_is_starting_may_hold_is_not_known_to_be_missing() {
+    let fixture = three().await;
+    let (registry, _entry) = registry(&fixture);
+    let other = starting().lock().remove(0);
+    registry.lock().push(Registered { pipeline: "q".into(), ..other });
+    let address = serve(&registry).await;
+    assert_eq!(get(address, "/v1/index/b/x/0").await.0, 404, "it writes to the same place");
+    registry.lock()[1].path = "memory://y".into();
+    assert_eq!(get(address, "/v1/index/b/x/0").await.0, 503);
+    assert_eq!(get(address, "/v1/index/b/t/0").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_topic_whose_object_cannot_be_read_is_damage_and_not_missing() {
+    let fixture = Fixture::new("b").await;
+    fixture.topic("t", "_", 3).await;
+    let broken = fixture.but(|_, bytes| Some(bytes.slice(..9))).await;
+    let (registry, _entry) = registry(&broken);
+    assert_eq!(get(serve(&registry).await, "/v1/index/b/t/2").await.0, 500);
+}
+
+#[tokio::test]
+async fn savepoints_are_listed_up_to_a_limit_the_newest() {
+    let fixture = three().await;
+    let names: Vec<_> = (0..102).map(|n| format!("20261122T1000{:02}.{:03}Z", n / 10, n % 10)).collect();
+    for name in &names {
+        fixture.create(&format!("savepoints/{name}"), bytes::Bytes::new()).await;
+    }
+    let (registry, _entry) = registry(&fixture);
+    let address = serve(&registry).await;
+    assert_eq!(get(address, "/v1/savepoints/b").await, (200, json!(names[2..])));
+    assert_eq!(get(address, "/v1/savepoints/b?limit=2").await, (200, json!(names[100..])));
+    assert_eq!(get(address, "/v1/savepoints/b?limit=10000").await, (200, json!(names)));
 }
 
 #[tokio::test]

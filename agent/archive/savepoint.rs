@@ -2,7 +2,7 @@
 //!
 //! This file holds the values and their bytes ([`Savepoint`], [`State`]); their names are in [`name`], what is left out
 //! of one because an earlier one has it in [`delta`], whether an archive has reached one in [`lacking`] (all pure); [`held`] reads and
-//! creates them. Who asks a cluster, and when, is `backup::savepoints`.
+//! creates them, [`newest`] finds the newest. Who asks a cluster, and when, is `backup::savepoints`.
 //!
 //! **What a savepoint promises.** All groups' committed offsets were read first and, when the last had answered, every
 //! partition's high watermark. So no group is ahead of the ends that stand beside it, and a transaction whose offsets a
@@ -12,6 +12,7 @@ pub mod delta;
 mod held;
 mod lacking;
 mod name;
+mod newest;
 
 use std::collections::BTreeSet;
 
@@ -23,7 +24,7 @@ use super::sealed;
 use crate::error::{Error, Kind, Result};
 use crate::record::{Offset, Timestamp};
 pub use delta::Gone;
-pub use lacking::{Lack, lacking};
+pub use lacking::{Lack, Lost, chain_of, lacking, lost};
 pub use name::Name;
 
 /// The type of a share group, whose position is not one offset a partition: it is named, and nothing more.

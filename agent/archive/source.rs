@@ -86,11 +86,21 @@ pub async fn open(root: &Store, backup_id: &str) -> Result<Archive> {
         }))
 }
 
-/// Returns the names of the backups below `root`: of the folders with a `backup.json`.
+/// Returns the names of the backups below `root`: of the folders with a `backup.json`, and of those that cannot be looked
+/// into, since they may have one.
+///
+/// # Errors
+/// Those of the store while it lists `root`.
 pub async fn backups(root: &Store) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in root.list("").await?.into_iter().filter(|entry| entry.is_folder) {
-        if root.within(&entry.name).list("").await?.iter().any(|inside| inside.name == layout::BACKUP) {
+        let folder = root.within(&entry.name);
+        let is_backup = match folder.list("").await {
+            Ok(listed) => listed.iter().any(|inside| inside.name == layout::BACKUP),
+            // Whoever opens it hears why.
+            Err(_) => folder.exists(layout::BACKUP).await.unwrap_or(true),
+        };
+        if is_backup {
             found.push(entry.name);
         }
     }

@@ -112,6 +112,18 @@ impl Archive {
         Ok(self.last_at(&place, end).await?.map(|sidecar| sidecar.range.next))
     }
 
+    /// Returns where a chain goes on: where it ends or, while it has no segments, where it begins; `None` where nothing
+    /// says so.
+    pub async fn next_of(&self, partition: &Partition, fork: Option<Fork>) -> Result<Option<Offset>> {
+        match self.end_of(partition, fork).await? {
+            Some(next) => Ok(Some(next)),
+            None => {
+                let begin = begin::read(self.store(), partition, &layout::chain_folder(partition, fork)).await?;
+                Ok(begin.map(|begin| begin.offset))
+            }
+        }
+    }
+
     /// Returns when the last segment of the chain at `place` was sealed; `None` when it has no segments.
     pub async fn last_sealed(&self, place: &Place) -> Result<Option<Timestamp>> {
         let end = End::find(self, place).await?;

@@ -91,7 +91,7 @@ fn chain_name(text: &str) -> Result<(i32, Option<Fork>), String> {
 }
 
 /// Reads a whole number that is not negative.
-fn whole<T: std::str::FromStr + Default + PartialOrd>(text: &str) -> Result<T, String> {
+pub(super) fn whole<T: std::str::FromStr + Default + PartialOrd>(text: &str) -> Result<T, String> {
     let number = text.parse().ok().filter(|number| *number >= T::default());
     number.ok_or_else(|| "write a whole number from 0 on, and not too large a one".to_owned())
 }

@@ -88,12 +88,18 @@ async fn list_backups(root: &Store, path: &str, format: Format, output: &mut Out
         return Err(Error::usage(format!("there is no folder `{}`", shown_path(path))));
     }
     let (mut rows, mut errors) = (Vec::new(), Vec::new());
-    for backup_id in source::backups(root).await? {
+    // Into `lost+found` of a disk nobody may look, and no backup has such a name.
+    let may_be = |name: &String| super::backup_id(name).is_ok();
+    for backup_id in source::backups(root).await?.into_iter().filter(may_be) {
         rows.push(backup_row(root, &backup_id).await.unwrap_or_else(|error| {
             let told = Some(error.to_string());
             errors.push(error);
             BackupRow { backup_id, created: None, cluster_id: None, topics: None, error: told }
         }));
+    }
+    if rows.is_empty() && root.exists(layout::BACKUP).await? {
+        return Err(Error::usage(format!("`{}` is a backup itself", shown_path(path)))
+            .hint("--path is the folder in which it lies, --backup-id its name"));
     }
     if rows.is_empty() {
         tracing::warn!("there is no backup below `{}`", shown_path(path));
@@ -358,6 +364,33 @@ mod tests {
         listed(&root, path).await.1.expect("it holds nothing");
         let typo = format!("{path}/typo");
         assert_eq!(listed(&root, &typo).await.1.expect_err("not there").kind(), Kind::Usage);
+    }
+
+    #[tokio::test]
+    async fn a_backup_in_the_place_of_the_folder_of_backups_is_a_mistake() {
+        let fixture = three().await;
+        let error = listed(&fixture.root.within("b"), "memory://x/b").await.1.expect_err("it has no backups");
+        assert_eq!((error.exit_code(), error.to_string().contains("is a backup itself")), (2, true), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_folder_that_cannot_be_looked_into_keeps_no_backup_from_being_listed() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().to_str().expect("UTF-8");
+        let root = Store::open(path).expect("opened");
+        let _ = Archive::create(&root, "a", None).await.expect("created");
+        for (name, inside) in [("lost+found", layout::BACKUP), ("other", "x"), ("secret", layout::BACKUP)] {
+            std::fs::create_dir(folder.path().join(name)).expect("made");
+            // Nobody can follow a link to itself, not even root, whom no mode keeps out.
+            symlink(inside, folder.path().join(name).join(inside)).expect("linked");
+        }
+        let (text, result) = listed(&root, path).await;
+        assert_eq!(result.expect_err("not all could be looked at").exit_code(), 1);
+        let rows: Vec<_> =
+            text.lines().skip(4).map(|line| line.split_whitespace().next().unwrap_or_default()).collect();
+        assert_eq!(rows, ["a", "secret"], "{text}");
     }
 
     /// Lists the topics of the backup in `format`.

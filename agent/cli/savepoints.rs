@@ -1,22 +1,35 @@
 //! `savepoints`: the savepoints of a backup, and whether the archive has reached them; `savepoints create` makes one
 //! now, without a running agent.
+//!
+//! Only what is shown is read: the newest names, each savepoint, the full one that some differ from, once, and of each
+//! chain where it ends now. Memory: the rows, and a few savepoints at a time.
 
-use std::collections::{BTreeMap, HashSet};
+mod ends;
+
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+use self::ends::Ends;
 use super::Format;
 use super::table::{self, Output, Page};
-use crate::archive::savepoint::{Archived, Lack, Name, Savepoint, State, lacking};
-use crate::archive::{Archive, layout, source};
+use crate::archive::savepoint::{Lack, Lost, Name, Savepoint, State, lacking, lost};
+use crate::archive::source::side_by_side;
+use crate::archive::{Archive, source};
 use crate::backup::savepoints::{self, Made};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
-use crate::record::{Offset, Partition, TopicId};
+use crate::record::Offset;
 
 /// How many savepoints are shown unless told otherwise: an afternoon and a day of them. Each costs a request.
 const SHOWN: usize = 100;
+
+/// Savepoints that are read at a time, a megabyte each at worst: one after the other a hundred would take seconds.
+const SIDE_BY_SIDE: usize = 8;
+
+/// Full savepoints that are kept for those that differ from them: one an hour, and that of another agent beside it.
+const FULLS: usize = 2;
 
 /// What the user typed after `savepoints`.
 #[derive(Debug, clap::Args)]
@@ -34,7 +47,10 @@ pub struct Args {
     #[arg(long, short = 'o', value_enum, default_value_t)]
     format: Format,
     /// Show only so many, the newest; 0 shows all
-    #[arg(long, value_name = "COUNT", default_value_t = SHOWN)]
+    #[arg(
+        long, value_name = "COUNT", default_value_t = SHOWN, allow_negative_numbers = true,
+        value_parser = super::cat::whole::<usize>,
+    )]
     limit: usize,
 }
 
@@ -69,9 +85,15 @@ struct Row {
     previous: Option<Name>,
     groups: Option<usize>,
     partitions: Option<usize>,
+    /// `None` where it cannot be told.
     complete: Option<bool>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lacks: Vec<LackRow>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lost: Vec<LostRow>,
+    /// Partitions of which it cannot be told how far they go.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown: Vec<String>,
     groups_unread: Option<String>,
     /// Groups whose offsets could not be read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -92,14 +114,21 @@ struct LackRow {
     offsets: u64,
 }
 
-/// How far the archive goes, by (topic, id, chain's name); and the newest chain of a partition, by its index as name.
-type Ends = BTreeMap<(String, String, String), Option<Offset>>;
+/// What was durable of a chain and is there no more.
+#[derive(Debug, Serialize)]
+struct LostRow {
+    topic: String,
+    topic_id: String,
+    chain: String,
+    archived: Offset,
+    next: Option<Offset>,
+}
 
 /// Lists savepoints, or makes one.
 ///
 /// # Errors
-/// [`Kind::NoBackup`] for a backup that is not there; after all are printed [`Kind::Damaged`] when one cannot be read. Of
-/// `create`: why there is none.
+/// [`Kind::NoBackup`] for a backup that is not there. After all are printed: [`Kind::Damaged`] when one cannot be read,
+/// [`Kind::Hole`] when the archive ends before what one calls durable. Of `create`: why there is none.
 pub async fn run(args: Args) -> Result<()> {
     if let Some(Verb::Create(args)) = args.verb {
         return create(args).await;
@@ -147,78 +176,96 @@ async fn create(args: CreateArgs) -> Result<()> {
 }
 
 async fn list(archive: &Archive, limit: usize, format: Format, output: &mut Output) -> Result<()> {
-    let names = archive.savepoints().await?;
-    let from = if limit == 0 { 0 } else { names.len().saturating_sub(limit) };
-    if from > 0 {
-        tracing::info!("{from} older savepoints are not shown; --limit 0 shows all");
+    let (names, is_cut) = match limit {
+        0 => (archive.savepoints().await?, false),
+        limit => archive.newest_savepoints(limit).await?,
+    };
+    if is_cut {
+        tracing::info!("older savepoints are not shown; --limit 0 shows all");
     }
-    let mut ends = Ends::new();
-    let (mut rows, mut damaged, mut full) = (Vec::new(), Vec::new(), None);
-    for &name in &names[from..] {
-        match read(archive, name, &mut full).await {
-            Ok(Some((savepoint, state))) => {
-                let lacks = lacks(archive, &state, &mut ends).await?;
-                rows.push(Row::of(&savepoint, &state, lacks));
+    let (mut ends, mut fulls) = (Ends::default(), Fulls::default());
+    let (mut rows, mut damaged, mut any_lost) = (Vec::new(), Vec::new(), false);
+    for names in names.chunks(SIDE_BY_SIDE) {
+        let read = side_by_side::each(names.to_vec(), SIDE_BY_SIDE, |name| {
+            let archive = archive.clone();
+            async move { (name, archive.savepoint(name).await) }
+        });
+        for (name, read) in read.await? {
+            match fulls.resolve(archive, read).await {
+                Ok(Some((savepoint, state))) => {
+                    damaged.extend(ends.look(archive, &state).await?);
+                    let row = Row::of(&savepoint, &state, &ends);
+                    any_lost |= !row.lost.is_empty();
+                    rows.push(row);
+                }
+                // `prune` was faster.
+                Ok(None) => {}
+                Err(error) if error.kind() == Kind::Damaged => {
+                    rows.push(Row::damaged(name, &error));
+                    damaged.push(error);
+                }
+                Err(error) => return Err(error),
             }
-            // `prune` was faster.
-            Ok(None) => {}
-            Err(error) if error.kind() == Kind::Damaged => {
-                rows.push(Row::damaged(name, &error));
-                damaged.push(error);
-            }
-            Err(error) => return Err(error),
         }
     }
     print(archive, &rows, format, output)?;
-    let Some(error) = damaged.pop() else { return Ok(()) };
+    let worst = damaged.pop();
     for error in damaged {
         tracing::error!("{error}");
     }
-    Err(error)
-}
-
-/// Reads a savepoint; `full` keeps the last full one, which those behind it differ from.
-async fn read(archive: &Archive, name: Name, full: &mut Option<Savepoint>) -> Result<Option<(Savepoint, State)>> {
-    let Some(savepoint) = archive.savepoint(name).await? else { return Ok(None) };
-    match savepoint.full {
-        None => *full = Some(savepoint.clone()),
-        Some(base) if full.as_ref().is_none_or(|full| full.name != base) => *full = archive.savepoint(base).await?,
-        Some(_) => {}
+    let backup_id = &archive.backup().backup_id;
+    match worst {
+        Some(error) => Err(error),
+        None if any_lost => Err(Error::new(Kind::Hole, "the archive ends before what was durable of it")
+            .with("backup", backup_id)
+            .hint("run `verify`")),
+        None => Ok(()),
     }
-    let state = savepoint.resolve(full.as_ref())?;
-    Ok(Some((savepoint, state)))
 }
 
-/// Returns what the archive lacks of a savepoint; `ends` keeps how far it goes.
-async fn lacks(archive: &Archive, state: &State, ends: &mut Ends) -> Result<Vec<Lack>> {
-    for topic in &state.topics {
-        let topic_id: TopicId = topic.topic_id.parse().unwrap_or(TopicId::NONE);
-        for end in topic.partitions.iter().filter(|end| end.high_watermark > 0) {
-            let key = key(&topic.topic, &topic.topic_id, end.partition, end.archived.as_ref());
-            if ends.contains_key(&key) {
-                continue;
-            }
-            let partition = Partition { topic: topic.topic.as_str().into(), topic_id, index: end.partition };
-            let fork = end.archived.as_ref().and_then(Archived::fork);
-            let next = match fork {
-                Some(fork) => archive.end_of(&partition, fork).await?,
-                None => archive.tip(&partition).await?.next,
+/// The full savepoints that were read last, by name; `None` for one that is not there or cannot be read.
+#[derive(Default)]
+struct Fulls(VecDeque<(Name, Option<Savepoint>)>);
+
+impl Fulls {
+    /// Finds out what a savepoint stands for. The full one that it differs from is read once.
+    async fn resolve(
+        &mut self,
+        archive: &Archive,
+        read: Result<Option<Savepoint>>,
+    ) -> Result<Option<(Savepoint, State)>> {
+        let Some(savepoint) = read? else { return Ok(None) };
+        let Some(base) = savepoint.full else {
+            self.keep(savepoint.name, Some(savepoint.clone()));
+            let state = savepoint.state.clone();
+            return Ok(Some((savepoint, state)));
+        };
+        if self.of(base).is_none() {
+            let (full, error) = match archive.savepoint(base).await {
+                Ok(full) => (full, None),
+                Err(error) if error.kind() == Kind::Damaged => (None, Some(error)),
+                Err(error) => return Err(error),
             };
-            ends.insert(key, next);
+            self.keep(base, full);
+            if let Some(error) = error {
+                let lacking = format!("savepoint {} differs from one that cannot be read", savepoint.name);
+                return Err(Error::damaged(lacking).source(error));
+            }
         }
+        let state = savepoint.resolve(self.of(base).and_then(Option::as_ref))?;
+        Ok(Some((savepoint, state)))
     }
-    let known = |topic: &str, id: &str, index, archived: Option<&Archived>| {
-        let next = ends.get(&key(topic, id, index, archived)).copied().flatten();
-        next.max(archived.map(|archived| archived.next))
-    };
-    Ok(lacking(state, known))
-}
 
-/// Returns how [`Ends`] calls the chain that counts: the one that the savepoint names, or else the newest.
-fn key(topic: &str, topic_id: &str, index: i32, archived: Option<&Archived>) -> (String, String, String) {
-    let chain =
-        archived.map_or_else(|| format!("{} newest", layout::chain_name(index, None)), |held| held.chain.clone());
-    (topic.to_owned(), topic_id.to_owned(), chain)
+    fn of(&self, name: Name) -> Option<&Option<Savepoint>> {
+        self.0.iter().find(|(kept, _)| *kept == name).map(|(_, full)| full)
+    }
+
+    fn keep(&mut self, name: Name, full: Option<Savepoint>) {
+        if self.0.len() >= FULLS {
+            let _ = self.0.pop_front();
+        }
+        self.0.push_back((name, full));
+    }
 }
 
 fn print(archive: &Archive, rows: &[Row], format: Format, output: &mut Output) -> Result<()> {
@@ -241,11 +288,15 @@ fn print(archive: &Archive, rows: &[Row], format: Format, output: &mut Output) -
 }
 
 impl Row {
-    fn of(savepoint: &Savepoint, state: &State, lacks: Vec<Lack>) -> Self {
+    fn of(savepoint: &Savepoint, state: &State, ends: &Ends) -> Self {
         let lack = |lack: Lack| {
             let offsets = lack.offsets();
             LackRow { topic: lack.topic, topic_id: lack.topic_id, partition: lack.partition, offsets }
         };
+        let gone = |Lost { topic, topic_id, chain, archived, next }| LostRow { topic, topic_id, chain, archived, next };
+        let (lacks, lost) =
+            (lacking(state, |topic, end| ends.of(topic, end)), lost(state, |topic, end| ends.of(topic, end)));
+        let unknown = ends.unknown(state);
         let refused =
             state.groups.iter().filter_map(|group| Some(format!("{}: {}", group.group, group.error.as_ref()?)));
         // A transaction hangs in many partitions.
@@ -264,8 +315,10 @@ impl Row {
             previous: savepoint.previous,
             groups: Some(state.groups.len()),
             partitions: Some(state.partitions()),
-            complete: Some(lacks.is_empty()),
+            complete: (unknown.is_empty() || !lacks.is_empty()).then_some(lacks.is_empty()),
             lacks: lacks.into_iter().map(lack).collect(),
+            lost: lost.into_iter().map(gone).collect(),
+            unknown,
             groups_unread: state.groups_unread.clone(),
             refused: refused.collect(),
             hanging: hanging.collect(),
@@ -283,6 +336,8 @@ impl Row {
             partitions: None,
             complete: None,
             lacks: Vec::new(),
+            lost: Vec::new(),
+            unknown: Vec::new(),
             groups_unread: None,
             refused: Vec::new(),
             hanging: Vec::new(),
@@ -313,11 +368,19 @@ impl Row {
     }
 
     fn note(&self) -> Option<String> {
-        let mut notes: Vec<String> = self.groups_unread.iter().map(|why| format!("groups unread: {why}")).collect();
+        let mut notes = Vec::new();
+        if let Some(first) = self.lost.first() {
+            let ends = first.next.map_or_else(|| "is gone".to_owned(), |next| format!("ends at {next}"));
+            let (chain, archived, more) =
+                (format!("{}-{}", first.topic, first.chain), first.archived, more(&self.lost));
+            notes.push(format!("{chain} was durable up to {archived} and {ends}{more}: run verify"));
+        }
+        if let Some(first) = self.unknown.first() {
+            notes.push(format!("nobody knows where {first} ends{}: run verify", more(&self.unknown)));
+        }
+        notes.extend(self.groups_unread.iter().map(|why| format!("groups unread: {why}")));
         if let Some(first) = self.refused.first() {
-            let more =
-                if self.refused.len() > 1 { format!(" (and {} more)", self.refused.len() - 1) } else { String::new() };
-            notes.push(format!("group {first}{more}"));
+            notes.push(format!("group {first}{}", more(&self.refused)));
         }
         notes.extend(self.hanging.iter().cloned());
         notes.extend(self.error.clone());
@@ -325,85 +388,10 @@ impl Row {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
-    use super::*;
-    use crate::archive::savepoint::Hanging;
-    use crate::archive::savepoint::tests::{name, state, topic};
-    use crate::archive::source::tests::three;
-    use crate::record::Timestamp;
-
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("nobody panics").write(bytes)
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    async fn listed(archive: &Archive, limit: usize, format: Format) -> (String, Result<()>) {
-        let written = Shared::default();
-        let mut output = Output::to(Box::new(written.clone()));
-        let result = list(archive, limit, format, &mut output).await;
-        output.finish().expect("written");
-        let text = String::from_utf8(written.0.lock().expect("nobody panics").clone()).expect("UTF-8");
-        (text, result)
-    }
-
-    /// Three savepoints of an archive that holds the offsets [0, 15) of `t-0`: reached, not reached, damaged.
-    async fn archive() -> Archive {
-        let archive = three().await.archive;
-        let held =
-            archive.tip(&Partition { topic: "t".into(), topic_id: TopicId::NONE, index: 0 }).await.expect("read");
-        let next = held.next.expect("it holds something");
-        let at = |end| {
-            let mut state = state(&[end, 0]);
-            state.topics[0] = topic("t", std::mem::take(&mut state.topics[0].partitions));
-            state
-        };
-        let [first, second, third] = ["20261122T100000.000Z", "20261122T100100.000Z", "20261122T100200.000Z"].map(name);
-        let full = Savepoint::full(first, Timestamp(0), None, at(next));
-        let mut state = at(next + 30);
-        state.groups_unread = Some("forbidden".into());
-        state.groups[0].error = Some("not allowed".into());
-        state.hanging = vec![Hanging { topic: "t".into(), partition: 0, producer_id: 9, first_offset: next }];
-        let delta = Savepoint::full(second, Timestamp(0), Some(first), state).relative_to(first, &full.state);
-        for savepoint in [&full, &delta] {
-            let _ = archive.create_savepoint(savepoint.name, savepoint.encode()).await.expect("created");
-        }
-        let _ = archive.create_savepoint(third, delta.encode()).await.expect("created");
-        archive
-    }
-
-    #[tokio::test]
-    async fn a_savepoint_is_complete_when_every_end_is_passed_and_damage_is_a_row_and_exit_code_4() {
-        let archive = archive().await;
-        let (csv, result) = listed(&archive, 0, Format::Csv).await;
-        assert_eq!(result.expect_err("damage").exit_code(), 4);
-        let lines: Vec<_> = csv.lines().collect();
-        assert_eq!(lines[1], "20261122T100000.000Z,1970-01-01T00:00:00.000Z,full,1,2,yes,");
-        let note = "groups unread: forbidden; group shop: not allowed; a transaction of producer 9 hangs in t-0 at";
-        let start = format!("20261122T100100.000Z,1970-01-01T00:00:00.000Z,delta,1,2,no: t-0 lacks 30,{note}");
-        assert!(lines[2].starts_with(&start), "{csv}");
-        assert!(lines[3].starts_with("20261122T100200.000Z,,unreadable,,,,"), "{csv}");
-        let (table, _) = listed(&archive, 0, Format::Table).await;
-        assert_eq!(table.lines().count(), 7, "{table}");
-        assert!(table.contains("no: t-0 lacks 30"), "{table}");
-    }
-
-    #[tokio::test]
-    async fn a_limit_shows_the_newest() {
-        let (json, _) = listed(&archive().await, 2, Format::Json).await;
-        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-        assert_eq!(json[0]["name"], "20261122T100100.000Z", "its full one is read though it is not shown");
-        assert_eq!((&json[0]["complete"], &json[0]["lacks"][0]["offsets"]), (&false.into(), &30.into()));
-        assert_eq!(json.as_array().map(Vec::len), Some(2));
-    }
+/// Says how many there are beside the first.
+fn more<T>(of: &[T]) -> String {
+    if of.len() > 1 { format!(" (and {} more)", of.len() - 1) } else { String::new() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,9 @@
-//! Savepoints: each can be read, those that it names are there, and the chains hold what it says was durable.
+//! Savepoints: each can be read, those that it names are there, what it differs from is a full one, and the chains hold
+//! what it says was durable.
+//!
+//! Each object is read once. Memory: the names, eight bytes each, a claim for each chain, and the few that are being read.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tokio::task::JoinSet;
 
@@ -47,8 +50,8 @@ pub(super) async fn check(archive: &Archive, findings: &mut Vec<Finding>) -> (u6
             _ => findings.push(Finding::unknown(archive, &layout::savepoint(&entry.name))),
         }
     }
-    let there: HashSet<Name> = names.iter().copied().collect();
-    let mut missing: HashMap<Name, (Name, &'static str)> = HashMap::new();
+    names.sort_unstable();
+    let mut links = Links::default();
     let mut names_left = names.iter().copied();
     let mut reading = JoinSet::new();
     loop {
@@ -67,21 +70,69 @@ pub(super) async fn check(archive: &Archive, findings: &mut Vec<Finding>) -> (u6
             }
             None => break,
         };
-        let Some(savepoint) = taken(archive, name, read, findings) else { continue };
+        match taken(archive, name, read, findings) {
+            Some(savepoint) => {
+                links.add(&names, &savepoint);
+                claims.add(archive, &savepoint);
+            }
+            None => drop(links.unread.insert(name)),
+        }
+    }
+    links.broken(archive, findings);
+    (names.len() as u64, claims)
+}
+
+/// What savepoints say of each other.
+#[derive(Default)]
+struct Links {
+    /// Those that are not there, each with the first that names it and why.
+    missing: BTreeMap<Name, (Name, &'static str)>,
+    /// Those from which others differ, each with the first of these.
+    bases: BTreeMap<Name, Name>,
+    /// The full ones: one an hour.
+    fulls: HashSet<Name>,
+    /// Those that could not be read.
+    unread: HashSet<Name>,
+}
+
+impl Links {
+    /// Takes what a savepoint says of others; `there` are all names, in order.
+    fn add(&mut self, there: &[Name], savepoint: &Savepoint) {
+        let name = savepoint.name;
         let links = [(savepoint.full, "it differs from that one"), (savepoint.previous, "it follows on that one")];
         for (link, why) in links {
-            if let Some(link) = link.filter(|link| !there.contains(link)) {
-                let _ = missing.entry(link).or_insert((name, why));
+            let Some(link) = link.filter(|link| there.binary_search(link).is_err()) else { continue };
+            let by = self.missing.entry(link).or_insert((name, why));
+            *by = (*by).min((name, why));
+        }
+        match savepoint.full {
+            Some(base) => {
+                let by = self.bases.entry(base).or_insert(name);
+                *by = name.min(*by);
+            }
+            None => drop(self.fulls.insert(name)),
+        }
+    }
+
+    /// Finds those that are missing, and those that differ from what is no full one.
+    fn broken(self, archive: &Archive, findings: &mut Vec<Finding>) {
+        let mut damaged = |name: Name, detail: String| {
+            let object = archive.store().describe(&layout::savepoint(name));
+            findings.push(Finding { what: What::DamagedObject, object, range: None, detail });
+        };
+        for (&name, (by, why)) in &self.missing {
+            damaged(name, format!("the savepoint is missing: {by} names it, since {why}"));
+        }
+        for (base, by) in self.bases {
+            // What is missing or could not be read is told already.
+            if !self.fulls.contains(&base) && !self.missing.contains_key(&base) && !self.unread.contains(&base) {
+                damaged(
+                    by,
+                    format!("it differs from {base}, which is no full savepoint: nobody can tell what it says"),
+                );
             }
         }
-        claims.add(archive, &savepoint);
     }
-    for (name, (by, why)) in missing {
-        let object = archive.store().describe(&layout::savepoint(name));
-        let detail = format!("the savepoint is missing: {by} names it, since {why}");
-        findings.push(Finding { what: What::DamagedObject, object, range: None, detail });
-    }
-    (names.len() as u64, claims)
 }
 
 /// Returns a savepoint that could be read; else says why not.

@@ -402,6 +402,21 @@ async fn what_savepoints_name_must_be_there() {
 }
 
 #[tokio::test]
+async fn a_savepoint_that_differs_from_one_that_is_not_full_says_nothing() {
+    let fixture = saved().await;
+    let (first, second) = (savepoint(0, None, &[("0", 10)]), savepoint(1, Some(0), &[("0", 15)]));
+    let delta = savepoint(3, Some(2), &[("0", 20)]).relative_to(second.name, &second.state);
+    put(&fixture, &delta).await;
+    let (report, verdict) = verified(&fixture, Mode::Plain).await;
+    assert_eq!((verdict.expect_err("damage").exit_code(), report.findings().count()), (4, 1), "{}", told(&report));
+    assert!(told(&report).contains(&format!("{}, which is no full savepoint", name(1))), "{}", told(&report));
+    let sound = savepoint(3, Some(2), &[("0", 20)]).relative_to(first.name, &first.state);
+    let key = layout::savepoint(sound.name);
+    let mended = |at: &str, bytes: Bytes| Some(if *at == *key { sound.encode() } else { bytes });
+    assert_eq!(exit_codes(&fixture.but(mended).await).await, (0, 0));
+}
+
+#[tokio::test]
 async fn what_a_savepoint_calls_durable_is_a_hole_when_it_is_gone() {
     for left_out in ["0015.log", "000015"] {
         let fixture = saved().await.but(|key, bytes| (!key.contains(left_out)).then_some(bytes)).await;

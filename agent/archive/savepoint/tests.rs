@@ -110,7 +110,7 @@ proptest! {
 
     #[test]
     fn an_archive_lacks_exactly_what_it_has_not_reached(state in arbitrary(), held in 0..5_i64) {
-        let lacks = lacking(&state, |_, _, index, _| (index > 0).then_some(held));
+        let lacks = lacking(&state, |_, end| (end.partition > 0).then_some(held));
         for topic in &state.topics {
             for end in &topic.partitions {
                 let reached = if end.partition > 0 { held } else { 0 };
@@ -119,6 +119,52 @@ proptest! {
                 });
                 prop_assert_eq!(lack.map_or(0, Lack::offsets), (end.high_watermark - reached).max(0).cast_unsigned());
             }
+        }
+    }
+}
+
+#[test]
+fn what_was_durable_once_makes_nothing_complete_and_is_lost_where_it_is_gone() {
+    let ends = vec![end(0, 30, Some(("0", 35))), end(1, 30, Some(("1@3-4", 20))), end(2, 30, None)];
+    let state = State { topics: vec![topic("orders", ends)], ..State::default() };
+    let lacks = lacking(&state, |_, end| (end.partition < 2).then_some(32 - 10 * Offset::from(end.partition)));
+    assert_eq!(lacks.iter().map(|lack| (lack.partition, lack.offsets())).collect::<Vec<_>>(), [(1, 8), (2, 30)]);
+    let gone = lost(&state, |_, end| (end.partition == 0).then_some(32));
+    let told: Vec<_> = gone.iter().map(|lost| (&*lost.chain, lost.archived, lost.next)).collect();
+    assert_eq!(told, [("0", 35, Some(32)), ("1@3-4", 20, None)]);
+}
+
+#[test]
+fn an_end_of_which_nobody_told_is_judged_by_the_chain_that_holds_it_along_the_newest_way() {
+    let fork = |epoch, end| Fork { epoch, end };
+    let forks = [fork(5, 100), fork(9, 150)];
+    for (next, chain) in [(0, None), (100, None), (101, Some(forks[0])), (150, Some(forks[0])), (151, Some(forks[1]))] {
+        assert_eq!(chain_of(&end(0, next, None), &forks), chain, "{next}");
+    }
+    assert_eq!(chain_of(&end(0, 151, Some(("0@5-100", 100))), &forks), Some(forks[0]), "it is told");
+    assert_eq!(chain_of(&end(0, 151, Some(("0", 100))), &forks), None);
+    // The newest goes back before the one that it was made beside, which is on no way then.
+    assert_eq!(chain_of(&end(0, 120, None), &[fork(5, 100), fork(7, 80)]), Some(fork(7, 80)));
+    assert_eq!(chain_of(&end(0, 90, None), &[fork(5, 100), fork(7, 80)]), Some(fork(7, 80)));
+}
+
+#[tokio::test]
+async fn the_newest_savepoints_are_found_however_long_ago_they_were_made() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for path in [folder.path().to_str().expect("UTF-8").to_owned(), format!("memory://{}", uuid::Uuid::new_v4())] {
+        let root = crate::store::Store::open(&path).expect("opened");
+        let archive = crate::archive::Archive::create(&root, "b", None).await.expect("created");
+        assert_eq!(archive.newest_savepoints(2).await.expect("listed"), (vec![], false));
+        let now = Timestamp::now().0;
+        let ages = [20_000 * 86_400_000, 400 * 86_400_000, 3 * 3_600_000, 60_000, -60_000];
+        let names = ages.map(|age_ms| Name::at(Timestamp(now - age_ms)));
+        for name in names {
+            let _ = archive.create_savepoint(name, bytes::Bytes::new()).await.expect("created");
+        }
+        for count in 0..7_usize {
+            let older = names.len().saturating_sub(count);
+            let expected = (names[older..].to_vec(), older > 0);
+            assert_eq!(archive.newest_savepoints(count).await.expect("listed"), expected, "{count} in {path}");
         }
     }
 }

@@ -26,6 +26,11 @@ impl Reached {
         self.lock().get(partition).copied()
     }
 
+    /// Returns whether anything is known to be durable.
+    pub fn is_any(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
     /// Forgets the partitions for which `there` does not hold, as those of deleted topics.
     pub fn keep(&self, there: impl Fn(&Partition) -> bool) {
         self.lock().retain(|partition, _| there(partition));

@@ -126,7 +126,7 @@ async fn named_groups_are_kept_without_a_listing_and_nothing_is_written_twice() 
     bench.commit("shop", 3);
     let Made::Written(second) = maker.once().await.expect("made") else { panic!("it has changed") };
     assert_eq!(bench.read(second).await.0.previous, Some(first));
-    assert_eq!(lacking(&bench.read(second).await.1, |_, _, _, _| None).len(), 1);
+    assert_eq!(lacking(&bench.read(second).await.1, |_, _| None).len(), 1);
 }
 
 #[tokio::test]

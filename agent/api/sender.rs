@@ -1,0 +1,106 @@
+//! Who may send a request that changes something: a program of this machine, and no page of a browser on it.
+//!
+//! A page from anywhere may have a browser send a request to this machine, and may even bear a name that leads here (DNS
+//! rebinding). A browser says so: in `Origin` and `Sec-Fetch-Site`, which a page cannot change, and in `Host`, the name
+//! that it was told. Programs send neither of the first two. Pure.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+
+use super::Refused;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Refuses a request that does not come from a program of this machine.
+pub(super) fn check(peer: SocketAddr, headers: &HeaderMap) -> Result<(), Refused> {
+    let forbidden = |message: &str| Err(Refused::new(StatusCode::FORBIDDEN, message));
+    if !peer.ip().to_canonical().is_loopback() {
+        return forbidden("only this machine may make a savepoint: send the request from where the agent runs");
+    }
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next().and_then(|host| host.to_str().ok()).filter(|_| hosts.next().is_none());
+    let Some(host) = host.filter(|host| is_this_machine(host)) else {
+        return forbidden(
+            "a savepoint is made for who asks this machine by its own name: localhost, 127.0.0.1 or [::1]",
+        );
+    };
+    let ours = format!("http://{host}");
+    let is_foreign =
+        headers.get_all(header::ORIGIN).iter().any(|origin| !origin.as_bytes().eq_ignore_ascii_case(ours.as_bytes()))
+            || headers.get_all(SEC_FETCH_SITE).iter().any(|site| site != "same-origin");
+    if is_foreign {
+        return forbidden("a page of another site may not make a savepoint: send the request without a browser");
+    }
+    Ok(())
+}
+
+/// Returns whether `host`, a name or an address with or without a port, is how this machine calls itself.
+fn is_this_machine(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    if authority.as_str().contains('@') {
+        return false;
+    }
+    let name = authority.host();
+    match name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().is_loopback(),
+        Err(_) => name.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(peer: &str, headers: &[(HeaderName, &str)]) -> u16 {
+        let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().expect("a value"))).collect();
+        check(peer.parse().expect("an address"), &headers).map_or_else(|refused| refused.status.as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn only_this_machine_is_local() {
+        for (peer, answer) in
+            [("127.0.0.1:9", 200), ("[::1]:9", 200), ("[::ffff:127.0.0.1]:9", 200), ("10.0.0.1:9", 403)]
+        {
+            assert_eq!(status(peer, &[(header::HOST, "localhost:8083")]), answer, "{peer}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_only_leads_here_is_refused() {
+        for host in ["127.0.0.1:8083", "localhost", "LocalHost:1", "[::1]:8083", "[::ffff:127.0.0.1]:8083", "127.9.9.9"]
+        {
+            assert_eq!(status("127.0.0.1:9", &[(header::HOST, host)]), 200, "{host}");
+        }
+        for host in
+            ["evil.example:8083", "localhost.evil.example", "x@localhost", "10.0.0.1:8083", "", "127.0.0.1.nip.io"]
+        {
+            assert_eq!(status("127.0.0.1:9", &[(header::HOST, host)]), 403, "{host}");
+        }
+        assert_eq!(status("127.0.0.1:9", &[]), 403, "whoever speaks HTTP/1.1 names the host");
+        let two = [(header::HOST, "localhost"), (header::HOST, "evil.example")];
+        let mut headers = HeaderMap::new();
+        for (name, value) in two {
+            let _ = headers.append(name, value.parse().expect("a value"));
+        }
+        assert!(check("127.0.0.1:9".parse().expect("an address"), &headers).is_err());
+    }
+
+    #[test]
+    fn a_page_of_another_site_is_refused() {
+        let host = (header::HOST, "localhost:8083");
+        for (name, value, answer) in [
+            (header::ORIGIN, "http://localhost:8083", 200),
+            (header::ORIGIN, "http://localhost:3000", 403),
+            (header::ORIGIN, "https://evil.example", 403),
+            (header::ORIGIN, "null", 403),
+            (SEC_FETCH_SITE, "same-origin", 200),
+            (SEC_FETCH_SITE, "same-site", 403),
+            (SEC_FETCH_SITE, "cross-site", 403),
+            (SEC_FETCH_SITE, "none", 403),
+        ] {
+            assert_eq!(status("127.0.0.1:9", &[host.clone(), (name.clone(), value)]), answer, "{name}: {value}");
+        }
+    }
+}
