@@ -16,6 +16,7 @@
 //! | a damaged sidecar | it is deleted, the new one is created |
 //! | a lost segment | the gap's sidecar, then its log; then the sidecars that lost their logs are deleted |
 //! | a damaged log | 1. of each piece behind the first damage: sidecar, log; readers pass over these, they lie inside the damaged one's range. 2. the sidecar of the sound beginning. 3. a copy of that beginning under `repair/`. 4. the damaged log is deleted. 5. the beginning is created under its name. 6. the copy is deleted. 7. so is the old sidecar |
+//! | what a kill between 4. and 6. left | the log is created from the copy, the copy is deleted; the old sidecar goes as debris with the next plan |
 //! | debris | logs before the sidecars that describe them |
 //!
 //! [`survey`] looks at a chain, `chain` plans for it, [`scan`] reads through a damaged log, [`source`] asks a cluster what

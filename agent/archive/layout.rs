@@ -93,11 +93,12 @@ pub fn copy(first: Offset, length_bytes: u64, digest: u128) -> String {
     format!("{COPIES}{first:020}.{length_bytes}-{digest:032x}.log")
 }
 
-/// Reads which offset's log an object in [`COPIES`] is the copy of; `None` when it is none's.
-pub fn parse_copy(name: &str) -> Option<Offset> {
-    let sidecar = format!("{}.index", name.strip_suffix(".log")?);
-    match Name::parse(&sidecar)? {
-        Name::Sidecar { first, .. } => Some(first),
+/// Reads the name of an object in [`COPIES`]: the first offset, the length and the digest of the log that it is the copy
+/// of; `None` when it is none's.
+pub fn parse_copy(name: &str) -> Option<(Offset, u64, u128)> {
+    // But for the ending it is the name of the log's sidecar.
+    match Name::parse(&format!("{}.index", name.strip_suffix(".log")?))? {
+        Name::Sidecar { first, length_bytes, digest } => Some((first, length_bytes, digest)),
         Name::Log { .. } => None,
     }
 }

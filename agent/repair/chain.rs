@@ -1,20 +1,20 @@
 //! The plan for one chain: from what a survey found to what is done, and the chain that comes of it.
 //!
-//! [`broken`] is about logs that lost bytes, [`leftovers`] about what lies beside the chain. Memory: two rows a segment.
+//! [`broken`] is about logs that lost bytes, [`lost`] about offsets that nothing covers, [`leftovers`] about what lies
+//! beside the chain. Memory: two rows a segment.
 
 mod broken;
 mod leftovers;
+mod lost;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::plan::{Beside, Options};
-use super::scan::{Told, scan};
-use super::survey::{Begin, COPIES, Object, Segment, State, Step, Survey, changed, note};
+use super::survey::{Begin, Object, Segment, State, Step, Survey, changed, note};
 use super::{Action, NewSidecar, Part, Plan, Remaining, Task};
 use crate::archive::catalog::Row;
 use crate::archive::rebuild::{Beyond, Rebuild, Transactions};
-use crate::archive::segment::Builder;
 use crate::archive::sidecar::{Kind, Sidecar, Transaction};
 use crate::archive::source::chain::{Finding, What};
 use crate::archive::source::chunks::Chunks;
@@ -50,10 +50,11 @@ pub(super) async fn plan(
         rows: Vec::new(),
         is_whole: true,
         sealed_after: beside.seen_first.unwrap_or(Timestamp::NONE),
+        proofs: HashMap::new(),
         tasks: Vec::new(),
         remaining: Vec::new(),
     };
-    planner.begin();
+    planner.begin().await?;
     planner.steps().await?;
     planner.end(beside.archived).await?;
     planner.debris().await?;
@@ -80,6 +81,8 @@ struct Planner<'a> {
     is_whole: bool,
     /// When the last segment before was sealed, or when the topic was first seen.
     sealed_after: Timestamp,
+    /// What the logs of segments were found to be that were read so that something may be deleted.
+    proofs: HashMap<Offset, Option<bool>>,
     tasks: Vec<Task>,
     remaining: Vec<Remaining>,
 }
@@ -98,18 +101,33 @@ impl Planner<'_> {
         self.remaining.push(Remaining { place: Some(self.survey.place.clone()), finding, transaction: None });
     }
 
+    /// Reads an object that is to be deleted.
+    async fn seen(&self, object: &Object) -> Result<Object> {
+        object.clone().seen(self.store, &self.survey.place.folder).await
+    }
+
+    async fn all_seen(&self, objects: &[Object]) -> Result<Vec<Object>> {
+        let mut seen = Vec::with_capacity(objects.len());
+        for object in objects {
+            seen.push(self.seen(object).await?);
+        }
+        Ok(seen)
+    }
+
     /// Plans for a `begin.json` that cannot be read: the chain itself says where it begins, if there is one.
-    fn begin(&mut self) {
-        let Begin::Damaged(object) = &self.survey.begin else { return };
+    async fn begin(&mut self) -> Result<()> {
+        let Begin::Damaged(object) = &self.survey.begin else { return Ok(()) };
         match self.survey.steps.first() {
             Some(Step::Segment(segment)) => {
-                self.tasks.push(Task::Begin { offset: segment.range.first, replaces: object.clone() });
+                let replaces = self.seen(object).await?;
+                self.tasks.push(Task::Begin { offset: segment.range.first, replaces });
             }
             _ => {
                 let detail = "nothing else says where the chain begins: bring it back from a copy".to_owned();
                 self.remains(What::DamagedObject, layout::BEGIN, None, detail);
             }
         }
+        Ok(())
     }
 
     async fn steps(&mut self) -> Result<()> {
@@ -131,8 +149,9 @@ impl Planner<'_> {
         let log = layout::log(segment.range.first);
         match &segment.state {
             State::Sound(row, note) => self.rows.push((*row, note.clone())),
-            State::Altered(row, note) => {
-                self.rows.push((*row, note.clone()));
+            State::Altered(row) => {
+                self.is_whole &= row.is_some();
+                self.rows.extend(row.clone());
                 let detail = "its bytes are not what they were, though each batch is sound: bring it back from a copy";
                 self.remains(What::DamagedLog, &log, Some(segment.range), detail.to_owned());
             }
@@ -150,10 +169,7 @@ impl Planner<'_> {
                 };
                 self.rebuild(segment, beyond, damaged.clone(), *digest, false).await?;
             }
-            State::Broken { scan, damage, sidecar, is_bounded } => {
-                let sidecar = sidecar.as_deref();
-                self.broken(segment, scan, damage, sidecar, *is_bounded && !is_last).await?;
-            }
+            State::Broken { .. } => self.broken(segment, is_first, is_last).await?,
         }
         Ok(())
     }
@@ -177,14 +193,7 @@ impl Planner<'_> {
         let kept = sidecar.aborted.iter().filter(|old| !aborted.iter().any(|new| same(old, new)));
         let kept: Vec<_> = kept.copied().collect();
         aborted.extend(kept);
-        let beyond = Beyond {
-            kind: sidecar.kind,
-            aborted,
-            undecided,
-            sealed_at: Some(sidecar.sealed_at),
-            sealed_after: Timestamp::NONE,
-            note: Some(sidecar.note.clone()),
-        };
+        let beyond = Beyond { aborted, undecided, ..beyond(sidecar) };
         let name = layout::sidecar(segment.range.first, segment.bytes, sidecar.digest);
         let replaces = self.survey.object(name);
         self.rebuild(segment, beyond, replaces, sidecar.digest, true).await
@@ -231,88 +240,57 @@ impl Planner<'_> {
         let beyond = pinned(beyond, &sidecar);
         self.rows.push((row, note(&sidecar)));
         self.tell_undecided(segment, &sidecar.undecided);
-        let log = Object { name, bytes: segment.bytes };
+        let log = Object { name, bytes: segment.bytes, digest: Some(digest) };
+        let replaces = match replaces {
+            Some(object) => Some(self.seen(&object).await?),
+            None => None,
+        };
         self.tasks.push(Task::Sidecar(Box::new(NewSidecar { log, beyond, row, replaces, knew_less })));
         Ok(())
     }
 
-    /// Plans for offsets that nothing covers.
-    async fn hole(&mut self, range: OffsetRange) -> Result<()> {
-        let prefix = format!("{COPIES}{:020}.", range.first);
-        let copy = self.survey.copies.iter().find(|copy| copy.name.starts_with(&prefix));
-        let range = match copy {
-            Some(copy) => self.resume(range, copy).await?,
-            None => range,
-        };
-        if range.is_empty() {
-            return Ok(());
+    /// Returns the sidecar that is there for the log of these offsets and bytes, if it can be read.
+    async fn held(&self, range: OffsetRange, length_bytes: u64, digest: u128) -> Result<Option<Sidecar>> {
+        let name = layout::sidecar(range.first, length_bytes, digest);
+        if !self.survey.objects.contains_key(&name) {
+            return Ok(None);
         }
-        let orphans = self.survey.orphans.iter().filter(|(first, _)| range.contains(*first));
-        let orphans: Vec<_> = orphans.map(|(_, object)| object.clone()).collect();
-        let records = self.records_of(&orphans).await?;
-        if self.options.accept_loss {
-            let gap = self.gap(range).await?;
-            self.rows.push((gap.row, gap.note.clone()));
-            self.tasks.push(Task::Gap { gap: Box::new(gap), orphans, records });
-            return Ok(());
-        }
-        self.is_whole = false;
-        let known = match records {
-            0 => "no sidecar is left that says how many records they were".to_owned(),
-            records => format!("by the sidecars that are left they were {records} records"),
-        };
-        let todo = "bring the logs back from a copy, or declare the offsets as a gap with --accept-loss";
-        self.remains(What::Hole, &layout::log(range.first), Some(range), format!("{known}; {todo}"));
-        Ok(())
-    }
-
-    /// Plans to finish what an interrupted repair left: the log was deleted, its sound beginning waits as a copy. Returns
-    /// what of the hole that leaves.
-    async fn resume(&mut self, hole: OffsetRange, copy: &Object) -> Result<OffsetRange> {
-        let scan = scan(self.store, &self.key(&copy.name), Told::listed(hole.first, copy.bytes), |_, _| Ok(())).await?;
-        let name = layout::sidecar(hole.first, copy.bytes, scan.digest);
         let bytes = self.store.read(&self.key(&name)).await?.unwrap_or_default();
-        let range = OffsetRange { first: hole.first, next: scan.next().unwrap_or(hole.first) };
-        let is_sound = scan.damage.is_none() && range.next <= hole.next;
-        let Some(sidecar) = Sidecar::decode(&bytes).ok().filter(|_| is_sound) else { return Ok(hole) };
-        self.rows.push((Row::of(&sidecar), note(&sidecar)));
-        self.tasks.push(Task::Resume { range, copy: copy.clone(), digest: scan.digest });
-        Ok(OffsetRange { first: range.next, next: hole.next })
+        let partition = self.partition();
+        Ok(Sidecar::decode(&bytes).ok().filter(|held| {
+            (held.range, held.length_bytes, held.digest) == (range, length_bytes, digest)
+                && (held.topic_id, held.partition) == (partition.topic_id, partition.index)
+        }))
     }
 
-    /// Returns how many records sidecars without a log say that there were.
-    async fn records_of(&self, orphans: &[Object]) -> Result<u64> {
-        let mut most: HashMap<Offset, u64> = HashMap::new();
-        for orphan in orphans {
-            let bytes = self.store.read(&self.key(&orphan.name)).await?.unwrap_or_default();
-            if let Ok(sidecar) = Sidecar::decode(&bytes) {
-                let records = most.entry(sidecar.range.first).or_default();
-                *records = sidecar.records.max(*records);
+    /// Plans to delete what has the names of the sidecars of new segments, and does not say what they will.
+    async fn make_way(&mut self, parts: &[Part]) -> Result<()> {
+        let mut wrong = Vec::new();
+        for Part { range, row, .. } in parts {
+            let name = layout::sidecar(range.first, row.length_bytes, row.digest);
+            if let Some(object) = self.survey.object(name)
+                && self.held(*range, row.length_bytes, row.digest).await?.is_none_or(|held| Row::of(&held) != *row)
+            {
+                wrong.push(self.seen(&object).await?);
             }
         }
-        Ok(most.values().sum())
+        if !wrong.is_empty() {
+            let why = "the sidecar of a piece is to have its name, and it does not say what that will".to_owned();
+            self.tasks.push(Task::Debris { objects: wrong, why });
+        }
+        Ok(())
     }
+}
 
-    /// Returns the gap over lost offsets; one that an interrupted repair has begun to declare is taken as it is.
-    async fn gap(&self, range: OffsetRange) -> Result<Part> {
-        let now = Timestamp::now();
-        let reason = format!("lost from the archive: accepted by repair on {now}");
-        let (_, made) = Builder::gap(self.partition(), range, -1, reason);
-        let name = layout::sidecar(range.first, made.length_bytes, made.digest);
-        let held = match self.survey.objects.contains_key(&name) {
-            true => self.store.read(&self.key(&name)).await?.and_then(|bytes| Sidecar::decode(&bytes).ok()),
-            false => None,
-        };
-        let sidecar = held.unwrap_or(Sidecar { sealed_at: now, ..made });
-        let beyond = Beyond {
-            kind: Kind::Gap,
-            aborted: Vec::new(),
-            undecided: Vec::new(),
-            sealed_at: Some(sidecar.sealed_at),
-            sealed_after: Timestamp::NONE,
-            note: Some(sidecar.note.clone()),
-        };
-        Ok(Part { range, bytes: None, beyond, row: Row::of(&sidecar), note: note(&sidecar) })
+/// Returns what a sidecar says that its log does not.
+fn beyond(sidecar: &Sidecar) -> Beyond {
+    Beyond {
+        kind: sidecar.kind,
+        aborted: sidecar.aborted.clone(),
+        undecided: sidecar.undecided.clone(),
+        sealed_at: Some(sidecar.sealed_at),
+        sealed_after: Timestamp::NONE,
+        note: Some(sidecar.note.clone()),
     }
 }
 

@@ -1,12 +1,12 @@
 //! Does what a plan says, in its order, and nothing else.
 //!
-//! Before an object is deleted it is looked at again: one that has another size than in the plan, or that is new,
-//! ends the work. What is there already as it should be, made by an earlier run that was interrupted, is taken.
+//! Before an object is deleted it is read again: one that has other bytes than when the plan was made ends the work.
+//! What is there already as it should be, made by an earlier run that was interrupted, is taken.
 
 use bytes::Bytes;
 
 use super::chain::build;
-use super::survey::{Object, changed};
+use super::survey::{self, Object, changed, copy_name};
 use super::{Action, NewSidecar, Part, Plan, Replacement, Task};
 use crate::archive::begin::Begin;
 use crate::archive::catalog::{Catalog, Row};
@@ -45,11 +45,6 @@ pub async fn perform(archive: &Archive, plan: &Plan, mut done: impl FnMut(&Actio
         done(action);
     }
     Ok(())
-}
-
-/// Returns the name of the copy of the log that `row` describes.
-pub fn copy_name(row: &Row) -> String {
-    layout::copy(row.range.first, row.length_bytes, row.digest)
 }
 
 struct Work<'a> {
@@ -169,11 +164,12 @@ impl Work<'_> {
             // It lost its end, and is sound as it is.
             return self.delete_all(old).await;
         }
-        let copy = Object { name: copy_name(&beginning.row), bytes: beginning.row.length_bytes };
+        let Row { length_bytes, digest, .. } = beginning.row;
+        let copy = Object { name: copy_name(&beginning.row), bytes: length_bytes, digest: Some(digest) };
         self.write_part(log, beginning, &copy.name).await?;
         crash::point("repair-copy", &beginning.range);
         self.delete(log).await?;
-        self.take_copy(beginning.range, &copy, beginning.row.digest).await?;
+        self.take_copy(beginning.range, &copy, digest).await?;
         self.delete_all(old).await
     }
 
@@ -231,27 +227,15 @@ impl Work<'_> {
         }
         match upload.finish().await? {
             Creation::Created => Ok(()),
-            Creation::Exists if self.digest(&to, length).await? == Some(digest) => Ok(()),
+            Creation::Exists if self.is(&to, length, digest).await? => Ok(()),
             Creation::Exists => Err(changed(self.store, &to)),
         }
     }
 
-    /// Returns the digest of an object that has `length` bytes; `None` for another length.
-    async fn digest(&self, key: &str, length: u64) -> Result<Option<u128>> {
-        let mut seen = xxhash_rust::xxh3::Xxh3::new();
-        let mut at = 0;
-        loop {
-            let bytes = self.store.read_range(key, at..at + PIECE_BYTES).await?;
-            at += bytes.len() as u64;
-            if at > length || (bytes.is_empty() && at < length) {
-                return Ok(None);
-            }
-            seen.update(&bytes);
-            if at == length {
-                let more = self.store.read_range(key, at..at + 1).await?;
-                return Ok(more.is_empty().then(|| seen.digest128()));
-            }
-        }
+    /// Returns whether an object has these bytes and no more.
+    async fn is(&self, key: &str, length: u64, digest: u128) -> Result<bool> {
+        let held = survey::digest(self.store, key, length).await?;
+        Ok(held == Some(digest) && self.store.read_range(key, length..length + 1).await?.is_empty())
     }
 
     /// Creates an object, or finds it as it should be.
@@ -268,13 +252,16 @@ impl Work<'_> {
 
     /// Deletes an object that is as it was when the plan was made, or not there any more.
     async fn delete(&self, object: &Object) -> Result<()> {
+        let digest = object.digest.expect("the plan has read what it says to delete");
         let key = self.key(&object.name);
         let (folder, name) = key.rsplit_once('/').map_or(("", key.as_str()), |(folder, name)| (folder, name));
         let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
         let listed = self.store.list_from(&folder, name).await?.into_iter().find(|entry| entry.name == name);
         match listed {
             None => return Ok(()),
-            Some(listed) if listed.size_bytes == object.bytes => {}
+            Some(listed)
+                if listed.size_bytes == object.bytes
+                    && survey::digest(self.store, &key, object.bytes).await? == Some(digest) => {}
             Some(_) => return Err(changed(self.store, &key)),
         }
         self.store.delete(&key).await.map_err(|error: Error| error.hint("`repair` may be run again"))?;

@@ -135,7 +135,10 @@ async fn open(
         return Err(error);
     }
     let listed = store.list_from("", layout::BACKUP).await?.into_iter().find(|entry| entry.name == layout::BACKUP);
-    let replaces = listed.map(|entry| Object { name: entry.name, bytes: entry.size_bytes });
+    let replaces = match listed {
+        Some(entry) => Some(Object::listed(entry.name, entry.size_bytes).seen(&store, "").await?),
+        None => None,
+    };
     let mut backup = Backup {
         format: FORMAT,
         backup_id: backup_id.to_owned(),

@@ -2,16 +2,21 @@
 //! is left of writers that lost a race.
 //!
 //! Nothing is changed. Sidecars are read all; logs only where a sidecar is missing or damaged, around such places as
-//! far as transactions go on, and everywhere if asked to look deeply. Memory: a row a segment, one chunk, one sidecar.
+//! far as transactions go on, inside others' ranges, and everywhere if asked to look deeply. Memory: a row a segment,
+//! one chunk, one sidecar.
 
+mod evidence;
 mod surveyor;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::Xxh3;
+
 use super::scan::Scan;
 use crate::archive::Archive;
 use crate::archive::catalog::{Name as CatalogName, Row};
+use crate::archive::layout;
 pub use crate::archive::layout::COPIES;
 use crate::archive::rebuild::Transactions;
 use crate::archive::sidecar::{Kind, Sidecar, Transaction};
@@ -25,6 +30,9 @@ use surveyor::Surveyor;
 /// is open for longer is left undecided; without a bound one would read a whole archive for a marker that has gone.
 const LOOK_AHEAD: usize = 64;
 
+/// Bytes of one read of an object of which only the digest is wanted.
+const PIECE_BYTES: u64 = 4 << 20;
+
 /// Sidecars that are read at a time: one by one a million of them would take hours of waiting for an object store.
 const AT_ONCE: usize = 64;
 
@@ -35,6 +43,25 @@ pub struct Object {
     pub name: String,
     /// Its size in bytes when it was listed.
     pub bytes: u64,
+    /// XXH3-128 of its bytes, if they were read. What is to be deleted was.
+    pub digest: Option<u128>,
+}
+
+impl Object {
+    /// Returns an object of which only a listing tells.
+    pub fn listed(name: String, bytes: u64) -> Self {
+        Self { name, bytes, digest: None }
+    }
+
+    /// Reads the object in `folder`, so that it can be told from another one when it is deleted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Fenced`] when it is shorter than it was listed; the store's.
+    pub async fn seen(self, store: &Store, folder: &str) -> Result<Self> {
+        let key = format!("{folder}{}", self.name);
+        let digest = digest(store, &key, self.bytes).await?;
+        Ok(Self { digest: Some(digest.ok_or_else(|| changed(store, &key))?), ..self })
+    }
 }
 
 /// A place along a chain.
@@ -72,6 +99,13 @@ pub struct Segment {
     pub state: State,
 }
 
+impl Segment {
+    /// Returns whether its log and its sidecar are sound, or will be.
+    pub fn is_sound(&self) -> bool {
+        matches!(self.state, State::Sound(..) | State::Bare { .. } | State::Undecided(_))
+    }
+}
+
 /// What is the matter with a segment.
 #[derive(Debug)]
 pub enum State {
@@ -94,13 +128,39 @@ pub enum State {
         scan: Scan,
         /// What is wrong.
         damage: String,
-        /// The sidecar that described it, if it is there and sound.
+        /// The sidecar that described it, or more than it, if one is there and sound.
         sidecar: Option<Box<Sidecar>>,
         /// Whether it is known where it ended.
         is_bounded: bool,
     },
-    /// Its batches are sound and its bytes are not what they were: nobody can tell which were changed.
-    Altered(Row, Option<Arc<str>>),
+    /// Its batches are sound and its bytes are not what they were: nobody can tell which were changed. What its sidecar
+    /// or a catalog says of it; `None` where only the name of a sidecar is left.
+    Altered(Option<(Row, Option<Arc<str>>)>),
+}
+
+/// A log that begins inside another's range.
+#[derive(Debug)]
+pub struct Inner {
+    /// The offset that it begins at.
+    pub first: Offset,
+    /// Its bytes.
+    pub bytes: u64,
+    /// What of it is sound.
+    pub scan: Scan,
+    /// Whether it has more than the empty batches of a gap.
+    pub has_data: bool,
+}
+
+impl Inner {
+    /// Returns the offset behind its last sound batch.
+    pub fn next(&self) -> Offset {
+        self.scan.next().unwrap_or(self.first)
+    }
+
+    /// Returns whether it may hold records of `range`.
+    pub fn reaches(&self, range: OffsetRange) -> bool {
+        self.has_data && self.first < range.next && self.next() > range.first
+    }
 }
 
 /// Where a chain begins, as its `begin.json` says.
@@ -128,7 +188,7 @@ pub struct Survey {
     /// All logs and sidecars in the folder, by name.
     pub objects: HashMap<String, u64>,
     /// Logs inside another's range.
-    pub inside: Vec<(Offset, u64)>,
+    pub inside: Vec<Inner>,
     /// Sidecars that describe no log of the chain.
     pub orphans: Vec<(Offset, Object)>,
     /// Catalogs, whatever they hold.
@@ -172,7 +232,7 @@ impl Survey {
 
     /// Returns the object of that name.
     pub fn object(&self, name: String) -> Option<Object> {
-        self.objects.get(&name).map(|&bytes| Object { name, bytes })
+        self.objects.get(&name).map(|&bytes| Object::listed(name, bytes))
     }
 }
 
@@ -186,6 +246,31 @@ pub fn within(given: &[Transaction], range: OffsetRange) -> Vec<Transaction> {
     let touches = |entry: &&Transaction| entry.first < range.next && entry.last.is_none_or(|last| last >= range.first);
     let cut = |entry: &Transaction| Transaction { last: entry.last.filter(|last| *last < range.next), ..*entry };
     given.iter().filter(touches).map(cut).collect()
+}
+
+/// Returns the name of the copy of the log that `row` describes.
+pub fn copy_name(row: &Row) -> String {
+    layout::copy(row.range.first, row.length_bytes, row.digest)
+}
+
+/// Reads the name of a copy: the first offset, the length and the digest of the log; `None` when it is none's.
+pub fn parse_copy_name(name: &str) -> Option<(Offset, u64, u128)> {
+    layout::parse_copy(name.strip_prefix(COPIES)?)
+}
+
+/// Returns the digest of the first `length` bytes of an object; `None` where it has fewer.
+pub async fn digest(store: &Store, key: &str, length: u64) -> Result<Option<u128>> {
+    let mut seen = Xxh3::new();
+    let mut at = 0;
+    while at < length {
+        let bytes = store.read_range(key, at..length.min(at + PIECE_BYTES)).await?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        at += bytes.len() as u64;
+        seen.update(&bytes);
+    }
+    Ok(Some(seen.digest128()))
 }
 
 /// Returns an error for an object that is not as it was when the plan was made.

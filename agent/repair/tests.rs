@@ -12,6 +12,12 @@ use crate::archive::{Archive, catalog, layout};
 use crate::error::Kind;
 use crate::verify::{self, Mode};
 
+mod altered;
+mod changed;
+mod cut;
+mod inside;
+mod interrupted;
+
 const FOLDER: &str = "topics/t/_/0/";
 
 /// Returns every object below the backup's folder.

@@ -12,7 +12,7 @@ pub(super) async fn check(archive: &Archive, place: &Place, findings: &mut Vec<F
     let folder = format!("{}{}", place.folder, layout::COPIES);
     for entry in store.list(&folder).await? {
         let key = format!("{folder}{}", entry.name);
-        let Some(first) = layout::parse_copy(&entry.name).filter(|_| !entry.is_folder) else {
+        let Some((first, ..)) = layout::parse_copy(&entry.name).filter(|_| !entry.is_folder) else {
             findings.push(Finding::unknown(archive, &key));
             continue;
         };

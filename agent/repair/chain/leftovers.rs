@@ -10,11 +10,10 @@ use crate::archive::source::chain::What;
 use crate::error::{Kind as ErrorKind, Result};
 use crate::record::{Offset, OffsetRange, Timestamp};
 use crate::repair::Task;
-use crate::repair::perform::copy_name;
 use crate::repair::scan::{Told, scan};
-use crate::repair::survey::{Begin, Object, Segment, State};
+use crate::repair::survey::{self, Begin, Inner, Object, Segment, State, copy_name, parse_copy_name};
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
     /// Plans for what lies at and beyond the chain's end; it was durable up to `archived` once.
     pub(super) async fn end(&mut self, archived: Option<Offset>) -> Result<()> {
         let survey = self.survey;
@@ -38,7 +37,7 @@ impl Planner<'_> {
             let bytes = self.store.read(&self.key(&object.name)).await?.unwrap_or_default();
             let sealed_at = Sidecar::decode(&bytes).ok().map(|sidecar| sidecar.sealed_at);
             if sealed_at.is_some_and(|at| at.0.saturating_add(UNFINISHED_KEPT_MS) < Timestamp::now().0) {
-                old.push(object.clone());
+                old.push(self.seen(object).await?);
             }
         }
         if !old.is_empty() {
@@ -48,26 +47,26 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Plans to delete what has been proven to be left over.
+    /// Plans to delete what has been proven to be left over; what has not is named.
     pub(super) async fn debris(&mut self) -> Result<()> {
         let survey = self.survey;
-        let inside: HashSet<Offset> = survey.inside.iter().map(|(first, _)| *first).collect();
-        for &(first, bytes) in &survey.inside {
-            let Some(segment) = self.sound_over(first) else { continue };
-            let range = segment.range;
-            if !self.is_proven(segment).await? {
-                continue;
-            }
-            let mut objects = vec![Object { name: layout::log(first), bytes }];
-            let its = survey.orphans.iter().filter(|(orphan, _)| *orphan == first);
-            objects.extend(its.map(|(_, object)| object.clone()));
-            let why = format!("the segment of the offsets {range} covers it, and is proven");
-            self.tasks.push(Task::Debris { objects, why });
+        for inner in &survey.inside {
+            self.inner(inner).await?;
         }
-        let orphans =
-            survey.orphans.iter().filter(|(first, _)| !inside.contains(first) && self.sound_over(*first).is_some());
-        let mut objects: Vec<_> = orphans.map(|(_, object)| object.clone()).collect();
-        objects.extend(self.spent_copies());
+        let inside: HashSet<Offset> = survey.inside.iter().map(|inner| inner.first).collect();
+        let mut objects = Vec::new();
+        for (first, object) in &survey.orphans {
+            if !inside.contains(first) && self.sound_over(*first).is_some() && !self.tells_of_a_longer_end(object) {
+                objects.push(self.seen(object).await?);
+            }
+        }
+        for copy in &survey.copies {
+            if self.is_spent(copy).await? {
+                objects.push(self.seen(copy).await?);
+            } else if !self.is_taken(copy) {
+                self.copy_remains(copy);
+            }
+        }
         if !objects.is_empty() {
             let why = "the chain has passed there, and they describe none of its logs".to_owned();
             self.tasks.push(Task::Debris { objects, why });
@@ -75,32 +74,120 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// Plans for a log inside another's range: it goes if sound segments, without a hole between, hold what it does.
+    async fn inner(&mut self, inner: &Inner) -> Result<()> {
+        let Some(over) = self.sound_over(inner.first) else { return Ok(()) };
+        let held = self.held_up_to(inner).await?;
+        let name = layout::log(inner.first);
+        if held < inner.next() || inner.scan.damage.is_some() {
+            let why = match &inner.scan.damage {
+                Some(damage) => format!("{damage}, so that nothing tells what else it held"),
+                None => format!("from offset {held} on nothing else is proven to hold what it does: keep it"),
+            };
+            let range = OffsetRange { first: inner.first, next: inner.next() };
+            let detail = format!("it begins inside the segment of the offsets {}; {why}", over.range);
+            self.remains(What::Debris, &name, Some(range), detail);
+            return Ok(());
+        }
+        let mut objects = vec![Object { name, bytes: inner.bytes, digest: Some(inner.scan.digest) }];
+        for (_, object) in self.survey.orphans.iter().filter(|(orphan, _)| *orphan == inner.first) {
+            objects.push(self.seen(object).await?);
+        }
+        let why = format!("the segment of the offsets {} covers it, and is proven", over.range);
+        self.tasks.push(Task::Debris { objects, why });
+        Ok(())
+    }
+
+    /// Returns up to where proven segments hold what a log inside the first of them does.
+    async fn held_up_to(&mut self, inner: &Inner) -> Result<Offset> {
+        let mut held = inner.first;
+        while held < inner.next() {
+            let Some(segment) = self.sound_over(held) else { break };
+            // What a segment is said to hold counts only when it was read; a gap holds no records.
+            match self.proof(segment).await? {
+                Some(has_data) if has_data || !inner.has_data => held = segment.range.next,
+                _ => break,
+            }
+        }
+        Ok(held)
+    }
+
+    /// Reads a segment's log; returns whether it has records, `None` if it is not what its sidecar says.
+    async fn proof(&mut self, segment: &Segment) -> Result<Option<bool>> {
+        let first = segment.range.first;
+        if let Some(known) = self.proofs.get(&first) {
+            return Ok(*known);
+        }
+        let digest = match &segment.state {
+            State::Sound(row, _) => Some(row.digest),
+            State::Undecided(sidecar) => Some(sidecar.digest),
+            State::Bare { digest, .. } => Some(*digest),
+            State::Broken { .. } | State::Altered(_) => None,
+        };
+        let mut has_data = false;
+        let key = self.key(&layout::log(first));
+        let scan = scan(self.store, &key, Told::listed(first, segment.bytes), |header, _| {
+            has_data |= !header.is_gap();
+            Ok(())
+        });
+        let scan = scan.await?;
+        let proof = (scan.damage.is_none() && Some(scan.digest) == digest).then_some(has_data);
+        let _ = self.proofs.insert(first, proof);
+        Ok(proof)
+    }
+
     /// Returns the segment that covers `first`, if its log and sidecar are sound, or will be.
-    fn sound_over(&self, first: Offset) -> Option<&Segment> {
+    fn sound_over(&self, first: Offset) -> Option<&'a Segment> {
         let steps = &self.survey.steps;
         let behind = steps.partition_point(|step| step.range().first <= first);
         let segment = steps.get(behind.checked_sub(1)?)?.segment()?;
-        let is_sound = matches!(segment.state, State::Sound(..) | State::Bare { .. } | State::Undecided(_));
-        (is_sound && segment.range.contains(first)).then_some(segment)
+        (segment.is_sound() && segment.range.contains(first)).then_some(segment)
     }
 
-    /// Returns the copies of an interrupted repair whose log is there.
-    fn spent_copies(&self) -> Vec<Object> {
-        let is_held = |copy: &&Object| {
-            self.survey.segments().any(|segment| match &segment.state {
-                State::Sound(row, _) => copy.name == copy_name(row),
-                _ => false,
-            })
+    /// Returns whether a sidecar describes more than the chain's last log has: a log that was cut would look so.
+    fn tells_of_a_longer_end(&self, object: &Object) -> bool {
+        let Some(last) = self.survey.segments().last() else { return false };
+        let named = layout::Name::parse(&object.name);
+        named.is_some_and(|named| match named {
+            layout::Name::Sidecar { first, length_bytes, .. } => first == last.range.first && length_bytes > last.bytes,
+            layout::Name::Log { .. } => false,
+        })
+    }
+
+    /// Returns whether the log of a copy that an interrupted repair left is there, and holds the copy's bytes.
+    async fn is_spent(&self, copy: &Object) -> Result<bool> {
+        let Some((first, length, digest)) = parse_copy_name(&copy.name) else { return Ok(false) };
+        let log = self.survey.segments().find(|segment| segment.range.first == first);
+        if !log.is_some_and(|log| log.is_sound() && log.bytes >= length) {
+            return Ok(false);
+        }
+        let held = survey::digest(self.store, &self.key(&layout::log(first)), length).await?;
+        Ok(held == Some(digest))
+    }
+
+    /// Returns whether what is planned takes a copy, and deletes it.
+    fn is_taken(&self, copy: &Object) -> bool {
+        self.tasks.iter().any(|task| match task {
+            Task::Resume { copy: taken, .. } => taken.name == copy.name,
+            Task::Replace(replacement) => {
+                replacement.parts.first().is_some_and(|part| part.bytes.is_some() && copy_name(&part.row) == copy.name)
+            }
+            _ => false,
+        })
+    }
+
+    fn copy_remains(&mut self, copy: &Object) {
+        let (what, detail) = match parse_copy_name(&copy.name) {
+            Some((first, ..)) => (
+                What::DamagedObject,
+                format!(
+                    "an earlier repair put aside what was sound of the log at offset {first}; no log holds it, and it fits \
+                     no hole: it may be the only copy"
+                ),
+            ),
+            None => (What::UnknownObject, "its name is none that a repair gives".to_owned()),
         };
-        self.survey.copies.iter().filter(is_held).cloned().collect()
-    }
-
-    /// Reads a segment's log, unless that was done, and returns whether it is what its sidecar says.
-    async fn is_proven(&self, segment: &Segment) -> Result<bool> {
-        let State::Sound(row, _) = &segment.state else { return Ok(matches!(segment.state, State::Bare { .. })) };
-        let key = self.key(&layout::log(segment.range.first));
-        let scan = scan(self.store, &key, Told::listed(segment.range.first, segment.bytes), |_, _| Ok(())).await?;
-        Ok(scan.damage.is_none() && scan.digest == row.digest)
+        self.remains(what, &copy.name, None, detail);
     }
 
     /// Returns the catalogs that are wrong, and those that are missing then.
@@ -114,23 +201,26 @@ impl Planner<'_> {
             if name.range.next > end && self.is_whole {
                 continue;
             }
-            let bytes = self.store.read(&self.key(&object.name)).await?;
-            let held = match bytes.map(|bytes| Catalog::decode(&bytes)) {
+            let Some(bytes) = self.store.read(&self.key(&object.name)).await? else { continue };
+            let held = match Catalog::decode(&bytes) {
                 // What we would put in its place may be less than it holds.
-                Some(Err(error)) if error.kind() == ErrorKind::Newer => {
+                Err(error) if error.kind() == ErrorKind::Newer => {
                     let _ = due.remove(name);
                     self.remains(What::Unchecked, &object.name, Some(name.range), error.to_string());
                     continue;
                 }
-                held => held.and_then(Result::ok),
+                held => held.ok(),
             };
             match (held, due.get(name)) {
                 (Some(held), Some(wanted)) if held == *wanted => {
                     let _ = due.remove(name);
                 }
                 // Behind a hole nothing says what they should hold.
-                (Some(_), None) if !self.is_whole => {}
-                _ => wrong.push(object.clone()),
+                (Some(_), None) if !self.is_whole && !self.changes(name.range) => {}
+                _ => {
+                    let digest = Some(xxhash_rust::xxh3::xxh3_128(&bytes));
+                    wrong.push(Object { name: object.name.clone(), bytes: bytes.len() as u64, digest });
+                }
             }
         }
         let mut missing: Vec<_> = due.into_values().collect();
@@ -141,6 +231,16 @@ impl Planner<'_> {
             missing.iter_mut().for_each(|catalog| catalog.rows = Rows::default().joined(&catalog.rows));
         }
         Ok((wrong, missing))
+    }
+
+    /// Returns whether something of `range` is replaced, or declared as a gap.
+    fn changes(&self, range: OffsetRange) -> bool {
+        let meets = |other: OffsetRange| other.first < range.next && range.first < other.next;
+        self.tasks.iter().any(|task| match task {
+            Task::Replace(replacement) => meets(replacement.range),
+            Task::Gap { gap, .. } => meets(gap.range),
+            _ => false,
+        })
     }
 
     /// Returns the catalogs of the chain as it will be; they share one copy of its rows.

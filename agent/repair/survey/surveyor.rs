@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::{AT_ONCE, Begin, COPIES, LOOK_AHEAD, Object, Segment, State, Step, Survey, note};
+use super::evidence::Evidence;
+use super::{AT_ONCE, Begin, COPIES, Inner, LOOK_AHEAD, Object, Segment, State, Step, Survey, note, parse_copy_name};
 use crate::archive::catalog::{Catalog, Name as CatalogName, Row};
 use crate::archive::layout::{self, Name};
 use crate::archive::rebuild::{Decider, Known};
@@ -67,7 +68,7 @@ impl<'a> Surveyor<'a> {
         };
         let copies = store.list(&format!("{}{COPIES}", place.folder)).await?.into_iter();
         let copies = copies.filter(|entry| !entry.is_folder);
-        let copies = copies.map(|entry| Object { name: format!("{COPIES}{}", entry.name), bytes: entry.size_bytes });
+        let copies = copies.map(|entry| Object::listed(format!("{COPIES}{}", entry.name), entry.size_bytes));
         Ok(Self {
             store,
             place,
@@ -112,29 +113,69 @@ impl<'a> Surveyor<'a> {
                 continue;
             }
             if let Some(next) = self.next.filter(|next| first > *next) {
-                self.steps.push(Step::Hole(OffsetRange { first: next, next: first }));
+                self.hole(next, first);
             }
             let following = logs.get(at + 1..).unwrap_or_default();
             let segment = self.segment(first, bytes, following).await?;
-            if self.next.is_none() && first > 0 && is_headless(&segment.state) {
-                let below = self.sidecars.first().map_or(0, |&(below, ..)| below).min(first);
-                let below = if below < first { below } else { 0 };
-                self.steps.push(Step::Hole(OffsetRange { first: below, next: first }));
+            if self.next.is_none()
+                && let Some(begins) = self.begins_before(first, &segment.state)
+            {
+                self.hole(begins, first);
             }
             self.next = Some(segment.range.next);
             self.steps.push(Step::Segment(Box::new(segment)));
         }
-        Ok(self.finish())
+        let inside = self.read_inside().await?;
+        Ok(self.finish(inside))
     }
 
-    fn finish(mut self) -> Survey {
+    /// Returns where the chain begins, if that is before its first log, at `first`, and no `begin.json` says it.
+    fn begins_before(&self, first: Offset, state: &State) -> Option<Offset> {
+        // An interrupted repair may have deleted the first log, and not yet created it from its copy.
+        let copy = self.copies.iter().filter_map(|copy| parse_copy_name(&copy.name)).map(|(copy, ..)| copy).min();
+        let copy = copy.filter(|copy| *copy < first);
+        if first == 0 || !is_headless(state) {
+            return copy;
+        }
+        let below = self.sidecars.first().map(|&(below, ..)| below).filter(|below| *below < first).unwrap_or(0);
+        Some(copy.map_or(below, |copy| copy.min(below)))
+    }
+
+    /// Steps over a hole; where a copy may fill it from inside, another begins.
+    fn hole(&mut self, first: Offset, next: Offset) {
+        let copies = self.copies.iter().filter_map(|copy| parse_copy_name(&copy.name));
+        let inside = copies.map(|(copy, ..)| copy).filter(|copy| first < *copy && *copy < next);
+        let mut bounds: Vec<_> = inside.chain([first, next]).collect();
+        bounds.sort_unstable();
+        bounds.dedup();
+        let holes = bounds.windows(2).map(|pair| Step::Hole(OffsetRange { first: pair[0], next: pair[1] }));
+        self.steps.extend(holes);
+    }
+
+    /// Reads the logs inside others: what they hold that no other does is not debris.
+    async fn read_inside(&self) -> Result<Vec<Inner>> {
+        let mut inside = Vec::new();
+        for &(first, bytes) in &self.inside {
+            let mut has_data = false;
+            let key = format!("{}{}", self.place.folder, layout::log(first));
+            let scan = scan(self.store, &key, Told::listed(first, bytes), |header, _| {
+                has_data |= !header.is_gap();
+                Ok(())
+            });
+            let scan = scan.await?;
+            inside.push(Inner { first, bytes, scan, has_data });
+        }
+        Ok(inside)
+    }
+
+    fn finish(mut self, inside: Vec<Inner>) -> Survey {
         self.owned.sort_unstable();
         let mut orphans = Vec::new();
         for &(first, length, digest) in &self.sidecars {
             let name = layout::sidecar(first, length, digest);
             if self.owned.binary_search(&name).is_err() {
                 let bytes = self.objects[&name];
-                orphans.push((first, Object { name, bytes }));
+                orphans.push((first, Object::listed(name, bytes)));
             }
         }
         Survey {
@@ -143,7 +184,7 @@ impl<'a> Surveyor<'a> {
             begin: self.begin,
             transactions: self.decider.finish(),
             objects: self.objects,
-            inside: self.inside,
+            inside,
             orphans,
             catalogs: self.catalogs,
             copies: self.copies,
@@ -157,7 +198,7 @@ impl<'a> Surveyor<'a> {
             let name = layout::sidecar(first, bytes, digest);
             match self.read_sidecar(&name).await? {
                 Some(sidecar) => readable.push((name, sidecar)),
-                None => damaged.push((digest, Object { bytes: self.objects[&name], name })),
+                None => damaged.push((digest, Object::listed(name.clone(), self.objects[&name]))),
             }
         }
         if readable.len() == 1 && damaged.is_empty() && !self.deep {
@@ -167,84 +208,38 @@ impl<'a> Surveyor<'a> {
             return self.sound(sidecar, bytes, next_is_bare).await;
         }
         self.read_unread().await?;
-        let row = if readable.is_empty() { self.row(first, bytes).await? } else { None };
-        let known = match (readable.as_slice(), &row) {
-            ([(_, sidecar)], _) if damaged.is_empty() => Known::Sidecar(sidecar),
-            ([], Some((row, _))) if !row.has_aborted && !row.has_undecided => Known::NoneAborted,
-            _ => Known::Nothing,
+        let scan = match readable.as_slice() {
+            [(_, sidecar)] if damaged.is_empty() => self.scan(told(sidecar, bytes), Known::Sidecar(sidecar)).await?,
+            [] if self.is_none_aborted(first, bytes).await? => {
+                self.scan(Told::listed(first, bytes), Known::NoneAborted).await?
+            }
+            _ => self.scan(Told::listed(first, bytes), Known::Nothing).await?,
         };
-        let told = match readable.as_slice() {
-            [(_, sidecar)] => told(sidecar, bytes),
-            _ => Told::listed(first, bytes),
-        };
-        let scan = self.scan(told, known).await?;
-        let chosen = readable.iter().position(|(_, sidecar)| sidecar.digest == scan.digest);
-        if let Some(at) = chosen {
+        if let Some(at) = readable.iter().position(|(_, sidecar)| sidecar.digest == scan.digest) {
             let (name, sidecar) = readable.swap_remove(at);
             self.owned.push(name);
             return Ok(self.known_sound(sidecar, bytes));
         }
         let damaged = damaged.into_iter().find(|(digest, _)| *digest == scan.digest).map(|(_, object)| object);
-        self.owned.extend(damaged.iter().map(|object| object.name.clone()));
-        if readable.len() == 1 && scan.damage.is_none() {
-            let (name, sidecar) = readable.remove(0);
-            self.owned.push(name);
-            let state = State::Altered(Row::of(&sidecar), note(&sidecar));
-            return Ok(Segment { range: sidecar.range, bytes, state });
+        readable.extend(self.of_other_lengths(first, bytes).await?);
+        let row = self.row(first).await?;
+        let evidence = Evidence { first, bytes, scan, readable, named: self.named(first), damaged, row, following };
+        let (segment, own) = evidence.judge();
+        self.owned.extend(own);
+        if matches!(segment.state, State::Bare { .. } | State::Broken { .. }) {
+            self.wanted = Some(segment.range.next);
+            self.ahead = 0;
         }
-        let described = match readable.len() {
-            1 => Some(readable.remove(0)),
-            _ => self.described(first, bytes).await?,
-        };
-        let row = row.filter(|(row, _)| row.digest == scan.digest);
-        Ok(self.unsound(first, bytes, following, scan, described, damaged, row))
+        Ok(segment)
     }
 
-    /// Tells a log without a sidecar from one that lost bytes.
-    #[allow(clippy::too_many_arguments)]
-    fn unsound(
-        &mut self,
-        first: Offset,
-        bytes: u64,
-        following: &[(Offset, u64)],
-        scan: Scan,
-        described: Option<(String, Sidecar)>,
-        damaged: Option<Object>,
-        row: Option<(Row, Option<Arc<str>>)>,
-    ) -> Segment {
-        let follows = following.iter().map(|&(next, _)| next);
-        let reached = scan.next().unwrap_or(first);
-        let told = described.as_ref().map(|(_, sidecar)| sidecar.range.next).filter(|next| *next > reached);
-        // A sidecar of another length may be a loser's: it is, if a segment begins before it ends, or if there is a sidecar,
-        // however damaged, whose name is that of these bytes.
-        let was_longer = told.filter(|next| !follows.clone().any(|follows| follows >= reached && follows < *next));
-        let is_cut = scan.damage.is_none() && damaged.is_none() && was_longer.is_some();
-        // A batch's checksum does not cover its base offset: one beyond everything that follows is damaged.
-        let is_beyond = !following.is_empty() && !follows.clone().any(|follows| follows >= reached);
-        if scan.damage.is_none() && !scan.pieces.is_empty() && !is_cut && !is_beyond {
-            self.wanted = Some(reached);
-            self.ahead = 0;
-            let range = OffsetRange { first, next: reached };
-            return Segment { range, bytes, state: State::Bare { damaged, digest: scan.digest, row } };
-        }
-        let bound = was_longer.or_else(|| follows.clone().filter(|next| *next > first && *next >= reached).min());
-        let beyond = follows.clone().find(|next| *next > first).filter(|_| is_beyond);
-        let next = bound.or(beyond).unwrap_or(reached).max(first);
-        let damage = scan.damage.clone().unwrap_or_else(|| match is_beyond {
-            true => format!("its offsets reach to {reached}, beyond the segments behind it"),
-            false => format!("its end is missing: {bytes} bytes are left"),
-        });
-        let sidecar = described.filter(|(_, sidecar)| sidecar.range.next == next);
-        self.owned.extend(sidecar.iter().map(|(name, _)| name.clone()));
-        self.wanted = Some(next);
-        self.ahead = 0;
-        let sidecar = sidecar.map(|(_, sidecar)| Box::new(sidecar));
-        let is_bounded = bound.is_some();
-        Segment {
-            range: OffsetRange { first, next },
-            bytes,
-            state: State::Broken { scan, damage, sidecar, is_bounded },
-        }
+    /// Returns whether a catalog says that in the log at `first` nothing was aborted, of the bytes that it has.
+    async fn is_none_aborted(&mut self, first: Offset, bytes: u64) -> Result<bool> {
+        let says_so = |row: &Row| row.length_bytes == bytes && !row.has_aborted && !row.has_undecided;
+        let Some((row, _)) = self.row(first).await?.filter(|(row, _)| says_so(row)) else { return Ok(false) };
+        // The log is read once for this alone: what it is known for must be known before its transactions are looked at.
+        let key = format!("{}{}", self.place.folder, layout::log(first));
+        Ok(super::digest(self.store, &key, bytes).await? == Some(row.digest))
     }
 
     /// Takes a segment whose sidecar is sound, and reads its log where others need to know of its transactions.
@@ -287,17 +282,25 @@ impl<'a> Surveyor<'a> {
     }
 
     fn fitting(&self, first: Offset, bytes: u64) -> Vec<u128> {
-        let from = self.sidecars.partition_point(|&(offset, length, _)| (offset, length) < (first, bytes));
-        let fits = self.sidecars[from..].iter().take_while(|&&(offset, length, _)| (offset, length) == (first, bytes));
+        let fits = self.named(first).iter().filter(|&&(_, length, _)| length == bytes);
         fits.map(|&(.., digest)| digest).collect()
     }
 
-    /// Returns the only sidecar of another length of the log at `first`, if it is sound.
-    async fn described(&self, first: Offset, bytes: u64) -> Result<Option<(String, Sidecar)>> {
-        let others = self.sidecars.iter().filter(|&&(offset, length, _)| offset == first && length != bytes);
-        let [&(_, length, digest)] = others.collect::<Vec<_>>()[..] else { return Ok(None) };
-        let name = layout::sidecar(first, length, digest);
-        Ok(self.read_sidecar(&name).await?.map(|sidecar| (name, sidecar)))
+    /// Returns what the names of the sidecars of the log at `first` tell: its offset, length and digest.
+    fn named(&self, first: Offset) -> &[(Offset, u64, u128)] {
+        let from = self.sidecars.partition_point(|&(offset, ..)| offset < first);
+        let named = &self.sidecars[from..];
+        &named[..named.partition_point(|&(offset, ..)| offset == first)]
+    }
+
+    /// Returns the sound sidecars of the log at `first` that describe another length.
+    async fn of_other_lengths(&self, first: Offset, bytes: u64) -> Result<Vec<(String, Sidecar)>> {
+        let mut others = Vec::new();
+        for &(_, length, digest) in self.named(first).iter().filter(|&&(_, length, _)| length != bytes) {
+            let name = layout::sidecar(first, length, digest);
+            others.extend(self.read_sidecar(&name).await?.map(|sidecar| (name, sidecar)));
+        }
+        Ok(others)
     }
 
     /// Reads the sidecars of these logs, all at once.
@@ -337,8 +340,8 @@ impl<'a> Surveyor<'a> {
         }))
     }
 
-    /// Returns what a catalog says of the segment at `first`.
-    async fn row(&mut self, first: Offset, bytes: u64) -> Result<Option<(Row, Option<Arc<str>>)>> {
+    /// Returns what a catalog says of the segment at `first`, whatever its log is by now.
+    async fn row(&mut self, first: Offset) -> Result<Option<(Row, Option<Arc<str>>)>> {
         let is_cached = self.catalog.as_ref().is_some_and(|held| held.range().contains(first));
         if !is_cached {
             let covering: Vec<_> = self.catalogs.iter().map(|(name, _)| *name).collect();
@@ -350,7 +353,7 @@ impl<'a> Surveyor<'a> {
             }
         }
         Ok(self.catalog.as_ref().and_then(|held| {
-            let at = held.rows.iter().position(|row| row.range.first == first && row.length_bytes == bytes)?;
+            let at = held.rows.iter().position(|row| row.range.first == first)?;
             let note = held.notes.iter().find(|(row, _)| *row as usize == at).map(|(_, note)| note.clone());
             Some((held.rows.get(at)?, note))
         }))
@@ -366,19 +369,20 @@ fn told(sidecar: &Sidecar, bytes: u64) -> Told<'_> {
 /// Returns whether a chain cannot begin with this segment.
 fn is_headless(state: &State) -> bool {
     match state {
-        State::Sound(row, _) | State::Altered(row, _) | State::Bare { row: Some((row, _)), .. } => {
+        State::Sound(row, _) | State::Altered(Some((row, _))) | State::Bare { row: Some((row, _)), .. } => {
             row.kind == Kind::Data
         }
         State::Undecided(sidecar) | State::Broken { sidecar: Some(sidecar), .. } => sidecar.kind == Kind::Data,
-        State::Bare { row: None, .. } | State::Broken { sidecar: None, .. } => false,
+        State::Altered(None) | State::Bare { row: None, .. } | State::Broken { sidecar: None, .. } => false,
     }
 }
 
 async fn read_begin(archive: &Archive, place: &Place, bytes: u64) -> Result<Begin> {
-    let damaged = || Begin::Damaged(Object { name: layout::BEGIN.to_owned(), bytes });
     match begin::read(archive.store(), &place.partition, &place.folder).await {
         Ok(begin) => Ok(begin.map_or(Begin::None, |begin| Begin::At(begin.offset))),
-        Err(error) if error.kind() == ErrorKind::Damaged => Ok(damaged()),
+        Err(error) if error.kind() == ErrorKind::Damaged => {
+            Ok(Begin::Damaged(Object::listed(layout::BEGIN.to_owned(), bytes)))
+        }
         Err(error) => Err(error),
     }
 }
@@ -393,7 +397,7 @@ async fn list_catalogs(store: &Store, place: &Place) -> Result<Vec<(CatalogName,
     for level in levels {
         for entry in store.list(&format!("{}{}", place.folder, CatalogName::folder(level))).await? {
             if let Some(name) = CatalogName::parse(level, &entry.name) {
-                found.push((name, Object { name: name.to_string(), bytes: entry.size_bytes }));
+                found.push((name, Object::listed(name.to_string(), entry.size_bytes)));
             }
         }
     }

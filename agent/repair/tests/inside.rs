@@ -1,0 +1,58 @@
+//! Logs that begin inside another's range.
+
+use super::*;
+
+/// Returns the segments [0, 10), [10, 15), [20, 25), and inside the second a log of the offsets [12, 18).
+async fn over_a_hole() -> Fixture {
+    let fixture = three().await.but(|key, bytes| (!key.contains("00000015.")).then_some(bytes)).await;
+    fixture.segment("t", 0, 12, SegmentKind::Data, &[fixture.batch(12, 6)]).await;
+    fixture.segment("t", 0, 20, SegmentKind::Data, &[fixture.batch(20, 5)]).await;
+    fixture
+}
+
+#[tokio::test]
+async fn a_log_that_reaches_over_a_hole_is_no_debris_and_the_hole_no_gap() {
+    let fixture = over_a_hole().await;
+    let before = objects(&fixture.archive).await;
+    for options in [Options::default(), DEEP, ACCEPTING] {
+        let plan = repaired(&fixture, options).await;
+        assert_eq!(does(&plan), ["remains: hole", "remains: debris"]);
+        assert_eq!(plan.remaining[1].finding.range, Some(OffsetRange { first: 12, next: 18 }));
+        assert!(plan.remaining[0].finding.detail.contains("00000012.log"), "{plan:?}");
+        assert_eq!(objects(&fixture.archive).await, before);
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_reaches_over_several_segments_is_debris_if_each_of_them_is_proven() {
+    let fixture = over_a_hole().await;
+    fixture.segment("t", 0, 15, SegmentKind::Data, &[fixture.batch(15, 5)]).await;
+    let damaged = fixture.but(|key, bytes| {
+        let mut bytes = bytes.to_vec();
+        if key.ends_with("00000015.log") {
+            bytes[70] ^= 1;
+        }
+        Some(bytes.into())
+    });
+    let damaged = damaged.await;
+    let plan = planned(&damaged, Options::default()).await;
+    assert_eq!(does(&plan), ["remains: debris"], "{plan:?}");
+    assert_eq!(does(&repaired(&fixture, Options::default()).await), ["delete debris"]);
+    assert!(!objects(&fixture.archive).await.keys().any(|key| key.contains("00000012.")));
+    assert_eq!(verdict(&fixture).await, 0);
+}
+
+#[tokio::test]
+async fn a_declared_gap_does_not_hold_what_a_log_inside_it_does() {
+    let fixture = over_a_hole().await;
+    fixture.gap_of("t", "_", 0, 15..20).await;
+    let plan = planned(&fixture, DEEP).await;
+    assert_eq!(does(&plan), ["remains: debris"]);
+    // A gap inside a gap holds nothing.
+    let fixture = Fixture::new("b").await;
+    fixture.segment("t", 0, 0, SegmentKind::First, &[fixture.batch(0, 5)]).await;
+    fixture.gap_of("t", "_", 0, 5..20).await;
+    fixture.gap_of("t", "_", 0, 7..9).await;
+    assert_eq!(does(&repaired(&fixture, DEEP).await), ["delete debris"]);
+    assert_eq!(verdict(&fixture).await, 0);
+}
