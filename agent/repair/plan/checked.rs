@@ -59,6 +59,8 @@ struct Told {
 /// What is said already, in a form that is quickly asked.
 struct Known {
     objects: HashSet<String>,
+    /// Logs that are replaced: whatever is wrong with their bytes is mended, at offsets of which the plan does not speak too.
+    replaced: HashSet<String>,
     chains: HashMap<String, (Stretches, Stretches, bool)>,
 }
 
@@ -94,12 +96,15 @@ impl Plan {
 
 impl Known {
     fn new(archive: &Archive, actions: &[Action], remaining: &[Remaining]) -> Self {
-        let mut objects = HashSet::new();
+        let (mut objects, mut replaced) = (HashSet::new(), HashSet::new());
         let mut told: HashMap<String, Told> = HashMap::new();
         for action in actions {
             let folder = action.place.as_ref().map_or("", |place| place.folder.as_str());
             let names = objects_of(&action.task).into_iter();
             objects.extend(names.map(|name| archive.store().describe(&format!("{folder}{name}"))));
+            if let Task::Replace(replacement) = &action.task {
+                replaced.insert(archive.store().describe(&format!("{folder}{}", replacement.log.name)));
+            }
             let Some(range) = mended(&action.task) else { continue };
             let told = told.entry(folder.to_owned()).or_default();
             told.bytes.push(range);
@@ -115,13 +120,14 @@ impl Known {
             told.has_hole |= finding.what == What::Hole;
         }
         let chain = |told: Told| (Stretches::new(told.bytes), Stretches::new(told.undecided), told.has_hole);
-        Self { objects, chains: told.into_iter().map(|(folder, told)| (folder, chain(told))).collect() }
+        Self { objects, replaced, chains: told.into_iter().map(|(folder, told)| (folder, chain(told))).collect() }
     }
 
     /// Returns what of a finding is not said yet.
     fn left(&self, place: Option<&Place>, finding: &Finding) -> Option<Finding> {
         let chain = place.and_then(|place| self.chains.get(&place.folder));
         let is_new = match (chain, finding.range) {
+            _ if finding.what == What::DamagedLog && self.replaced.contains(&finding.object) => false,
             (Some((bytes, ..)), Some(range)) if finding.what == What::Hole => {
                 let range = bytes.behind(range);
                 let left = Finding { range: Some(range), ..finding.clone() };
@@ -165,7 +171,14 @@ fn objects_of(task: &Task) -> Vec<String> {
         Task::Begin { replaces, .. } => vec![replaces.name.clone()],
         Task::Resume { copy, .. } => vec![copy.name.clone()],
         Task::MakeCatalogs(catalogs) => catalogs.iter().map(|catalog| catalog.name().to_string()).collect(),
-        _ => Vec::new(),
+        // Of a log without a sidecar that fits, a check names no offsets.
+        Task::Sidecar(new) => vec![new.log.name.clone()],
+        Task::Replace(replacement) => {
+            let sidecars = replacement.sidecars.iter().map(|sidecar| sidecar.name.clone());
+            sidecars.chain([replacement.log.name.clone()]).collect()
+        }
+        Task::Gap { gap, .. } => vec![layout::log(gap.range.first)],
+        Task::Backup { .. } => Vec::new(),
     }
 }
 
