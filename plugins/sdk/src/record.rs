@@ -1,0 +1,134 @@
+//! A record as a plugin sees it: borrowed from the columns of its batch, copied for nothing.
+
+use crate::wit::{Batch, HeaderColumn, TimestampType};
+
+/// A record of a batch.
+#[derive(Clone, Copy)]
+pub struct Record<'a> {
+    batch: &'a Batch,
+    index: u32,
+}
+
+impl<'a> Record<'a> {
+    /// Returns a record of a batch, from 0.
+    pub fn new(batch: &'a Batch, index: u32) -> Self {
+        Self { batch, index }
+    }
+
+    pub(crate) fn batch(&self) -> &'a Batch {
+        self.batch
+    }
+
+    /// Returns its number in the batch, from 0.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Returns the source's topic.
+    pub fn topic(&self) -> &'a str {
+        &self.batch.topic
+    }
+
+    /// Returns the source's partition.
+    pub fn partition(&self) -> i32 {
+        self.batch.partition
+    }
+
+    /// Returns the offset in the source.
+    pub fn offset(&self) -> i64 {
+        self.batch.offsets[self.index as usize]
+    }
+
+    /// Returns the effective time: milliseconds since the epoch, as a consumer sees it; −1 for none.
+    pub fn timestamp(&self) -> i64 {
+        self.batch.timestamps[self.index as usize]
+    }
+
+    /// Returns whether the broker, not the producer, set the timestamp.
+    pub fn has_log_append_time(&self) -> bool {
+        self.batch.timestamp_type == TimestampType::LogAppendTime
+    }
+
+    /// Returns the key; `None` is null, which is not empty.
+    ///
+    /// # Panics
+    /// If `needs` does not name the keys.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        asked_for(&self.batch.keys, "KEYS").cell(self.index as usize)
+    }
+
+    /// Returns the value; `None` is null, a tombstone, which is not empty.
+    ///
+    /// # Panics
+    /// If `needs` does not name the values.
+    pub fn value(&self) -> Option<&'a [u8]> {
+        asked_for(&self.batch.values, "VALUES").cell(self.index as usize)
+    }
+
+    /// Returns the headers, in their order.
+    ///
+    /// # Panics
+    /// If `needs` does not name the headers.
+    pub fn headers(&self) -> Headers<'a> {
+        let column = asked_for(&self.batch.headers, "HEADERS");
+        Headers { column, entries: column.row(self.index as usize) }
+    }
+
+    /// Returns the last header of a name, which is the one that counts by Kafka's custom.
+    ///
+    /// # Panics
+    /// If `needs` does not name the headers.
+    pub fn header(&self, name: impl AsRef<[u8]>) -> Option<Header<'a>> {
+        self.headers().rfind(|header| header.name == name.as_ref())
+    }
+}
+
+/// A header of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// Its name: UTF-8, unless the producer broke Kafka's rule.
+    pub name: &'a [u8],
+    /// Its value; `None` is null.
+    pub value: Option<&'a [u8]>,
+}
+
+/// The headers of a record, in their order.
+#[derive(Clone, Debug)]
+pub struct Headers<'a> {
+    column: &'a HeaderColumn,
+    entries: std::ops::Range<usize>,
+}
+
+impl<'a> Headers<'a> {
+    fn at(&self, entry: usize) -> Header<'a> {
+        let name = self.column.names.bytes(self.column.name_indexes[entry] as usize);
+        Header { name, value: self.column.values.cell(entry) }
+    }
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = Header<'a>;
+
+    fn next(&mut self) -> Option<Header<'a>> {
+        self.entries.next().map(|entry| self.at(entry))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.entries.size_hint()
+    }
+}
+
+impl DoubleEndedIterator for Headers<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.entries.next_back().map(|entry| self.at(entry))
+    }
+}
+
+impl ExactSizeIterator for Headers<'_> {}
+
+fn asked_for<'a, T>(column: &'a Option<T>, name: &str) -> &'a T {
+    match column {
+        Some(column) => column,
+        None => panic!("this record has no such column: return Columns::{name} from `needs`"),
+    }
+}

@@ -1,0 +1,166 @@
+//! Checks an answer against `wit/transform.wit` and the plugin's plan, as the agent does.
+
+use super::Sample;
+use crate::wit::{Column, HeaderColumn, HeaderEdit, Output, Patch, Plan, Route, Touches};
+
+/// What is wrong with an answer.
+pub type Problem = String;
+
+/// Checks an answer to a batch of records.
+///
+/// # Errors
+/// What is wrong.
+pub fn check(plan: &Plan, samples: &[Sample], answer: &Output) -> Result<(), Problem> {
+    let inputs = samples.len();
+    let all: Vec<u32>;
+    let source = match &answer.source {
+        Some(source) => source,
+        None => {
+            all = (0..inputs as u32).collect();
+            &all
+        }
+    };
+    check_source(plan, inputs, source)?;
+    let rows = source.len();
+    if let Some(route) = &answer.topics {
+        check_route(plan, rows, route)?;
+    }
+    if let Some(partitions) = &answer.partitions {
+        declared(plan, Touches::PARTITIONS, "partitions")?;
+        same_length("partitions", partitions.len(), rows)?;
+        if let Some(partition) = partitions.iter().find(|partition| **partition < -1) {
+            return Err(format!("partition {partition}"));
+        }
+    }
+    if let Some(timestamps) = &answer.timestamps {
+        declared(plan, Touches::TIMESTAMPS, "timestamps")?;
+        same_length("timestamps", timestamps.len(), rows)?;
+        let mut pairs = timestamps.iter().zip(source.iter().map(|record| samples[*record as usize].timestamp));
+        if let Some((timestamp, _)) = pairs.find(|(new, old)| **new < 0 && *new != old) {
+            return Err(format!("timestamp {timestamp}"));
+        }
+    }
+    if let Some(patch) = &answer.keys {
+        declared(plan, Touches::KEYS, "keys")?;
+        check_patch("keys", patch, rows)?;
+    }
+    if let Some(patch) = &answer.values {
+        declared(plan, Touches::VALUES, "values")?;
+        check_patch("values", patch, rows)?;
+    }
+    if let Some(edit) = &answer.headers {
+        declared(plan, Touches::HEADERS, "headers")?;
+        check_headers(edit, source, samples)?;
+    }
+    Ok(())
+}
+
+fn check_source(plan: &Plan, inputs: usize, source: &[u32]) -> Result<(), Problem> {
+    if let Some(record) = source.iter().find(|record| **record as usize >= inputs) {
+        return Err(format!("source names record {record} of {inputs}"));
+    }
+    if !source.is_sorted() {
+        return Err("source descends".to_owned());
+    }
+    if source.windows(2).any(|pair| pair[0] == pair[1]) {
+        declared(plan, Touches::COPIES, "copies")?;
+    }
+    let mut different = source.to_vec();
+    different.dedup();
+    if different.len() < inputs {
+        declared(plan, Touches::DROPS, "drops")?;
+    }
+    Ok(())
+}
+
+fn check_route(plan: &Plan, rows: usize, route: &Route) -> Result<(), Problem> {
+    declared(plan, Touches::TOPICS, "topics")?;
+    same_length("topics", route.indexes.len(), rows)?;
+    if let Some(index) = route.indexes.iter().find(|index| **index as usize > route.names.len()) {
+        return Err(format!("topic {index} of {}", route.names.len()));
+    }
+    let unknown = |name: &&String| plan.targets.as_ref().is_some_and(|targets| !targets.contains(name));
+    match route.names.iter().find(unknown) {
+        Some(name) => Err(format!("topic `{name}`, which `targets` does not name")),
+        None => Ok(()),
+    }
+}
+
+fn check_patch(what: &str, patch: &Patch, rows: usize) -> Result<(), Problem> {
+    check_column(what, &patch.cells)?;
+    match &patch.rows {
+        None => same_length(what, patch.cells.len(), rows),
+        Some(list) => {
+            check_rows(what, list, rows)?;
+            same_length(what, patch.cells.len(), list.len())
+        }
+    }
+}
+
+fn check_headers(edit: &HeaderEdit, source: &[u32], samples: &[Sample]) -> Result<(), Problem> {
+    for rows in edit.remove.iter().filter_map(|removal| removal.rows.as_ref()) {
+        check_rows("removed headers", rows, source.len())?;
+    }
+    let Some(add) = &edit.add else { return Ok(()) };
+    check_header_column(add, source.len())?;
+    for (at, record) in source.iter().enumerate() {
+        for entry in add.row(at) {
+            let name = add.names.bytes(add.name_indexes[entry] as usize);
+            let known = || samples[*record as usize].headers.iter().any(|(known, _)| known == name);
+            if std::str::from_utf8(name).is_err() && !known() {
+                return Err(format!("the name of a header of row {at} is not UTF-8"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_header_column(add: &HeaderColumn, rows: usize) -> Result<(), Problem> {
+    check_column("header names", &add.names)?;
+    check_column("header values", &add.values)?;
+    same_length("headers", add.row_ends.len(), rows)?;
+    check_ends("headers", &add.row_ends, add.name_indexes.len())?;
+    same_length("header values", add.values.len(), add.name_indexes.len())?;
+    if !add.names.nulls.is_empty() {
+        return Err("the name of a header is null".to_owned());
+    }
+    match add.name_indexes.iter().find(|index| **index as usize >= add.names.len()) {
+        Some(index) => Err(format!("header name {index} of {}", add.names.len())),
+        None => Ok(()),
+    }
+}
+
+fn check_column(what: &str, column: &Column) -> Result<(), Problem> {
+    check_ends(what, &column.ends, column.data.len())?;
+    check_rows(what, &column.nulls, column.len())?;
+    match column.nulls.iter().find(|null| !column.bytes(**null as usize).is_empty()) {
+        Some(null) => Err(format!("{what}: cell {null} is null and has bytes")),
+        None => Ok(()),
+    }
+}
+
+fn check_ends(what: &str, ends: &[u32], length: usize) -> Result<(), Problem> {
+    if !ends.is_sorted() {
+        return Err(format!("{what}: ends descend"));
+    }
+    let last = ends.last().map_or(0, |end| *end as usize);
+    if last == length { Ok(()) } else { Err(format!("{what}: cells end at {last}, there are {length}")) }
+}
+
+fn check_rows(what: &str, rows: &[u32], total: usize) -> Result<(), Problem> {
+    if rows.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return Err(format!("{what}: row numbers do not ascend"));
+    }
+    match rows.last().filter(|row| **row as usize >= total) {
+        Some(row) => Err(format!("{what}: row {row} of {total}")),
+        None => Ok(()),
+    }
+}
+
+fn same_length(what: &str, length: usize, rows: usize) -> Result<(), Problem> {
+    if length == rows { Ok(()) } else { Err(format!("{what}: {length} for {rows} rows")) }
+}
+
+fn declared(plan: &Plan, touches: Touches, what: &str) -> Result<(), Problem> {
+    if plan.touches.contains(touches) { Ok(()) } else { Err(format!("{what}, which `touches` does not name")) }
+}

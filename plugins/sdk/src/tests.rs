@@ -1,0 +1,191 @@
+//! Edits through columns against the same edits made one after the other on records.
+
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use crate::testing::{Host, Made, Sample, apply, batch, check, logged, random};
+use crate::wit::{Batch, Columns, Plan, Touches, Window};
+use crate::{Error, Output, Record, Result, Row, Settings, Transform, log};
+
+#[derive(Clone, Debug)]
+enum Edit {
+    Key(Option<Vec<u8>>),
+    Value(Option<Vec<u8>>),
+    Add(String, Option<Vec<u8>>),
+    Set(String, Option<Vec<u8>>),
+    Remove(String),
+    Clear,
+    Time(i64),
+    Topic(String),
+    Partition(i32),
+}
+
+impl Edit {
+    fn through_columns<'a>(&self, row: Row<'a>) -> Row<'a> {
+        match self {
+            Self::Key(key) => row.key(key.as_deref()),
+            Self::Value(value) => row.value(value.as_deref()),
+            Self::Add(name, value) => row.add_header(name, value.as_deref()),
+            Self::Set(name, value) => row.set_header(name, value.as_deref()),
+            Self::Remove(name) => row.remove_header(name),
+            Self::Clear => row.clear_headers(),
+            Self::Time(time) => row.timestamp(*time),
+            Self::Topic(topic) => row.topic(topic),
+            Self::Partition(partition) => row.partition(*partition),
+        }
+    }
+
+    fn plainly(&self, row: &mut Made) {
+        let add = |row: &mut Made, name: &String, value: &Option<Vec<u8>>| {
+            row.headers.push((name.clone().into_bytes(), value.clone()));
+        };
+        match self {
+            Self::Key(key) => row.key = key.clone(),
+            Self::Value(value) => row.value = value.clone(),
+            Self::Add(name, value) => add(row, name, value),
+            Self::Set(name, value) => {
+                row.headers.retain(|(known, _)| known != name.as_bytes());
+                add(row, name, value);
+            }
+            Self::Remove(name) => row.headers.retain(|(known, _)| known != name.as_bytes()),
+            Self::Clear => row.headers.clear(),
+            Self::Time(time) => row.timestamp = *time,
+            Self::Topic(topic) => row.topic = Some(topic.clone()),
+            Self::Partition(partition) => row.partition = Some(*partition),
+        }
+    }
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let cell = || option::of(random::bytes());
+    // Few names, so that they meet; and some that nobody has twice.
+    let name = || prop_oneof![5 => "[abc]|region|", 1 => "\\PC{1,3}"];
+    prop_oneof![
+        cell().prop_map(Edit::Key),
+        cell().prop_map(Edit::Value),
+        (name(), cell()).prop_map(|(name, value)| Edit::Add(name, value)),
+        (name(), cell()).prop_map(|(name, value)| Edit::Set(name, value)),
+        name().prop_map(Edit::Remove),
+        Just(Edit::Clear),
+        (0i64..9).prop_map(Edit::Time),
+        "[xyz]".prop_map(Edit::Topic),
+        (0i32..9).prop_map(Edit::Partition),
+    ]
+}
+
+fn anything() -> Plan {
+    let keeps = Window { from: None, until: None };
+    Plan { needs: Columns::all(), touches: Touches::all(), targets: None, keeps, pure: true }
+}
+
+proptest! {
+    #[test]
+    fn edits_through_columns_are_the_edits_of_records(
+        records in random::samples().prop_flat_map(|samples| {
+            let rows = vec(vec(vec(edit(), 0..5), 0..4), samples.len());
+            (Just(samples), rows)
+        }),
+    ) {
+        let (samples, scripts) = records;
+        let batch = batch("orders", 3, &samples, Columns::all());
+        let mut out = Output::new(&batch);
+        let mut expected = Vec::new();
+        for (index, rows) in (0..).zip(&scripts) {
+            for edits in rows {
+                let mut made = Made::unchanged(&samples[index as usize]);
+                edits.iter().for_each(|edit| edit.plainly(&mut made));
+                expected.push(made);
+                edits.iter().fold(out.emit(Record::new(&batch, index)), |row, edit| edit.through_columns(row));
+            }
+        }
+        let answer = out.finish();
+        prop_assert_eq!(check(&anything(), &samples, &answer), Ok(()));
+        prop_assert_eq!(apply(&samples, &answer), expected);
+    }
+
+    #[test]
+    fn a_record_shows_what_went_in(samples in random::samples()) {
+        let batch = batch("orders", 3, &samples, Columns::all());
+        for (index, sample) in (0..).zip(&samples) {
+            let record = Record::new(&batch, index);
+            prop_assert_eq!((record.offset(), record.timestamp()), (sample.offset, sample.timestamp));
+            prop_assert_eq!((record.key(), record.value()), (sample.key.as_deref(), sample.value.as_deref()));
+            let headers = record.headers().map(|header| (header.name.to_vec(), header.value.map(<[u8]>::to_vec)));
+            prop_assert_eq!(headers.collect::<Vec<_>>(), sample.headers.clone());
+            for (name, _) in &sample.headers {
+                let last = sample.headers.iter().rfind(|(known, _)| known == name).map(|(_, value)| value.as_deref());
+                prop_assert_eq!(record.header(name).map(|header| header.value), last);
+            }
+        }
+    }
+}
+
+/// Fails at a value `bad`, reads keys without asking at `key`, and routes without a word at `route`.
+struct Careless;
+
+impl Transform for Careless {
+    fn new(_: &Settings) -> Result<Self> {
+        Ok(Self)
+    }
+
+    fn needs(&self) -> Columns {
+        Columns::VALUES
+    }
+
+    fn begin(&mut self, batch: &Batch) -> Result<()> {
+        log::info(format!("{} records", batch.len()));
+        Ok(())
+    }
+
+    fn record(&mut self, record: Record<'_>, out: &mut Output) -> Result<()> {
+        match record.value() {
+            Some(b"bad") => return Err(Error::new("it is bad")),
+            Some(b"key") => drop(record.key()),
+            Some(b"route") => drop(out.emit(record).topic("elsewhere")),
+            _ => drop(out.emit(record)),
+        }
+        Ok(())
+    }
+}
+
+fn careless(values: &[&str]) -> Result<Vec<Made>> {
+    let samples: Vec<Sample> = values.iter().map(|value| Sample::new(0).value(value)).collect();
+    Host::<Careless>::new(&[])?.apply("orders", 0, &samples)
+}
+
+#[test]
+fn an_error_blames_its_record() {
+    let error = careless(&["good", "bad"]).expect_err("one is bad");
+    assert_eq!((error.message(), error.record(), error.is_retriable()), ("it is bad", Some(1), false));
+}
+
+#[test]
+#[should_panic(expected = "return Columns::KEYS from `needs`")]
+fn a_column_that_was_not_asked_for_cannot_be_read() {
+    careless(&["key"]).ok();
+}
+
+#[test]
+fn what_was_not_declared_is_refused() {
+    let error = careless(&["route"]).expect_err("routing was not declared");
+    assert_eq!(error.message(), "wrong answer: topics, which `touches` does not name");
+}
+
+#[test]
+fn what_is_logged_can_be_seen() {
+    logged();
+    careless(&["good"]).expect("it is good");
+    assert_eq!(logged(), [(log::Level::Info, "1 records".to_owned())]);
+}
+
+#[test]
+fn names_made_up_per_record_do_not_make_a_dictionary_slow() {
+    let samples: Vec<Sample> = (0..20_000).map(Sample::new).collect();
+    let batch = batch("orders", 0, &samples, Columns::empty());
+    let mut out = Output::new(&batch);
+    for index in 0..batch.len() {
+        out.emit(Record::new(&batch, index)).set_header(format!("n-{index}"), None);
+    }
+    assert_eq!(out.finish().headers.map(|edit| edit.remove.len()), Some(20_000));
+}
