@@ -4,25 +4,31 @@
 //! belongs to one thread. [`columns`] makes what crosses the boundary and checks what comes back (pure), `host` runs the
 //! code; the interface itself is `wit/transform.wit`, for whoever writes a plugin.
 //!
+//! **Trust.** What a plugin does is bounded, and what it answers is checked. Opening one compiles it, and that has no
+//! bound but the size of the file: open only files that the operator chose.
+//!
 //! **Failure.** A plugin that traps, takes too long or answers nonsense has failed at its records; the error names it, the
 //! partition and the offsets. Its instance is given up, the next call has a new one. Where the plugin is `pure` and did
-//! not say which record it was, the records are halved until the one is found: a person can then look at it. Retry, and
-//! what becomes of the records, is for whoever calls.
+//! not say which record it was, the records are halved until the one is found, or the time for that is up: a person can
+//! then look at it. Retry, and what becomes of the records, is for whoever calls.
 //!
-//! **Memory.** What an instance holds is bounded by [`Limits::memory_bytes`]; memory of a WebAssembly module never
-//! shrinks, so an instance that has grown beyond half of that is replaced after its call.
+//! **Memory.** What an instance holds is bounded by [`Limits::memory_bytes`]. Memory of a WebAssembly module never
+//! shrinks, so an instance of a pure plugin that has grown by more than half of that since it was configured is replaced
+//! after its call. One that is not pure would lose what it has seen, and is kept.
 
 pub mod columns;
 mod host;
+mod text;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::columns::Answer;
 pub use self::host::wit;
 use self::host::{Fault, Level, Live, Loaded};
+pub use self::text::shown;
 use crate::batch::records::rows::Rows;
 use crate::error::{Error, Result};
 use crate::record::{OffsetRange, Partition};
@@ -79,7 +85,8 @@ impl std::fmt::Debug for Plugin {
 }
 
 impl Plugin {
-    /// Reads and compiles the plugin at `file`, a component or a core module that is built with the SDK.
+    /// Reads and compiles the plugin at `file`, a component or a core module that is built with the SDK. What that takes
+    /// is not bounded: `file` is for the operator to choose.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for a file that is no plugin, or not one for this agent, with what to do.
@@ -104,13 +111,7 @@ impl Plugin {
     /// [`Kind::Usage`](crate::error::Kind::Usage) when the plugin refuses the settings;
     /// [`Kind::Failed`](crate::error::Kind::Failed) when it fails otherwise.
     pub fn start(&self, settings: &[(String, String)], limits: Limits) -> Result<Instance> {
-        let (live, plan) = self.live(settings, limits).map_err(|fault| {
-            let what = format!("{} cannot be configured", self.named());
-            match fault {
-                Fault::Told(failure) => Error::usage(what).source(failure.message),
-                Fault::Dead { why, .. } => Error::failed(what).source(why),
-            }
-        })?;
+        let (live, plan) = self.live(settings, limits).map_err(|fault| self.unconfigured(fault))?;
         Ok(Instance {
             plugin: self.clone(),
             settings: settings.to_vec(),
@@ -126,7 +127,18 @@ impl Plugin {
         let mut live = self.loaded.start(limits)?;
         let told = live.configure(settings);
         say(self, live.take_log());
-        told.map(|plan| (live, plan))
+        let plan = told?;
+        columns::check_plan(&plan)
+            .map_err(|why| Fault::Dead { why: format!("what it says of itself is wrong: {why}"), is_late: false })?;
+        Ok((live, plan))
+    }
+
+    fn unconfigured(&self, fault: Fault) -> Error {
+        let what = format!("{} cannot be configured", self.named());
+        match fault {
+            Fault::Told(failure) => Error::usage(what).source(shown(&failure.message)),
+            Fault::Dead { why, .. } => Error::failed(what).source(shown(&why)),
+        }
     }
 
     fn named(&self) -> String {
@@ -151,6 +163,15 @@ pub struct Instance {
 struct Failed {
     fault: Fault,
     rows: Range<usize>,
+    /// Whether no record was at fault: a new instance could not be configured.
+    in_configure: bool,
+}
+
+impl Failed {
+    /// Whether one of the records has ended the plugin, at once. Where it was late, each half would take as long again.
+    fn can_be_narrowed(&self) -> bool {
+        !self.in_configure && matches!(self.fault, Fault::Dead { is_late: false, .. })
+    }
 }
 
 impl Instance {
@@ -181,10 +202,10 @@ impl Instance {
     }
 
     fn call(&mut self, partition: &Partition, rows: &Rows, range: Range<usize>) -> Result<Answer, Failed> {
-        let failed = |fault| Failed { fault, rows: range.clone() };
+        let failed = |fault, in_configure| Failed { fault, rows: range.clone(), in_configure };
         let mut live = match self.live.take() {
             Some(live) => live,
-            None => self.plugin.live(&self.settings, self.limits).map_err(failed)?.0,
+            None => self.plugin.live(&self.settings, self.limits).map_err(|fault| failed(fault, true))?.0,
         };
         let told = live.apply(&columns::columns(partition, rows, range.clone(), self.plan.needs));
         self.log = live.take_log();
@@ -193,8 +214,13 @@ impl Instance {
                 .map_err(|why| Fault::Dead { why: format!("its answer is wrong: {why}"), is_late: false })
         });
         let is_dead = matches!(told, Err(Fault::Dead { .. }));
-        self.live = Some(live).filter(|live| !is_dead && live.memory_bytes() <= self.limits.memory_bytes / 2);
-        told.map_err(failed)
+        self.live = Some(live).filter(|live| !is_dead && !self.is_overgrown(live.grown_bytes()));
+        told.map_err(|fault| failed(fault, false))
+    }
+
+    /// Whether an instance that has grown so much is to be replaced. Only a pure one can be without being noticed.
+    fn is_overgrown(&self, grown_bytes: usize) -> bool {
+        self.plan.pure && grown_bytes > self.limits.memory_bytes / 2
     }
 
     /// Passes on what the last call has logged. What is logged while a record is searched for would say the same again.
@@ -204,7 +230,10 @@ impl Instance {
 
     /// Says which record it was, as far as that can be found out.
     fn blame(&mut self, partition: &Partition, rows: &Rows, failed: Failed) -> Error {
-        let Failed { fault, rows: range } = self.narrowed(partition, rows, failed);
+        let Failed { fault, rows: range, in_configure } = self.narrowed(partition, rows, failed);
+        if in_configure {
+            return self.plugin.unconfigured(fault);
+        }
         let (why, record, retriable) = match fault {
             Fault::Told(failure) => (failure.message, failure.record, failure.retriable),
             Fault::Dead { why, .. } => (why, None, false),
@@ -214,29 +243,40 @@ impl Instance {
         let place = match (one, sent.first().zip(sent.last())) {
             (Some(row), _) => format!("{partition} offset {}", row.offset),
             (None, Some((first, last))) => {
-                format!("{partition} offsets {}", OffsetRange { first: first.offset, next: last.offset + 1 })
+                format!(
+                    "{partition} offsets {}",
+                    OffsetRange { first: first.offset, next: last.offset.saturating_add(1) }
+                )
             }
             (None, None) => partition.to_string(),
         };
         let what = format!("{} failed at {place}", self.plugin.named());
-        if retriable { Error::transient(what).source(why) } else { Error::failed(what).source(why) }
+        let error = if retriable { Error::transient(what) } else { Error::failed(what) };
+        error.source(shown(&why))
     }
 
-    /// Halves the records of a plugin that died for as long as one half fails by itself. One that is late is left as it
-    /// is: each half would take as long again.
-    fn narrowed(&mut self, partition: &Partition, rows: &Rows, mut failed: Failed) -> Failed {
-        let dies = |failed: &Failed| matches!(failed.fault, Fault::Dead { is_late: false, .. });
-        while self.plan.pure && dies(&failed) && failed.rows.len() > 1 {
-            let middle = failed.rows.start + failed.rows.len() / 2;
-            let halves = [failed.rows.start..middle, middle..failed.rows.end];
-            let found = halves.into_iter().find_map(|half| self.call(partition, rows, half).err());
-            match found.filter(dies) {
-                Some(found) => failed = found,
-                None => break,
-            }
+    /// Looks for the record that ended a pure plugin, for no longer than two calls may take: whoever waits for the answer
+    /// has other partitions to serve.
+    fn narrowed(&mut self, partition: &Partition, rows: &Rows, failed: Failed) -> Failed {
+        if !self.plan.pure {
+            return failed;
         }
-        failed
+        let (began, most) = (Instant::now(), self.limits.deadline.saturating_mul(2));
+        halved(failed, |half| if began.elapsed() < most { self.call(partition, rows, half).err() } else { None })
     }
+}
+
+/// Halves the records that a plugin died of for as long as one half fails by itself; `call` tells how a half fails.
+fn halved(mut failed: Failed, mut call: impl FnMut(Range<usize>) -> Option<Failed>) -> Failed {
+    while failed.can_be_narrowed() && failed.rows.len() > 1 {
+        let middle = failed.rows.start + failed.rows.len() / 2;
+        let halves = [failed.rows.start..middle, middle..failed.rows.end];
+        match halves.into_iter().find_map(&mut call).filter(Failed::can_be_narrowed) {
+            Some(found) => failed = found,
+            None => break,
+        }
+    }
+    failed
 }
 
 /// Splits rows into what one call takes.

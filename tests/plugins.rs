@@ -95,10 +95,12 @@ fn headers_are_injected_and_nothing_else_changes() {
 fn a_plugin_that_fails_names_the_record_and_what_came_before_stands() {
     let printed = Printed::new("plugin-fails");
     let made = printed.pass("faults", &["--set", "fault=panic", "--set", "offset=150"]);
-    made.fails_with(
-        1,
-        &["plugin `faults` (faults.wasm) failed at", "-0 offset 150: panicked at ", "a fault on purpose"],
-    );
+    assert_eq!(made.code, Some(1), "{}", made.stderr);
+    let said = made.stderr.lines().last().unwrap_or_default();
+    // The plugin panicked, the agent did not: it says so in one line.
+    for words in ["plugin `faults` (faults.wasm) failed at", "-0 offset 150: panicked at ", "a fault on purpose"] {
+        assert!(said.contains(words), "{}", made.stderr);
+    }
     assert!(printed.text.starts_with(&made.stdout), "only what was there before comes out");
     let late = printed.pass("faults", &["--set", "fault=endless-loop", "--deadline", "200ms"]);
     late.fails_with(1, &["took longer than 0.2 s"]);
@@ -115,7 +117,11 @@ fn what_is_no_plugin_no_setting_or_no_record_is_refused_in_one_line() {
     plugin("run", "faults", &["--input", "/nowhere/records"]).fails_with(2, &["/nowhere/records"]);
     let bad = printed.backup.folder().join("bad.jsonl");
     fs::write(&bad, format!("{}\nnonsense\n", printed.text.lines().next().expect("a line"))).expect("writable");
-    plugin("run", "faults", &["--input", bad.to_str().expect("UTF-8")]).fails_with(2, &["line 2 is no record"]);
+    let ended = plugin("run", "faults", &["--input", bad.to_str().expect("UTF-8")]);
+    ended.fails_with(2, &["line 2 is no record"]);
+    assert_eq!(ended.stdout.lines().next(), printed.text.lines().next(), "what came before stands");
+    let folder = printed.backup.folder().to_str().expect("UTF-8");
+    plugin("run", "faults", &["--input", folder]).fails_with(2, &["cannot read the records in", "it is a folder"]);
 }
 
 #[test]

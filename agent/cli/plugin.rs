@@ -6,8 +6,8 @@
 mod lines;
 
 use std::fs::File;
-use std::io::{BufReader, Read};
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,8 @@ use super::cat::line::Line;
 use super::table::{Output, Page, csv, size};
 use crate::config::value;
 use crate::error::{Error, Result};
-use crate::plugin::{Instance, Limits, Plugin, wit};
+use crate::plugin::columns::Answer;
+use crate::plugin::{Instance, Limits, Plugin, shown, wit};
 use crate::record::Partition;
 use crate::telemetry::logging;
 
@@ -82,7 +83,10 @@ pub async fn run(verb: Verb) -> Result<()> {
     // A plugin computes, and waits for nothing.
     let work = tokio::task::spawn_blocking(move || match verb {
         Verb::Check { file, settings, format } => check(&Plugin::open(&file)?, &settings, format),
-        Verb::Run { file, input, settings } => pass(&Plugin::open(&file)?, &input, &settings),
+        Verb::Run { file, input, settings } => {
+            let instance = settings.start(&Plugin::open(&file)?)?;
+            pass(instance, opened(&input)?)
+        }
     });
     work.await.map_err(|error| Error::failed("the work ended early").source(error))?
 }
@@ -111,7 +115,7 @@ fn check(plugin: &Plugin, settings: &Settings, format: Format) -> Result<()> {
         kind: if about.is_module { "core module" } else { "component" },
         bytes: about.bytes,
         interface: about.interface,
-        imports: about.imports,
+        imports: about.imports.iter().map(|import| shown(import)).collect(),
         compile_ms: u64::try_from(about.compile.as_millis()).unwrap_or(u64::MAX),
         needs: needs(plan.needs),
         touches: touches(plan.touches),
@@ -189,6 +193,34 @@ fn touches(touches: wit::Touches) -> Vec<&'static str> {
     all.into_iter().filter(|(flag, _)| touches.contains(*flag)).map(|(_, name)| name).collect()
 }
 
+/// Opens the records.
+fn opened(input: &Path) -> Result<Box<dyn Read>> {
+    if input.as_os_str() == "-" {
+        return Ok(Box::new(std::io::stdin()));
+    }
+    let wrong = || Error::usage(format!("cannot read the records in {}", input.display()));
+    let file = File::open(input).map_err(|error| wrong().source(error))?;
+    match file.metadata().map_err(|error| wrong().source(error))?.is_dir() {
+        true => Err(wrong().source("it is a folder")),
+        false => Ok(Box::new(file)),
+    }
+}
+
+/// Passes records through a plugin. What came out before an error stands; a person sees how far it got.
+fn pass(mut instance: Instance, reader: Box<dyn Read>) -> Result<()> {
+    let mut run = Run { output: Output::stdout()?, tally: Tally::default(), line: Vec::new() };
+    let passed = run.pass(&mut instance, Batches::new(BufReader::new(reader)));
+    let Run { output, tally, .. } = run;
+    let is_closed = output.is_closed();
+    let written = output.finish();
+    passed.and(written)?;
+    if !is_closed {
+        let each = tally.took.as_nanos() / u128::from(tally.records.max(1));
+        logging::say(&format!("{} records in, {} out, {each} ns a record", tally.records, tally.rows));
+    }
+    Ok(())
+}
+
 /// What a run has come to.
 #[derive(Default)]
 struct Tally {
@@ -197,53 +229,50 @@ struct Tally {
     took: Duration,
 }
 
-/// Passes records through a plugin.
-fn pass(plugin: &Plugin, input: &std::path::Path, settings: &Settings) -> Result<()> {
-    let mut instance = settings.start(plugin)?;
-    let reader: Box<dyn Read> =
-        match input.as_os_str() == "-" {
-            true => Box::new(std::io::stdin()),
-            false => Box::new(File::open(input).map_err(|error| {
-                Error::usage(format!("cannot read the records in {}", input.display())).source(error)
-            })?),
-        };
-    let mut output = Output::stdout()?;
-    let (mut tally, mut line) = (Tally::default(), Vec::new());
-    for piece in Batches::new(BufReader::new(reader)) {
-        let Piece { partition, rows } = piece?;
-        let (began, mut answers) = (Instant::now(), Vec::new());
-        let applied = instance.apply(&partition, &rows, |_, answer| {
-            answers.push(answer);
-            Ok(())
-        });
-        tally.took += began.elapsed();
-        tally.records += rows.len() as u64;
-        for answer in answers {
-            tally.rows += answer.rows.len() as u64;
-            for (at, row) in answer.rows.rows().iter().enumerate() {
-                let topic = answer.topics.as_ref().and_then(|topics| topics.of(at));
-                let index = answer.partitions.as_ref().map_or(-1, |partitions| partitions[at]);
-                let partition = Partition {
-                    topic: topic.map_or_else(|| partition.topic.clone(), Arc::from),
-                    index: if index < 0 { partition.index } else { index },
-                    topic_id: partition.topic_id,
-                };
-                line.clear();
-                let record = answer.rows.record(row);
-                serde_json::to_writer(&mut line, &Line { partition: &partition, record: &record })
-                    .expect("a vector takes it");
-                line.push(b'\n');
-                output.write(&line)?;
+/// Records on their way through a plugin to stdout.
+struct Run {
+    output: Output,
+    tally: Tally,
+    line: Vec<u8>,
+}
+
+impl Run {
+    fn pass(&mut self, instance: &mut Instance, batches: Batches<impl BufRead>) -> Result<()> {
+        for piece in batches {
+            let Piece { partition, rows } = piece?;
+            let mut began = Instant::now();
+            instance.apply(&partition, &rows, |sent, answer| {
+                self.tally.took += began.elapsed();
+                self.tally.records += sent.len() as u64;
+                self.write(&partition, &answer)?;
+                // What is written is not the plugin's time.
+                began = Instant::now();
+                Ok(())
+            })?;
+            if self.output.is_closed() {
+                break;
             }
         }
-        // What came before stands; a person sees how far it got.
-        if applied.is_err() || output.is_closed() {
-            output.finish()?;
-            return applied;
-        }
+        Ok(())
     }
-    output.finish()?;
-    let each = tally.took.as_nanos() / u128::from(tally.records.max(1));
-    logging::say(&format!("{} records in, {} out, {each} ns a record", tally.records, tally.rows));
-    Ok(())
+
+    fn write(&mut self, partition: &Partition, answer: &Answer) -> Result<()> {
+        self.tally.rows += answer.rows.len() as u64;
+        for (at, row) in answer.rows.rows().iter().enumerate() {
+            let topic = answer.topics.as_ref().and_then(|topics| topics.of(at));
+            let index = answer.partitions.as_ref().map_or(-1, |partitions| partitions[at]);
+            let partition = Partition {
+                topic: topic.map_or_else(|| partition.topic.clone(), Arc::from),
+                index: if index < 0 { partition.index } else { index },
+                topic_id: partition.topic_id,
+            };
+            self.line.clear();
+            let record = answer.rows.record(row);
+            serde_json::to_writer(&mut self.line, &Line { partition: &partition, record: &record })
+                .expect("a vector takes it");
+            self.line.push(b'\n');
+            self.output.write(&self.line)?;
+        }
+        Ok(())
+    }
 }

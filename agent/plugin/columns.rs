@@ -6,11 +6,12 @@
 
 mod headers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use bytes::Bytes;
 
+use super::shown;
 use super::wit::{Batch, Column, Columns, HeaderColumn, Output, Patch, Plan, Route, TimestampType, Touches};
 use crate::batch::records::rows::{Derived, Field, Row, Rows};
 use crate::record::{Partition, Timestamp};
@@ -22,6 +23,9 @@ const MOST_ROWS: usize = 1 << 20;
 /// The most bytes that the rows of one answer may hold together. The same record may be named a million times at no cost
 /// to the plugin; what comes of it must still fit into the agent.
 const MOST_BYTES: usize = 256 << 20;
+
+/// The most topics that rows may be sent to. A restore makes and fences all of them; clusters have some thousands.
+const MOST_TARGETS: usize = 10_000;
 
 /// Kafka's own bound on the length of a topic's name.
 const MOST_TOPIC_BYTES: usize = 249;
@@ -147,6 +151,30 @@ impl<'a> Names<'a> {
     }
 }
 
+/// Checks what a plugin says of itself: nothing in it may contradict the rest.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn check_plan(plan: &Plan) -> Result<(), Wrong> {
+    let (from, until) = (plan.keeps.from, plan.keeps.until);
+    if (from.is_some() || until.is_some()) && !plan.touches.contains(Touches::DROPS) {
+        return Err("`keeps` has a bound, and `touches` no `drops`".to_owned());
+    }
+    if let (Some(from), Some(until)) = (from, until)
+        && from >= until
+    {
+        return Err(format!("`keeps` is from {from} until {until}, which is nothing"));
+    }
+    let targets = plan.targets.as_deref().unwrap_or_default();
+    if targets.len() > MOST_TARGETS {
+        return Err(format!("`targets` has {} names, the most is {MOST_TARGETS}", targets.len()));
+    }
+    if !targets.is_empty() && !plan.touches.contains(Touches::TOPICS) {
+        return Err("`targets` has names, and `touches` no `topics`".to_owned());
+    }
+    targets.iter().try_for_each(|name| legal(name))
+}
+
 /// Makes of an answer the rows that it means; it answers `sent` of the rows, of a plugin that has said `plan` of itself.
 ///
 /// # Errors
@@ -166,6 +194,7 @@ pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Pla
     if let Some(timestamps) = timestamps {
         declared("timestamps", plan, Touches::TIMESTAMPS)?;
         stamped(&timestamps, &mut made)?;
+        derived.have_create_time();
     }
     if let Some(patch) = keys {
         declared("keys", plan, Touches::KEYS)?;
@@ -262,22 +291,29 @@ fn routed(route: Route, count: usize, plan: &Plan) -> Result<Topics, Wrong> {
     declared("topics", plan, Touches::TOPICS)?;
     let Route { names, indexes } = route;
     counted("topics", indexes.len(), count)?;
+    if names.len() > MOST_TARGETS {
+        return Err(format!("`topics` has {} names, the most is {MOST_TARGETS}", names.len()));
+    }
     if let Some(wrong) = indexes.iter().find(|index| **index as usize > names.len()) {
         return Err(format!("`topics` picks name {wrong} of {}", names.len()));
     }
-    let legal = |name: &str| {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        !matches!(name, "" | "." | "..") && name.len() <= MOST_TOPIC_BYTES && name.bytes().all(allowed)
-    };
+    let targets: Option<HashSet<&String>> = plan.targets.as_ref().map(|targets| targets.iter().collect());
     for name in &names {
-        if !legal(name) {
-            return Err(format!("`{}` cannot be a topic's name", name.escape_debug()));
-        }
-        if plan.targets.as_ref().is_some_and(|targets| !targets.contains(name)) {
+        legal(name)?;
+        if targets.as_ref().is_some_and(|targets| !targets.contains(name)) {
             return Err(format!("it sends rows to topic `{name}`, which is not among its `targets`"));
         }
     }
     Ok(Topics { names, indexes })
+}
+
+/// Checks that a topic can have this name.
+fn legal(name: &str) -> Result<(), Wrong> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if !matches!(name, "" | "." | "..") && name.len() <= MOST_TOPIC_BYTES && name.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err(format!("`{}` cannot be a topic's name", shown(name)))
 }
 
 /// Checks that a plugin has said that it does what it did.

@@ -1,25 +1,25 @@
 //! Where a plugin's code runs: compiled, checked for what it wants, shut into its memory and its time.
 //!
-//! The one file that names wasmtime. A plugin may call one function, `log`; it has no file, network, clock or random.
+//! Nothing else names wasmtime. A plugin may call one function, `log`; it has no file, network, clock or random.
 //! One engine in the process, one store for each instance. After a trap an instance is dead, and whoever holds it makes
 //! a new one. What comes back from a call are plain values of the right types, no more: `columns` checks what they say.
 //!
-//! Compiled forms are kept in the user's cache folder, so that the second start of an agent does not compile. Whoever can
-//! write there can make this process run what he wants: the folder must be ours, and closed to others; else there is none.
+//! [`loading`] makes of a file what can be compiled, [`cache`] keeps what was.
 
-use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+mod cache;
+mod loading;
+
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use wasmtime::component::{Component, HasSelf, Linker};
-use wasmtime::{Cache, CacheConfig, Config, Engine, EngineWeak, Module, ResourceLimiter, Store, Trap};
+use wasmtime::{Config, Engine, EngineWeak, ResourceLimiter, Store, Trap};
 
 use self::bindings::PluginPre;
 use self::bindings::kafka_backup::transform::host as import;
 use super::wit::{Batch, Failure, Output, Plan};
-use super::{About, Limits};
+use super::{About, Limits, shown};
 use crate::error::{Error, Result};
 
 #[allow(missing_docs, unreachable_pub, clippy::all)]
@@ -35,26 +35,24 @@ pub mod wit {
     };
 }
 
-/// The package of the interface, and the version that this agent speaks: plugins of the same 0.x fit.
-const PACKAGE: &str = "kafka-backup:transform";
-const VERSION: &str = "0.1";
-
 /// How often deadlines are looked at. A tenth would wake an idle process a thousand times a second, ten times as much
 /// would let a deadline of a second be late by a tenth.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Plugins are tens of kilobytes, those with an interpreter in them tens of megabytes.
-const MOST_FILE_BYTES: u64 = 256 << 20;
+/// The most that an instance may consist of: a component that an encoder makes has one memory, one or two tables and a
+/// handful of modules. What each costs besides its contents is not charged to the plugin's memory.
+const MOST_MEMORIES: usize = 8;
+const MOST_TABLES: usize = 64;
+const MOST_INSTANCES: usize = 64;
 
-/// The most elements of tables; a large interpreter has some ten thousand functions.
-const MOST_TABLE_ELEMENTS: usize = 1 << 20;
+/// What an element of a table takes: a reference to a function is one word, others take two.
+const TABLE_ELEMENT_BYTES: usize = 16;
 
 /// What a call may copy out of a plugin's memory, on top of that memory: an answer may name the same bytes many times.
 const MOST_ANSWER_BYTES: usize = 256 << 20;
 
-/// Lines and bytes that a plugin may log in one call; more is cut off, and that is said.
+/// The lines that a plugin may log in one call; more are left out, and that is said.
 const MOST_LINES: usize = 100;
-const MOST_LINE_BYTES: usize = 8 << 10;
 
 /// A plugin that is compiled and fits.
 pub(super) struct Loaded {
@@ -68,22 +66,25 @@ impl Loaded {
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for a file that is none, or not for this agent.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        let wrong = |what: String| Error::usage(format!("plugin {}: {what}", path.display()));
+        // Names in a file are its author's text too.
+        let wrong = |what: String| Error::usage(format!("plugin {}: {}", path.display(), shown(&what)));
         let (engine, linker) = engine()?;
-        let bytes = read_file(path)?;
+        let bytes = loading::read(path)?;
         let began = Instant::now();
-        let is_module = is_module(&bytes).map_err(wrong)?;
-        let component = if is_module { Some(component_of(engine, &bytes).map_err(wrong)?) } else { None };
-        let component = Component::new(engine, component.as_deref().unwrap_or(&bytes));
-        let component = component.map_err(|error| wrong(damaged(&format!("{error:#}"))))?;
+        let is_module = loading::is_module(&bytes).map_err(wrong)?;
+        let component = if is_module { Some(loading::component_of(engine, &bytes).map_err(wrong)?) } else { None };
+        let component = component.as_deref().unwrap_or(&bytes);
+        loading::check_depth(component).map_err(wrong)?;
+        let component = Component::new(engine, component);
+        let component = component.map_err(|error| wrong(loading::damaged(&format!("{error:#}"))))?;
         let compile = began.elapsed();
-        let imports = check(engine, &component).map_err(wrong)?;
+        let imports = loading::check(engine, &component).map_err(wrong)?;
         let pre = linker.instantiate_pre(&component).and_then(PluginPre::new);
         let pre = pre.map_err(|error| {
-            wrong(format!("is built against another form of interface {VERSION}: build it again"))
+            wrong(format!("is built against another form of interface {}: build it again", loading::VERSION))
                 .source(one_line(&error))
         })?;
-        let about = About { bytes: bytes.len() as u64, is_module, interface: VERSION, imports, compile };
+        let about = About { bytes: bytes.len() as u64, is_module, interface: loading::VERSION, imports, compile };
         Ok(Self { pre, about })
     }
 
@@ -96,8 +97,8 @@ impl Loaded {
         store.set_hostcall_fuel(limits.memory_bytes.saturating_add(MOST_ANSWER_BYTES));
         store.set_epoch_deadline(ticks(limits.deadline));
         match self.pre.instantiate(&mut store) {
-            Ok(plugin) => Ok(Live { store, plugin, limits }),
-            Err(error) => Err(fault(&error, &store, limits)),
+            Ok(plugin) => Ok(Live { store, plugin, limits, configured_bytes: 0 }),
+            Err(error) => Err(fault(&error, store.data(), limits, "it cannot be started")),
         }
     }
 }
@@ -116,6 +117,8 @@ pub(super) struct Live {
     store: Store<State>,
     plugin: bindings::Plugin,
     limits: Limits,
+    /// What its memory took once it was configured.
+    configured_bytes: usize,
 }
 
 impl Live {
@@ -123,6 +126,7 @@ impl Live {
     pub(super) fn configure(&mut self, settings: &[(String, String)]) -> Result<Plan, Fault> {
         self.begin();
         let told = self.plugin.kafka_backup_transform_transform().call_configure(&mut self.store, settings);
+        self.configured_bytes = self.store.data().memory.bytes;
         self.end(told)
     }
 
@@ -133,9 +137,9 @@ impl Live {
         self.end(told)
     }
 
-    /// Returns what the plugin's memory takes.
-    pub(super) fn memory_bytes(&self) -> usize {
-        self.store.data().memory.bytes
+    /// Returns by how much the plugin's memory has grown since it was configured.
+    pub(super) fn grown_bytes(&self) -> usize {
+        self.store.data().memory.bytes.saturating_sub(self.configured_bytes)
     }
 
     /// Takes what the plugin has logged since the last time.
@@ -154,7 +158,7 @@ impl Live {
         match told {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(failure)) => Err(Fault::Told(failure)),
-            Err(error) => Err(fault(&error, &self.store, self.limits)),
+            Err(error) => Err(fault(&error, self.store.data(), self.limits, "its answer cannot be read")),
         }
     }
 }
@@ -178,13 +182,7 @@ struct Log {
 
 impl import::Host for State {
     fn log(&mut self, level: Level, message: String) {
-        let mut end = message.len().min(MOST_LINE_BYTES);
-        while !message.is_char_boundary(end) {
-            end -= 1;
-        }
-        // A plugin's text reaches terminals: it must not move cursors there.
-        let line = |c: char| if c.is_control() { ' ' } else { c };
-        let line: String = message[..end].trim_end().chars().map(line).collect();
+        let line = shown(message.trim_end());
         if matches!(level, Level::Error) {
             self.log.last_error = Some(line.clone());
         }
@@ -202,23 +200,42 @@ impl bindings::kafka_backup::transform::types::Host for State {}
 #[derive(Default)]
 struct Memory {
     limit_bytes: usize,
+    /// What all memories and tables of the instance take together.
     bytes: usize,
     denied: Option<usize>,
 }
 
-impl ResourceLimiter for Memory {
-    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        let all = self.bytes.saturating_add(desired.saturating_sub(current));
+impl Memory {
+    fn grow(&mut self, bytes: usize) -> bool {
+        let all = self.bytes.saturating_add(bytes);
         if all > self.limit_bytes {
             self.denied = Some(all);
-            return Ok(false);
+            return false;
         }
         self.bytes = all;
-        Ok(true)
+        true
+    }
+}
+
+impl ResourceLimiter for Memory {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current)))
     }
 
-    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= MOST_TABLE_ELEMENTS)
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES)))
+    }
+
+    fn instances(&self) -> usize {
+        MOST_INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        MOST_TABLES
+    }
+
+    fn memories(&self) -> usize {
+        MOST_MEMORIES
     }
 }
 
@@ -234,7 +251,7 @@ fn engine() -> Result<(&'static Engine, &'static Linker<State>)> {
 
 fn make_engine() -> wasmtime::Result<(Engine, Linker<State>)> {
     let mut config = Config::new();
-    config.epoch_interruption(true).cache(cache());
+    config.epoch_interruption(true).cache(cache::open());
     let engine = Engine::new(&config)?;
     let mut linker = Linker::new(&engine);
     bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut State| state)?;
@@ -257,159 +274,87 @@ fn ticks(time: Duration) -> u64 {
     u64::try_from(time.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX >> 1) + 1
 }
 
-/// Opens the cache of compiled forms, where it is safe.
-fn cache() -> Option<Cache> {
-    let folder = cache_folder()?;
-    let opened = closed_folder(&folder).and_then(|()| {
-        let mut config = CacheConfig::new();
-        config.with_directory(&folder);
-        Cache::new(config).map_err(|error| one_line(&error))
-    });
-    match opened {
-        Ok(cache) => Some(cache),
-        Err(why) => {
-            tracing::debug!("compiled plugins are not kept in {}: {why}", folder.display());
-            None
+/// Says why a call did not come back; `untrapped` is what could not be done where no trap ended it.
+fn fault(error: &wasmtime::Error, state: &State, limits: Limits, untrapped: &str) -> Fault {
+    let trap = error.downcast_ref::<Trap>().copied();
+    let why = why(trap, state, limits).unwrap_or_else(|| format!("{untrapped}: {}", one_line(error)));
+    Fault::Dead { why, is_late: trap == Some(Trap::Interrupt) }
+}
+
+/// Says why a call ended by `trap`, or for want of memory.
+fn why(trap: Option<Trap>, State { memory, log }: &State, limits: Limits) -> Option<String> {
+    let last = log.last_error.as_deref();
+    // A plugin may live on without the memory that it was refused: what ends it later has its own reason.
+    let denied = memory.denied.filter(|_| matches!(trap, None | Some(Trap::UnreachableCodeReached)));
+    if let Some(wanted) = denied {
+        let (wanted, limit) = (wanted.div_ceil(1 << 20), limits.memory_bytes >> 20);
+        return Some(format!("needs more memory than it may have: {wanted} MiB, the limit is {limit} MiB"));
+    }
+    let what = match trap? {
+        Trap::UnreachableCodeReached => {
+            return Some(match last {
+                Some(last) if last.starts_with("panicked") => last.to_owned(),
+                Some(last) => format!("panicked: {last}"),
+                None => "panicked, and did not say why".to_owned(),
+            });
         }
-    }
-}
-
-fn cache_folder() -> Option<PathBuf> {
-    let given = |name| std::env::var_os(name).map(PathBuf::from).filter(|folder| folder.is_absolute());
-    let caches = given("XDG_CACHE_HOME").or_else(|| given("HOME").map(|home| home.join(".cache")))?;
-    Some(caches.join("kafka-backup").join("plugins"))
-}
-
-/// Makes the folder, if need be, and makes sure that nobody else can write there.
-fn closed_folder(folder: &Path) -> Result<(), String> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| error.to_string())?;
-    let metadata = fs::symlink_metadata(folder).map_err(|error| error.to_string())?;
-    let is_ours = metadata.is_dir() && metadata.uid() == nix::unistd::geteuid().as_raw();
-    let is_closed = metadata.mode() & 0o022 == 0;
-    if is_ours && is_closed { Ok(()) } else { Err("others can write there".to_owned()) }
-}
-
-fn read_file(path: &Path) -> Result<Vec<u8>> {
-    let named = || path.display().to_string();
-    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::usage(format!("there is no plugin {}", named())),
-        _ => Error::usage(format!("cannot read plugin {}", named())).source(error),
-    })?;
-    if !metadata.is_file() {
-        return Err(Error::usage(format!("plugin {} is no file", named())));
-    }
-    if metadata.len() > MOST_FILE_BYTES {
-        let what = format!("plugin {} has {} bytes, the most is {MOST_FILE_BYTES}", named(), metadata.len());
-        return Err(Error::usage(what));
-    }
-    fs::read(path).map_err(|error| Error::usage(format!("cannot read plugin {}", named())).source(error))
-}
-
-/// Tells a core module (`true`) from a component by the version in its first eight bytes.
-fn is_module(bytes: &[u8]) -> Result<bool, String> {
-    match bytes {
-        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Ok(true),
-        [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(false),
-        [0, b'a', b's', b'm', _, _, _, _, ..] => Err("is WebAssembly of a version that is not known here".to_owned()),
-        [0, b'a', b's', b'm', ..] => Err(damaged("it ends after its first bytes")),
-        [] => Err("the file is empty".to_owned()),
-        _ => Err("is no WebAssembly: it does not begin with `\\0asm`".to_owned()),
-    }
-}
-
-/// Makes a component of a core module.
-fn component_of(engine: &Engine, module: &[u8]) -> Result<Vec<u8>, String> {
-    // The encoder takes for granted that the module is sound, and panics where it is not.
-    Module::validate(engine, module).map_err(|error| damaged(&format!("{error:#}")))?;
-    let encoder = wit_component::ComponentEncoder::default().validate(true).module(module);
-    encoder.and_then(|mut encoder| encoder.encode()).map_err(|error| {
-        let error = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-        if error.contains("wasi_snapshot_preview1") {
-            return wanting("wasi_snapshot_preview1");
-        }
-        if let Some(version) = version_in(&error) {
-            return other_version(version);
-        }
-        format!("is a core module that cannot be made a plugin, is it built with the SDK? {error}")
+        Trap::Interrupt => format!("took longer than {} s", limits.deadline.as_secs_f64()),
+        Trap::StackOverflow => "its call stack is exhausted: it calls itself too deeply".to_owned(),
+        trap => trap.to_string(),
+    };
+    Some(match last {
+        Some(last) => format!("{what}; it said: {last}"),
+        None => what,
     })
-}
-
-/// Checks what a component wants and gives; returns the names of its imports.
-fn check(engine: &Engine, component: &Component) -> Result<Vec<String>, String> {
-    let described = component.component_type();
-    let imports: Vec<String> = described.imports(engine).map(|(name, _)| name.to_owned()).collect();
-    let exports: Vec<String> = described.exports(engine).map(|(name, _)| name.to_owned()).collect();
-    for name in imports.iter().chain(&exports) {
-        if let Some(version) = version_in(name).filter(|version| *version != VERSION) {
-            return Err(other_version(version));
-        }
-    }
-    if let Some(foreign) = imports.iter().find(|name| version_in(name).is_none()) {
-        return Err(wanting(foreign));
-    }
-    if !exports.iter().any(|name| name.starts_with(&format!("{PACKAGE}/transform@"))) {
-        return Err(format!("is no plugin: it does not export `{PACKAGE}/transform`"));
-    }
-    Ok(imports)
-}
-
-/// Returns the `major.minor` of our interface that a text names.
-fn version_in(text: &str) -> Option<&str> {
-    let (_, rest) = text.split_once(PACKAGE)?;
-    let (_, version) = rest.split_once('@')?;
-    let end = version.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(version.len());
-    let version = &version[..end];
-    let minor = version.match_indices('.').nth(1).map_or(version.len(), |(at, _)| at);
-    Some(&version[..minor])
-}
-
-fn other_version(version: &str) -> String {
-    format!("needs interface {version}, this agent speaks {VERSION}: build it with the SDK of this version")
-}
-
-fn wanting(import: &str) -> String {
-    let how = if import.starts_with("wasi") {
-        "build it for wasm32-unknown-unknown, or with its tool's switch that leaves WASI out"
-    } else {
-        "a plugin gets `log` and nothing else"
-    };
-    format!("imports `{import}`, which no plugin gets; {how}")
-}
-
-fn damaged(why: &str) -> String {
-    let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
-    if is_cut(&why) { format!("the file is damaged, or cut off: {why}") } else { format!("the file is damaged: {why}") }
-}
-
-fn is_cut(error: &str) -> bool {
-    error.contains("out of bounds") || error.contains("unexpected end") || error.contains("ends after")
-}
-
-/// Says why a call did not come back.
-fn fault(error: &wasmtime::Error, store: &Store<State>, limits: Limits) -> Fault {
-    let State { memory, log } = store.data();
-    let trap = error.downcast_ref::<Trap>();
-    let is_late = trap == Some(&Trap::Interrupt);
-    let why = match trap {
-        _ if memory.denied.is_some() => {
-            let wanted = memory.denied.unwrap_or_default().div_ceil(1 << 20);
-            format!("needs more memory than it may have: {wanted} MiB, the limit is {} MiB", limits.memory_bytes >> 20)
-        }
-        Some(Trap::Interrupt) => format!("took longer than {} s", limits.deadline.as_secs_f64()),
-        Some(Trap::StackOverflow) => "its call stack is exhausted: it calls itself too deeply".to_owned(),
-        Some(Trap::UnreachableCodeReached) => match &log.last_error {
-            Some(last) if last.starts_with("panicked") => last.clone(),
-            Some(last) => format!("panicked: {last}"),
-            None => "panicked, and did not say why".to_owned(),
-        },
-        Some(trap) => trap.to_string(),
-        None => format!("its answer cannot be read: {}", one_line(error)),
-    };
-    Fault::Dead { why, is_late }
 }
 
 /// Returns an error and what is below it on one line, without the frames of the plugin's stack.
 fn one_line(error: &wasmtime::Error) -> String {
     let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
-    causes.join(": ").split_whitespace().collect::<Vec<_>>().join(" ")
+    shown(&causes.join(": ").split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(limit_bytes: usize) -> State {
+        State { memory: Memory { limit_bytes, ..Memory::default() }, log: Log::default() }
+    }
+
+    #[test]
+    fn tables_and_memories_share_one_bound() {
+        let mut memory = state(1 << 20).memory;
+        let mut grows = |from, to| memory.table_growing(from, to, None).expect("no trap");
+        assert!(grows(0, 30_000));
+        assert!(grows(0, 30_000), "the second table");
+        assert!(!grows(30_000, 36_000), "96 KB are left beside 960");
+        assert!(memory.memory_growing(0, 64 << 10, None).expect("no trap"));
+        assert!(!memory.memory_growing(64 << 10, 128 << 10, None).expect("no trap"));
+        assert_eq!(memory.bytes, 60_000 * TABLE_ELEMENT_BYTES + (64 << 10));
+        assert!(!memory.table_growing(0, usize::MAX, None).expect("no trap"));
+        assert!(memory.instances() <= 64 && memory.tables() <= 64 && memory.memories() <= 8);
+    }
+
+    #[test]
+    fn the_last_error_that_was_logged_is_in_the_message_of_every_trap() {
+        let mut state = state(0);
+        import::Host::log(&mut state, Level::Error, "the table is full\n".to_owned());
+        for trap in [Trap::UnreachableCodeReached, Trap::IntegerDivisionByZero, Trap::StackOverflow, Trap::Interrupt] {
+            let said = why(Some(trap), &state, Limits::default()).expect("a trap has a reason");
+            assert!(said.ends_with(": the table is full"), "{said}");
+        }
+        assert_eq!(why(None, &state, Limits::default()), None, "no trap: the error itself says what it is");
+    }
+
+    #[test]
+    fn memory_that_was_refused_is_blamed_only_where_it_can_be_the_reason() {
+        let mut state = state(0);
+        state.memory.denied = Some(80 << 20);
+        let said = |trap| why(trap, &state, Limits::default()).expect("a reason");
+        let memory = "needs more memory than it may have: 80 MiB, the limit is 64 MiB";
+        assert_eq!([said(None), said(Some(Trap::UnreachableCodeReached))], [memory; 2]);
+        assert_eq!(said(Some(Trap::Interrupt)), "took longer than 10 s");
+        assert!(said(Some(Trap::IntegerDivisionByZero)).contains("divide by zero"));
+    }
 }

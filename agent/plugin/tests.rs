@@ -24,7 +24,7 @@ fn rows(count: i64) -> Rows {
         value: Some(Bytes::from(format!("value {number}"))),
         headers: Vec::new(),
     };
-    Rows::from_records(&(0..count).map(record).collect::<Vec<_>>())
+    Rows::from_records(&(0..count).map(record).collect::<Vec<_>>()).expect("small")
 }
 
 fn instance(name: &str, settings: &[(&str, &str)], limits: Limits) -> Result<Instance> {
@@ -229,9 +229,60 @@ fn rows_are_sent_in_pieces_that_are_not_too_large() {
     };
     let sizes = [10, 600 << 10, 600 << 10, 3 << 20, 10, 10];
     let records: Vec<_> = (0..).zip(sizes).map(|(offset, bytes)| record(offset, bytes)).collect();
-    assert_eq!(pieces(&Rows::from_records(&records)).collect::<Vec<_>>(), [0..2, 2..3, 3..4, 4..6]);
+    assert_eq!(pieces(&Rows::from_records(&records).expect("small")).collect::<Vec<_>>(), [0..2, 2..3, 3..4, 4..6]);
     let many: Vec<_> = (0..25_000).map(|offset| record(offset, 0)).collect();
-    let pieces: Vec<_> = pieces(&Rows::from_records(&many)).collect();
+    let pieces: Vec<_> = pieces(&Rows::from_records(&many).expect("small")).collect();
     assert_eq!(pieces, [0..10_000, 10_000..20_000, 20_000..25_000]);
     assert_eq!(super::pieces(&Rows::default()).count(), 0);
+}
+
+fn dead(rows: Range<usize>) -> Failed {
+    Failed { fault: Fault::Dead { why: "it died".to_owned(), is_late: false }, rows, in_configure: false }
+}
+
+#[test]
+fn the_record_is_searched_for_only_as_long_as_there_is_time() {
+    let search = |mut calls| {
+        halved(dead(0..1024), |half| {
+            calls -= 1;
+            (calls >= 0 && half.contains(&1023)).then(|| dead(half))
+        })
+        .rows
+    };
+    assert_eq!(search(i32::MAX), 1023..1024);
+    assert_eq!(search(6), 896..1024, "three halves were searched twice");
+    assert_eq!(search(0), 0..1024);
+    let late = Failed { fault: Fault::Dead { why: String::new(), is_late: true }, ..dead(0..8) };
+    assert_eq!(halved(late, |_| panic!("each half would take as long")).rows, 0..8);
+    let unconfigured = Failed { in_configure: true, ..dead(0..8) };
+    assert_eq!(halved(unconfigured, |_| panic!("no record is to blame")).rows, 0..8);
+}
+
+#[test]
+fn an_instance_that_cannot_be_configured_again_blames_no_record() {
+    let mut filter = instance("pitr-filter", &[("until", "5000")], Limits::default()).expect("it is configured");
+    filter.settings = vec![("untill".to_owned(), "5".to_owned())];
+    filter.live = None;
+    let said = records(&mut filter).expect_err("refused").to_string();
+    assert!(said.starts_with("plugin `pitr-filter` (pitr-filter.wasm) cannot be configured: "), "{said}");
+}
+
+#[test]
+fn a_plugin_that_remembers_is_not_replaced_for_its_growth() {
+    let mut instance = instance("faults", &[], Limits::default()).expect("it is configured");
+    assert!(instance.plan.pure);
+    assert!(!instance.is_overgrown(32 << 20));
+    assert!(instance.is_overgrown((32 << 20) + 1));
+    instance.plan.pure = false;
+    assert!(!instance.is_overgrown(64 << 20));
+}
+
+#[test]
+fn a_range_of_offsets_may_end_with_the_last_there_can_be() {
+    let record = |offset| Record { offset, timestamp: Timestamp(0), key: None, value: None, headers: Vec::new() };
+    let rows = Rows::from_records(&[record(i64::MAX - 1), record(i64::MAX)]).expect("small");
+    let mut instance =
+        instance("faults", &[("fault", "panic"), ("pure", "false")], Limits::default()).expect("it is configured");
+    let said = instance.apply(&partition(), &rows, |_, _| Ok(())).expect_err("it panics").to_string();
+    assert!(said.contains("offsets [9223372036854775806, 9223372036854775807): panicked"), "{said}");
 }

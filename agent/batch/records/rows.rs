@@ -12,8 +12,15 @@ use bytes::Bytes;
 use super::varint::{Cursor, put_field};
 use super::{Record, Walk, damaged, unpack};
 use crate::batch::Header;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::record::{Offset, Timestamp};
+
+/// The most rows of one batch. A row takes nine times as many bytes as the least record, and a megabyte of zstd can hold
+/// seventy million of those; a producer's batch has some thousands.
+const MOST_ROWS: i32 = 4 << 20;
+
+/// The rows that are made room for at once: what a header says is not believed beyond that.
+const FIRST_ROWS: usize = 64 << 10;
 
 /// Records in order, which may be of several partitions once a stage has routed them.
 #[derive(Debug, Clone, Default)]
@@ -67,15 +74,21 @@ impl Rows {
     /// Opens the batch at the start of `batch`, decompressing it; `header` is what [`Header::read`] made of it.
     ///
     /// # Errors
-    /// [`Kind::Damaged`](crate::error::Kind::Damaged) when bytes are missing, do not decompress, or are no records.
+    /// [`Kind::Damaged`](crate::error::Kind::Damaged) when bytes are missing, do not decompress, or are no records;
+    /// [`Kind::Failed`](crate::error::Kind::Failed) when they are more than can be taken apart at once.
     pub fn of(header: &Header, batch: &Bytes) -> Result<Self> {
+        if header.count > MOST_ROWS {
+            let what =
+                format!("record batch has {} records, the most that can be transformed is {MOST_ROWS}", header.count);
+            return Err(Error::failed(what).with("batch", header.base_offset));
+        }
         let body = match unpack(header, batch)? {
             Cow::Borrowed(plain) => batch.slice_ref(plain),
             Cow::Owned(plain) => Bytes::from(plain),
         };
         // Each record takes seven bytes or more: a count beyond that must not allocate.
         let count = usize::try_from(header.count).unwrap_or(0).min(body.len() / 7);
-        let mut rows = Vec::with_capacity(count);
+        let mut rows = Vec::with_capacity(count.min(FIRST_ROWS));
         let mut walk = Walk::new(header);
         while let Some(row) = walk.step(&body, row) {
             rows.push(row?);
@@ -84,7 +97,20 @@ impl Rows {
     }
 
     /// Makes rows of records whose producer set their times.
-    pub fn from_records(records: &[Record]) -> Self {
+    ///
+    /// # Errors
+    /// [`Kind::Failed`](crate::error::Kind::Failed) when they are 4 GiB or more: places in a buffer are of 32 bits.
+    pub fn from_records(records: &[Record]) -> Result<Self> {
+        // Names and values of headers have their lengths before them.
+        let header = |(name, value): &(Bytes, Option<Bytes>)| name.len() + value.as_ref().map_or(0, Bytes::len) + 10;
+        let size = |record: &Record| {
+            let (key, value) = (record.key.as_ref(), record.value.as_ref());
+            key.map_or(0, Bytes::len) + value.map_or(0, Bytes::len) + record.headers.iter().map(header).sum::<usize>()
+        };
+        let all = records.iter().map(size).sum::<usize>();
+        if u32::try_from(all).is_err() {
+            return Err(Error::failed(format!("{} records are {all} bytes: too many at once", records.len())));
+        }
         let mut bytes = Vec::new();
         let mut rows = Vec::with_capacity(records.len());
         let mut field = |field: Option<&[u8]>| match field {
@@ -106,7 +132,7 @@ impl Rows {
             let headers = Headers { count: record.headers.len() as u32, place: place(0, start..bytes.len()) };
             rows.push(Row { offset: record.offset, timestamp: record.timestamp, key, value, headers });
         }
-        Self { is_log_append_time: false, buffers: vec![bytes.into()], rows }
+        Ok(Self { is_log_append_time: false, buffers: vec![bytes.into()], rows })
     }
 
     /// Returns how many they are.
@@ -185,6 +211,11 @@ impl Derived {
         let buffer = self.rows.buffers.len() as u32;
         self.rows.buffers.push(bytes);
         Buffer(buffer)
+    }
+
+    /// Says that their times are no longer those at which a broker appended them.
+    pub fn have_create_time(&mut self) {
+        self.rows.is_log_append_time = false;
     }
 
     /// Returns the rows; their fields are of the rows that these derive from, or of buffers that were added.
@@ -274,7 +305,7 @@ mod tests {
         fn rows_are_the_records(records in records()) {
             let batch = batch_of(&records);
             let header = Header::read(&batch).expect("sound");
-            for rows in [Rows::of(&header, &batch).expect("sound"), Rows::from_records(&records)] {
+            for rows in [Rows::of(&header, &batch).expect("sound"), Rows::from_records(&records).expect("small")] {
                 let read: Vec<_> = rows.rows().iter().map(|row| rows.record(row)).collect();
                 prop_assert_eq!(&read, &records);
             }
@@ -307,6 +338,26 @@ mod tests {
         bytes[57..61].copy_from_slice(&i32::MAX.to_be_bytes());
         let bytes = Bytes::from(bytes);
         let header = Header::read(&bytes).expect("it does not contradict itself");
-        assert!(Rows::of(&header, &bytes).is_err());
+        let said = Rows::of(&header, &bytes).expect_err("too many").to_string();
+        let wanted = "record batch has 2147483647 records, the most that can be transformed is 4194304 (batch 0)";
+        assert_eq!(said, wanted);
+        let fewer = Header { count: MOST_ROWS, ..header };
+        assert!(Rows::of(&fewer, &bytes).is_err(), "there are none");
+    }
+
+    #[test]
+    fn records_that_no_place_can_point_into_are_refused() {
+        // Never touched: zeros come from the kernel when somebody reads them.
+        let value = Bytes::from(vec![0; 1 << 30]);
+        let record = |offset| Record {
+            offset,
+            timestamp: Timestamp(0),
+            key: None,
+            value: Some(value.clone()),
+            headers: Vec::new(),
+        };
+        let records: Vec<_> = (0..4).map(record).collect();
+        let said = Rows::from_records(&records).expect_err("4 GiB").to_string();
+        assert_eq!(said, "4 records are 4294967296 bytes: too many at once");
     }
 }

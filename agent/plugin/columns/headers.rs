@@ -12,6 +12,25 @@ use crate::plugin::wit::{HeaderColumn, HeaderEdit, Removal};
 /// The most removals of one answer. One names a header or all of them; each is looked at for each row.
 const MOST_REMOVALS: usize = 256;
 
+/// The most steps over headers that one answer may cost: each compares two names, or sixteen bytes of two long ones. That
+/// is about a second, and no deadline is counted meanwhile. An honest answer takes a thousandth.
+const MOST_STEPS: u64 = 1 << 28;
+
+/// Counts steps over headers.
+struct Work {
+    left: u64,
+}
+
+impl Work {
+    /// Takes the steps of comparing a name with those of `headers` headers.
+    fn compare(&mut self, name: &[u8], headers: u32) -> Result<(), Wrong> {
+        let each = 1 + name.len() as u64 / 16;
+        let left = self.left.checked_sub(u64::from(headers).saturating_mul(each));
+        self.left = left.ok_or("it takes away, or names, too many headers of rows that have too many")?;
+        Ok(())
+    }
+}
+
 /// Gives rows the headers of an edit; `rows` are those that were sent.
 pub(super) fn edited(rows: &Rows, edit: HeaderEdit, derived: &mut Derived, made: &mut [Row]) -> Result<(), Wrong> {
     let HeaderEdit { remove, add } = edit;
@@ -20,6 +39,7 @@ pub(super) fn edited(rows: &Rows, edit: HeaderEdit, derived: &mut Derived, made:
         return Err(format!("`remove` has {} entries, the most is {MOST_REMOVALS}", removals.len()));
     }
     let adding = add.map(|column| Adding::new(column, made.len())).transpose()?;
+    let mut work = Work { left: MOST_STEPS };
     let mut wire = Vec::new();
     let mut written = Vec::with_capacity(made.len());
     for (at, row) in made.iter().enumerate() {
@@ -30,17 +50,19 @@ pub(super) fn edited(rows: &Rows, edit: HeaderEdit, derived: &mut Derived, made:
             wire.extend_from_slice(rows.header_bytes(row.headers));
             count = row.headers.count;
         } else if !took.all {
+            took.names.iter().try_for_each(|name| work.compare(name, row.headers.count))?;
             for (name, value) in rows.headers(row.headers).filter(|(name, _)| !took.names.contains(name)) {
                 put_header(&mut wire, name, value);
                 count += 1;
             }
         }
         if let Some(adding) = &adding {
-            count = adding.put(at, rows, row, &mut wire)?.checked_add(count).ok_or("a row has too many headers")?;
+            count = adding
+                .put(at, rows, row, &mut work, &mut wire)?
+                .checked_add(count)
+                .ok_or("a row has too many headers")?;
         }
-        if wire.len() > MOST_BYTES {
-            return Err(format!("the headers are more than {MOST_BYTES} bytes"));
-        }
+        fits(wire.len())?;
         written.push((count, start..wire.len()));
     }
     let buffer = derived.add(wire.into());
@@ -48,6 +70,10 @@ pub(super) fn edited(rows: &Rows, edit: HeaderEdit, derived: &mut Derived, made:
         row.headers = buffer.headers(count, range);
     }
     Ok(())
+}
+
+fn fits(bytes: usize) -> Result<(), Wrong> {
+    if bytes <= MOST_BYTES { Ok(()) } else { Err(format!("the headers are more than {MOST_BYTES} bytes")) }
 }
 
 /// What is taken from one row.
@@ -117,7 +143,7 @@ impl Adding {
     }
 
     /// Writes the headers of a row, which comes from `row`; returns how many they are.
-    fn put(&self, at: usize, rows: &Rows, row: &Row, wire: &mut Vec<u8>) -> Result<u32, Wrong> {
+    fn put(&self, at: usize, rows: &Rows, row: &Row, work: &mut Work, wire: &mut Vec<u8>) -> Result<u32, Wrong> {
         let start = at.checked_sub(1).map_or(0, |before| self.row_ends[before]);
         let own = start..self.row_ends[at];
         for header in own.clone() {
@@ -125,10 +151,15 @@ impl Adding {
             let index = self.name_indexes[header] as usize;
             let name = &self.names.0.data[self.names.range(index)];
             // A producer may have broken the rule; what it wrote may stay.
-            if !self.is_text[index] && !rows.headers(row.headers).any(|(brought, _)| brought == name) {
-                return Err(format!("the name of header {header} is not UTF-8"));
+            if !self.is_text[index] {
+                work.compare(name, row.headers.count)?;
+                if !rows.headers(row.headers).any(|(brought, _)| brought == name) {
+                    return Err(format!("the name of header {header} is not UTF-8"));
+                }
             }
             let value = &self.values.0.data[self.values.range(header)];
+            // One long name of the dictionary can be meant a million times by one row.
+            fits(wire.len() + name.len() + value.len())?;
             put_header(wire, name, (!self.is_null[header]).then_some(value));
         }
         Ok(own.end - own.start)

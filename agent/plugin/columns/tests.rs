@@ -42,7 +42,7 @@ fn three() -> Rows {
             (Bytes::from_static(name.as_bytes()), value.map(|value| Bytes::from_static(value.as_bytes())))
         })
         .to_vec();
-    Rows::from_records(&records)
+    Rows::from_records(&records).expect("small")
 }
 
 fn taken(output: Output) -> Result<Vec<Record>, Wrong> {
@@ -205,7 +205,7 @@ fn a_name_that_is_no_text_may_stay_where_it_was() {
     let name = Bytes::from_static(&[0xff]);
     let record =
         Record { offset: 0, timestamp: Timestamp(0), key: None, value: None, headers: vec![(name.clone(), None)] };
-    let rows = Rows::from_records(&[record.clone()]);
+    let rows = Rows::from_records(&[record.clone()]).expect("small");
     let add = HeaderColumn {
         row_ends: vec![1],
         names: column(&[Some(&name)]),
@@ -227,10 +227,93 @@ fn a_small_answer_that_means_a_large_one_is_refused() {
         value: Some(vec![0; 1 << 20].into()),
         headers: Vec::new(),
     };
-    let rows = Rows::from_records(&[big]);
+    let rows = Rows::from_records(&[big]).expect("small");
     let copies = |count| Output { source: Some(vec![0; count]), ..unchanged() };
     assert!(answer(&rows, 0..1, copies(257), &everything()).expect_err("257 MiB").contains("the most is"));
     assert!(answer(&rows, 0..1, copies(MOST_ROWS + 1), &everything()).expect_err("rows").contains("the most is"));
+}
+
+/// An answer that names each of these headers, `null` all of them, for each row.
+fn adding(names: Column, rows: &[Vec<u32>]) -> HeaderColumn {
+    let name_indexes = rows.concat();
+    let values = column(&vec![None; name_indexes.len()]);
+    let row_ends = rows.iter().scan(0, |end, row| {
+        *end += row.len() as u32;
+        Some(*end)
+    });
+    HeaderColumn { row_ends: row_ends.collect(), names, name_indexes, values }
+}
+
+#[test]
+fn one_row_cannot_have_more_bytes_of_headers_than_an_answer() {
+    let name = vec![b'n'; 1 << 20];
+    // A terabyte, and what is written of it is the least that shows that it is too much.
+    let add = adding(column(&[Some(&name)]), &[vec![0], vec![0; 1 << 20], vec![]]);
+    let edit = HeaderEdit { remove: Vec::new(), add: Some(add) };
+    let said = taken(Output { headers: Some(edit), ..unchanged() }).expect_err("a terabyte");
+    assert_eq!(said, format!("the headers are more than {MOST_BYTES} bytes"));
+}
+
+#[test]
+fn what_an_answer_costs_to_be_understood_is_bounded() {
+    let headers = (0..100_000).map(|_| (Bytes::from_static(b"\xff"), None)).collect();
+    let record = Record { offset: 0, timestamp: Timestamp(0), key: None, value: None, headers };
+    let rows = Rows::from_records(&[record]).expect("small");
+    let refused = |source: Vec<u32>, edit| {
+        let output = Output { source: Some(source), headers: Some(edit), ..unchanged() };
+        answer(&rows, 0..1, output, &everything()).expect_err("too much")
+    };
+    let said = "it takes away, or names, too many headers of rows that have too many";
+    let remove = (0..200).map(|_| Removal { name: Some(b"x".to_vec()), rows: None }).collect();
+    assert_eq!(refused(vec![0; 1000], HeaderEdit { remove, add: None }), said);
+    let add = adding(column(&[Some(b"\xff")]), &[vec![0; 10_000]]);
+    assert_eq!(refused(vec![0], HeaderEdit { remove: Vec::new(), add: Some(add) }), said);
+}
+
+#[test]
+fn routes_are_looked_up_in_time_that_is_bounded() {
+    let names: Vec<_> = (0..MOST_TARGETS).map(|number| format!("topic-{number}")).collect();
+    let plan = Plan { targets: Some(names.clone()), ..everything() };
+    let routed = |names| Output { topics: Some(Route { names, indexes: vec![1; 3] }), ..unchanged() };
+    let _ = taken_by(&plan, routed(names.clone())).expect("all are declared");
+    let said = taken_by(&plan, routed([names, vec!["one".to_owned()]].concat())).expect_err("too many");
+    assert_eq!(said, "`topics` has 10001 names, the most is 10000");
+}
+
+#[test]
+fn what_a_plugin_says_of_itself_must_not_contradict_itself() {
+    let keeps = |from, until| Plan { keeps: Window { from, until }, ..everything() };
+    let targets = |targets: &[&str]| {
+        let targets = Some(targets.iter().map(|name| (*name).to_owned()).collect());
+        Plan { targets, ..everything() }
+    };
+    for sound in [everything(), keeps(Some(1), Some(2)), keeps(None, Some(0)), targets(&["a", "b.c"]), targets(&[])] {
+        assert_eq!(check_plan(&sound), Ok(()));
+    }
+    let without = |touch, plan: Plan| Plan { touches: Touches::all() ^ touch, ..plan };
+    assert_eq!(check_plan(&without(Touches::TOPICS, targets(&[]))), Ok(()), "it never routes, and says so");
+    let many = Plan { targets: Some(vec!["a".to_owned(); MOST_TARGETS + 1]), ..everything() };
+    for (plan, said) in [
+        (without(Touches::DROPS, keeps(Some(1), None)), "`keeps` has a bound, and `touches` no `drops`"),
+        (without(Touches::TOPICS, targets(&["a"])), "`targets` has names, and `touches` no `topics`"),
+        (keeps(Some(5), Some(5)), "`keeps` is from 5 until 5, which is nothing"),
+        (targets(&["a", "\u{1b}[2J"]), "` [2J` cannot be a topic's name"),
+        (many, "`targets` has 10001 names, the most is 10000"),
+    ] {
+        assert_eq!(check_plan(&plan).expect_err(said), said);
+    }
+}
+
+#[test]
+fn times_that_a_plugin_set_are_not_the_brokers() {
+    let mut rows = three();
+    rows.is_log_append_time = true;
+    let is_brokers = |timestamps| {
+        let output = Output { timestamps, ..unchanged() };
+        answer(&rows, 0..3, output, &everything()).expect("right").rows.is_log_append_time
+    };
+    assert!(is_brokers(None));
+    assert!(!is_brokers(Some(vec![1, 2, 3])));
 }
 
 proptest! {
@@ -238,7 +321,7 @@ proptest! {
 
     #[test]
     fn columns_hold_the_records_and_give_them_back(records in records()) {
-        let rows = Rows::from_records(&records);
+        let rows = Rows::from_records(&records).expect("small");
         let sent = columns(&partition(), &rows, 0..records.len(), Columns::all());
         // The columns that were sent, as an answer that replaces everything by itself.
         let remove = vec![Removal { name: None, rows: None }];
