@@ -9,6 +9,7 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY agent agent
+COPY wit wit
 # Cargo wants the files that Cargo.toml names to be there; only the binary is built.
 COPY benches benches
 COPY tests tests

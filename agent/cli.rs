@@ -11,6 +11,7 @@ pub mod demo;
 pub mod describe;
 pub mod list;
 pub mod offset_mapping;
+pub mod plugin;
 pub mod repair;
 pub mod run;
 pub mod savepoints;
@@ -62,6 +63,9 @@ enum Verb {
     /// Check a configuration, or show it with all defaults filled in
     #[command(subcommand)]
     Config(config::Verb),
+    /// Check a plugin, or pass records through it without a cluster
+    #[command(subcommand)]
+    Plugin(plugin::Verb),
     /// Print the version
     Version,
 }
@@ -99,6 +103,7 @@ impl Cli {
             Verb::Cat(args) => cat::run(args).await,
             Verb::Demo(args) => demo::run(args).await,
             Verb::Config(verb) => config::run(verb).await,
+            Verb::Plugin(verb) => plugin::run(verb).await,
             Verb::Version => print(&format!("kafka-backup {}\n", env!("CARGO_PKG_VERSION"))),
         }
     }

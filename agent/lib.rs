@@ -17,6 +17,7 @@
 //! | [`telemetry`] | log, metrics, health, the HTTP listener |
 //! | [`archive`] | the archive: `layout`, `sidecar`, `segment`, `catalog`, `index` (pure), `sink` (writes), `source` (reads), `live` |
 //! | [`kafka`] | the wire client: connections, fetch sessions, `source` |
+//! | [`plugin`] | transforms of records in a sandbox: `columns` (pure), `host` |
 //! | [`store`] | objects by key, in a folder or anything OpenDAL reaches |
 //! | [`pipeline`] | `Source`, `Sink`, and the loop between them |
 //! | [`progress`] | what is durable of what has been seen (pure) |
@@ -49,6 +50,7 @@ pub mod demo;
 pub mod error;
 pub mod kafka;
 pub mod pipeline;
+pub mod plugin;
 pub mod progress;
 pub mod record;
 pub mod repair;

@@ -24,6 +24,7 @@ mod history;
 mod index;
 mod legacy;
 mod membership;
+mod plugins;
 mod readers;
 mod repair;
 mod roll;

@@ -6,6 +6,7 @@
 //! batch is the caller's to check ([`crc_matches`](super::crc_matches)). Layout:
 //! <https://kafka.apache.org/documentation/#record>.
 
+pub mod rows;
 mod varint;
 
 use std::borrow::Cow;
@@ -300,4 +301,4 @@ fn damaged(what: impl Into<String>) -> Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,7 +5,7 @@
 //! outside the ones asked for are not looked at: the index says where to begin. Memory: the index, one chunk and one
 //! decompressed batch.
 
-mod line;
+pub(super) mod line;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -417,7 +417,8 @@ impl Printer {
                 self.left -= 1;
                 self.passed = record.offset + 1;
                 self.line.clear();
-                serde_json::to_writer(&mut self.line, &Line { place, record: &record }).expect("a vector takes it");
+                serde_json::to_writer(&mut self.line, &Line { partition: &place.partition, record: &record })
+                    .expect("a vector takes it");
                 self.line.push(b'\n');
                 self.output.write(&self.line)?;
             }

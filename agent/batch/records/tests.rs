@@ -13,7 +13,7 @@ fn field() -> impl Strategy<Value = Option<Bytes>> {
 }
 
 /// Records from offset 100 on, with holes, times in any order, duplicate headers.
-fn records() -> impl Strategy<Value = Vec<Record>> {
+pub(crate) fn records() -> impl Strategy<Value = Vec<Record>> {
     let name = prop_oneof![Just(Bytes::from_static(b"trace")), Just(Bytes::from_static(&[0xff, 0xfe]))];
     let headers = prop::collection::vec((name, field()), 0..4);
     let record = (1_i64..4, -1_000_000_i64..2_000_000_000_000, field(), field(), headers);

@@ -11,6 +11,7 @@ use crate::batch::{Header, LENGTH_PREFIX_BYTES};
 use crate::error::Result;
 
 /// A reader over `[at, end)` of some bytes.
+#[derive(Debug)]
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -135,7 +136,7 @@ pub(super) fn put_header(out: &mut BytesMut, header: &Header) {
     out.put_i32(header.count);
 }
 
-fn put_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
+pub(super) fn put_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
     match field {
         Some(field) => {
             put_varint(out, field.len() as i64);

@@ -7,23 +7,23 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
-use crate::archive::source::Place;
 use crate::batch::records::Record;
+use crate::record::Partition;
 
 /// A record as a line of JSON.
-pub(super) struct Line<'a> {
-    /// The chain that it is of.
-    pub(super) place: &'a Place,
+pub(in crate::cli) struct Line<'a> {
+    /// The partition that it is of.
+    pub(in crate::cli) partition: &'a Partition,
     /// The record.
-    pub(super) record: &'a Record,
+    pub(in crate::cli) record: &'a Record,
 }
 
 impl Serialize for Line<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let Self { place, record } = self;
+        let Self { partition, record } = self;
         let mut map = serializer.serialize_map(Some(7))?;
-        map.serialize_entry("topic", &*place.partition.topic)?;
-        map.serialize_entry("partition", &place.partition.index)?;
+        map.serialize_entry("topic", &*partition.topic)?;
+        map.serialize_entry("partition", &partition.index)?;
         map.serialize_entry("offset", &record.offset)?;
         map.serialize_entry("timestamp", &record.timestamp.0)?;
         map.serialize_entry("key", &record.key.as_deref().map(Text))?;

@@ -1,0 +1,312 @@
+//! Plugins: transforms of records that run in a sandbox, and what is to be done when one fails.
+//!
+//! A [`Plugin`] is a file that was compiled; an [`Instance`] of it, configured, transforms [`Rows`] of one partition. It
+//! belongs to one thread. [`columns`] makes what crosses the boundary and checks what comes back (pure), `host` runs the
+//! code; the interface itself is `wit/transform.wit`, for whoever writes a plugin.
+//!
+//! **Trust.** What a plugin does is bounded, and what it answers is checked. Opening one compiles it, and that has no
+//! bound but the size of the file: open only files that the operator chose.
+//!
+//! **Failure.** A plugin that traps, takes too long or answers nonsense has failed at its records; the error names it, the
+//! partition and the offsets. Its instance is given up, the next call has a new one. Where the plugin is `pure` and did
+//! not say which record it was, the records are halved until the one is found, or the time for that is up: a person can
+//! then look at it. Retry, and what becomes of the records, is for whoever calls.
+//!
+//! **Memory.** What an instance holds is bounded by [`Limits::memory_bytes`]. Memory of a WebAssembly module never
+//! shrinks, so an instance of a pure plugin that has grown by more than half of that since it was configured is replaced
+//! after its call. One that is not pure would lose what it has seen, and is kept.
+
+pub mod columns;
+mod host;
+mod text;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::columns::Answer;
+pub use self::host::wit;
+use self::host::{Fault, Level, Live, Loaded};
+pub use self::text::shown;
+use crate::batch::records::rows::Rows;
+use crate::error::{Error, Result};
+use crate::record::{OffsetRange, Partition};
+
+/// Bytes of records that one call is sent, unless a single record is larger. Below a quarter the cost of the call itself
+/// begins to show; four times as much no longer fits the processor's caches.
+const CALL_BYTES: usize = 1 << 20;
+
+/// The most records of one call; records may be empty.
+const CALL_RECORDS: usize = 10_000;
+
+/// What a plugin may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The time of one call.
+    pub deadline: Duration,
+    /// The memory of one instance.
+    pub memory_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(10), memory_bytes: 64 << 20 }
+    }
+}
+
+/// What is known of a plugin's file.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// Its size.
+    pub bytes: u64,
+    /// Whether it is a core module, which was made a component here.
+    pub is_module: bool,
+    /// The version of the interface that it is built for.
+    pub interface: &'static str,
+    /// What it imports.
+    pub imports: Vec<String>,
+    /// How long it took to compile; much less where the compiled form was kept.
+    pub compile: Duration,
+}
+
+/// A transform that was read from a file and compiled. Cheap to clone.
+#[derive(Clone)]
+pub struct Plugin {
+    file: PathBuf,
+    name: String,
+    loaded: Arc<Loaded>,
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "plugin `{}` ({})", self.name, self.file.display())
+    }
+}
+
+impl Plugin {
+    /// Reads and compiles the plugin at `file`, a component or a core module that is built with the SDK. What that takes
+    /// is not bounded: `file` is for the operator to choose.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for a file that is no plugin, or not one for this agent, with what to do.
+    pub fn open(file: &Path) -> Result<Self> {
+        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { file: file.to_owned(), name, loaded: Arc::new(Loaded::read(file)?) })
+    }
+
+    /// Returns its name, which is its file's.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns what is known of its file.
+    pub fn about(&self) -> &About {
+        &self.loaded.about
+    }
+
+    /// Makes an instance with these settings.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) when the plugin refuses the settings;
+    /// [`Kind::Failed`](crate::error::Kind::Failed) when it fails otherwise.
+    pub fn start(&self, settings: &[(String, String)], limits: Limits) -> Result<Instance> {
+        let (live, plan) = self.live(settings, limits).map_err(|fault| self.unconfigured(fault))?;
+        Ok(Instance {
+            plugin: self.clone(),
+            settings: settings.to_vec(),
+            limits,
+            live: Some(live),
+            plan,
+            log: Vec::new(),
+        })
+    }
+
+    /// Makes one that is configured; returns it with what it says of itself.
+    fn live(&self, settings: &[(String, String)], limits: Limits) -> Result<(Live, wit::Plan), Fault> {
+        let mut live = self.loaded.start(limits)?;
+        let told = live.configure(settings);
+        say(self, live.take_log());
+        let plan = told?;
+        columns::check_plan(&plan)
+            .map_err(|why| Fault::Dead { why: format!("what it says of itself is wrong: {why}"), is_late: false })?;
+        Ok((live, plan))
+    }
+
+    fn unconfigured(&self, fault: Fault) -> Error {
+        let what = format!("{} cannot be configured", self.named());
+        match fault {
+            Fault::Told(failure) => Error::usage(what).source(shown(&failure.message)),
+            Fault::Dead { why, .. } => Error::failed(what).source(shown(&why)),
+        }
+    }
+
+    fn named(&self) -> String {
+        let file = self.file.file_name().unwrap_or_default().to_string_lossy();
+        format!("plugin `{}` ({file})", self.name)
+    }
+}
+
+/// A plugin with its settings, ready to transform.
+pub struct Instance {
+    plugin: Plugin,
+    settings: Vec<(String, String)>,
+    limits: Limits,
+    /// `None` after it died, and before the next call.
+    live: Option<Live>,
+    plan: wit::Plan,
+    /// What the last call has logged.
+    log: Vec<(Level, String)>,
+}
+
+/// Where records failed, and how.
+struct Failed {
+    fault: Fault,
+    rows: Range<usize>,
+    /// Whether no record was at fault: a new instance could not be configured.
+    in_configure: bool,
+}
+
+impl Failed {
+    /// Whether one of the records has ended the plugin, at once. Where it was late, each half would take as long again.
+    fn can_be_narrowed(&self) -> bool {
+        !self.in_configure && matches!(self.fault, Fault::Dead { is_late: false, .. })
+    }
+}
+
+impl Instance {
+    /// Returns what it says of itself.
+    pub fn plan(&self) -> &wit::Plan {
+        &self.plan
+    }
+
+    /// Transforms rows of `partition`, call by call; each answer is handed on with the rows that it is for.
+    ///
+    /// # Errors
+    /// What the plugin, or `take`, failed with. What was handed on before stays so.
+    pub fn apply(
+        &mut self,
+        partition: &Partition,
+        rows: &Rows,
+        mut take: impl FnMut(Range<usize>, Answer) -> Result<()>,
+    ) -> Result<()> {
+        for piece in pieces(rows) {
+            let called = self.call(partition, rows, piece.clone());
+            self.say();
+            match called {
+                Ok(answer) => take(piece, answer)?,
+                Err(failed) => return Err(self.blame(partition, rows, failed)),
+            }
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, partition: &Partition, rows: &Rows, range: Range<usize>) -> Result<Answer, Failed> {
+        let failed = |fault, in_configure| Failed { fault, rows: range.clone(), in_configure };
+        let mut live = match self.live.take() {
+            Some(live) => live,
+            None => self.plugin.live(&self.settings, self.limits).map_err(|fault| failed(fault, true))?.0,
+        };
+        let told = live.apply(&columns::columns(partition, rows, range.clone(), self.plan.needs));
+        self.log = live.take_log();
+        let told = told.and_then(|output| {
+            columns::answer(rows, range.clone(), output, &self.plan)
+                .map_err(|why| Fault::Dead { why: format!("its answer is wrong: {why}"), is_late: false })
+        });
+        let is_dead = matches!(told, Err(Fault::Dead { .. }));
+        self.live = Some(live).filter(|live| !is_dead && !self.is_overgrown(live.grown_bytes()));
+        told.map_err(|fault| failed(fault, false))
+    }
+
+    /// Whether an instance that has grown so much is to be replaced. Only a pure one can be without being noticed.
+    fn is_overgrown(&self, grown_bytes: usize) -> bool {
+        self.plan.pure && grown_bytes > self.limits.memory_bytes / 2
+    }
+
+    /// Passes on what the last call has logged. What is logged while a record is searched for would say the same again.
+    fn say(&mut self) {
+        say(&self.plugin, std::mem::take(&mut self.log));
+    }
+
+    /// Says which record it was, as far as that can be found out.
+    fn blame(&mut self, partition: &Partition, rows: &Rows, failed: Failed) -> Error {
+        let Failed { fault, rows: range, in_configure } = self.narrowed(partition, rows, failed);
+        if in_configure {
+            return self.plugin.unconfigured(fault);
+        }
+        let (why, record, retriable) = match fault {
+            Fault::Told(failure) => (failure.message, failure.record, failure.retriable),
+            Fault::Dead { why, .. } => (why, None, false),
+        };
+        let sent = &rows.rows()[range];
+        let one = record.and_then(|at| sent.get(at as usize)).or(if let [one] = sent { Some(one) } else { None });
+        let place = match (one, sent.first().zip(sent.last())) {
+            (Some(row), _) => format!("{partition} offset {}", row.offset),
+            (None, Some((first, last))) => {
+                format!(
+                    "{partition} offsets {}",
+                    OffsetRange { first: first.offset, next: last.offset.saturating_add(1) }
+                )
+            }
+            (None, None) => partition.to_string(),
+        };
+        let what = format!("{} failed at {place}", self.plugin.named());
+        let error = if retriable { Error::transient(what) } else { Error::failed(what) };
+        error.source(shown(&why))
+    }
+
+    /// Looks for the record that ended a pure plugin, for no longer than two calls may take: whoever waits for the answer
+    /// has other partitions to serve.
+    fn narrowed(&mut self, partition: &Partition, rows: &Rows, failed: Failed) -> Failed {
+        if !self.plan.pure {
+            return failed;
+        }
+        let (began, most) = (Instant::now(), self.limits.deadline.saturating_mul(2));
+        halved(failed, |half| if began.elapsed() < most { self.call(partition, rows, half).err() } else { None })
+    }
+}
+
+/// Halves the records that a plugin died of for as long as one half fails by itself; `call` tells how a half fails.
+fn halved(mut failed: Failed, mut call: impl FnMut(Range<usize>) -> Option<Failed>) -> Failed {
+    while failed.can_be_narrowed() && failed.rows.len() > 1 {
+        let middle = failed.rows.start + failed.rows.len() / 2;
+        let halves = [failed.rows.start..middle, middle..failed.rows.end];
+        match halves.into_iter().find_map(&mut call).filter(Failed::can_be_narrowed) {
+            Some(found) => failed = found,
+            None => break,
+        }
+    }
+    failed
+}
+
+/// Splits rows into what one call takes.
+fn pieces(rows: &Rows) -> impl Iterator<Item = Range<usize>> {
+    let mut from = 0;
+    std::iter::from_fn(move || {
+        let (start, mut bytes) = (from, 0);
+        for row in &rows.rows()[start..] {
+            bytes += rows.size_bytes(row);
+            if from > start && (bytes > CALL_BYTES || from - start >= CALL_RECORDS) {
+                break;
+            }
+            from += 1;
+        }
+        (from > start).then_some(start..from)
+    })
+}
+
+/// Passes on what a plugin has logged.
+fn say(plugin: &Plugin, log: Vec<(Level, String)>) {
+    for (level, line) in log {
+        let plugin = &plugin.name;
+        match level {
+            Level::Error => tracing::error!(plugin, "{line}"),
+            Level::Warn => tracing::warn!(plugin, "{line}"),
+            Level::Info => tracing::info!(plugin, "{line}"),
+            Level::Debug => tracing::debug!(plugin, "{line}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

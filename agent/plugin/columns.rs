@@ -1,0 +1,387 @@
+//! Records as the columns that a plugin is sent, and the rows that its answer makes of them.
+//!
+//! Pure. Nothing that an answer says is believed: numbers, ends, lengths and names are checked before anything is made of
+//! them, and against what the plugin said of itself; what is wrong is a sentence that says which part of the answer it is.
+//! What an answer does not mention keeps its place in the buffers where it was. [`headers`] is about headers alone.
+
+mod headers;
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use super::shown;
+use super::wit::{Batch, Column, Columns, HeaderColumn, Output, Patch, Plan, Route, TimestampType, Touches};
+use crate::batch::records::rows::{Derived, Field, Row, Rows};
+use crate::record::{Partition, Timestamp};
+
+/// The most rows that one call may answer. A record goes to a few topics, not to thousands: beyond this a plugin is more
+/// likely wrong than useful, and each row costs the host memory whatever it holds.
+const MOST_ROWS: usize = 1 << 20;
+
+/// The most bytes that the rows of one answer may hold together. The same record may be named a million times at no cost
+/// to the plugin; what comes of it must still fit into the agent.
+const MOST_BYTES: usize = 256 << 20;
+
+/// The most topics that rows may be sent to. A restore makes and fences all of them; clusters have some thousands.
+const MOST_TARGETS: usize = 10_000;
+
+/// Kafka's own bound on the length of a topic's name.
+const MOST_TOPIC_BYTES: usize = 249;
+
+/// What a plugin made of records.
+#[derive(Debug)]
+pub struct Answer {
+    /// The records, in the order of the answer. Offsets are those of the records that they came from.
+    pub rows: Rows,
+    /// The topic that each is sent to; `None`: no row is sent elsewhere.
+    pub topics: Option<Topics>,
+    /// The partition that each is sent to, −1 where the plugin leaves it open; `None`: it does so for all.
+    pub partitions: Option<Vec<i32>>,
+}
+
+/// The topics of rows.
+#[derive(Debug)]
+pub struct Topics {
+    names: Vec<String>,
+    /// For each row 0, or the number of its name, from 1 on.
+    indexes: Vec<u32>,
+}
+
+impl Topics {
+    /// Returns where the row of that number is sent; `None` where it stays.
+    pub fn of(&self, row: usize) -> Option<&str> {
+        let index = *self.indexes.get(row)? as usize;
+        index.checked_sub(1).map(|name| self.names[name].as_str())
+    }
+}
+
+/// What is wrong with an answer.
+type Wrong = String;
+
+/// Makes the columns that a plugin is sent of `range` of the rows.
+pub(super) fn columns(partition: &Partition, rows: &Rows, range: Range<usize>, needs: Columns) -> Batch {
+    let sent = &rows.rows()[range];
+    Batch {
+        topic: partition.topic.to_string(),
+        partition: partition.index,
+        timestamp_type: match rows.is_log_append_time {
+            true => TimestampType::LogAppendTime,
+            false => TimestampType::CreateTime,
+        },
+        offsets: sent.iter().map(|row| row.offset).collect(),
+        timestamps: sent.iter().map(|row| row.timestamp.0).collect(),
+        keys: needs.contains(Columns::KEYS).then(|| column(rows, sent, |row| row.key)),
+        values: needs.contains(Columns::VALUES).then(|| column(rows, sent, |row| row.value)),
+        headers: needs.contains(Columns::HEADERS).then(|| header_column(rows, sent)),
+    }
+}
+
+fn column(rows: &Rows, sent: &[Row], field: impl Fn(&Row) -> Field) -> Column {
+    let mut column = Cells::with_capacity(sent.len());
+    for row in sent {
+        column.push(rows.bytes(field(row)));
+    }
+    column.0
+}
+
+fn header_column(rows: &Rows, sent: &[Row]) -> HeaderColumn {
+    let count = sent.iter().map(|row| row.headers.count as usize).sum();
+    let mut row_ends = Vec::with_capacity(sent.len());
+    let (mut names, mut values) = (Names::default(), Cells::with_capacity(count));
+    let mut name_indexes = Vec::with_capacity(count);
+    for row in sent {
+        for (at, (name, value)) in rows.headers(row.headers).enumerate() {
+            name_indexes.push(names.index(at, name));
+            values.push(value);
+        }
+        row_ends.push(name_indexes.len() as u32);
+    }
+    HeaderColumn { row_ends, names: names.cells.0, name_indexes, values: values.0 }
+}
+
+/// A column in the making.
+struct Cells(Column);
+
+impl Default for Cells {
+    fn default() -> Self {
+        Self::with_capacity(0)
+    }
+}
+
+impl Cells {
+    fn with_capacity(cells: usize) -> Self {
+        Self(Column { ends: Vec::with_capacity(cells), nulls: Vec::new(), data: Vec::new() })
+    }
+
+    fn push(&mut self, cell: Option<&[u8]>) {
+        match cell {
+            Some(bytes) => self.0.data.extend_from_slice(bytes),
+            None => self.0.nulls.push(self.0.ends.len() as u32),
+        }
+        self.0.ends.push(self.0.data.len() as u32);
+    }
+}
+
+/// A dictionary of the names of headers in the making.
+#[derive(Default)]
+struct Names<'a> {
+    cells: Cells,
+    known: HashMap<&'a [u8], u32>,
+    /// What was last at each place of a row: most records have the same names in the same order.
+    last: Vec<(&'a [u8], u32)>,
+}
+
+impl<'a> Names<'a> {
+    /// Returns the number of the name of a row's `at`th header.
+    fn index(&mut self, at: usize, name: &'a [u8]) -> u32 {
+        if let Some((last, index)) = self.last.get(at)
+            && *last == name
+        {
+            return *index;
+        }
+        let index = *self.known.entry(name).or_insert_with(|| {
+            self.cells.push(Some(name));
+            self.cells.0.ends.len() as u32 - 1
+        });
+        self.last.truncate(at);
+        self.last.push((name, index));
+        index
+    }
+}
+
+/// Checks what a plugin says of itself: nothing in it may contradict the rest.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn check_plan(plan: &Plan) -> Result<(), Wrong> {
+    let (from, until) = (plan.keeps.from, plan.keeps.until);
+    if (from.is_some() || until.is_some()) && !plan.touches.contains(Touches::DROPS) {
+        return Err("`keeps` has a bound, and `touches` no `drops`".to_owned());
+    }
+    if let (Some(from), Some(until)) = (from, until)
+        && from >= until
+    {
+        return Err(format!("`keeps` is from {from} until {until}, which is nothing"));
+    }
+    let targets = plan.targets.as_deref().unwrap_or_default();
+    if targets.len() > MOST_TARGETS {
+        return Err(format!("`targets` has {} names, the most is {MOST_TARGETS}", targets.len()));
+    }
+    if !targets.is_empty() && !plan.touches.contains(Touches::TOPICS) {
+        return Err("`targets` has names, and `touches` no `topics`".to_owned());
+    }
+    targets.iter().try_for_each(|name| legal(name))
+}
+
+/// Makes of an answer the rows that it means; it answers `sent` of the rows, of a plugin that has said `plan` of itself.
+///
+/// # Errors
+/// What is wrong with the answer.
+pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Plan) -> Result<Answer, Wrong> {
+    let Output { source, topics, partitions, timestamps, keys, values, headers } = output;
+    let sent = &rows.rows()[sent];
+    if let Some(source) = &source {
+        chosen(source, sent.len(), plan)?;
+    }
+    let mut made: Vec<Row> = match &source {
+        Some(source) => source.iter().map(|record| sent[*record as usize]).collect(),
+        None => sent.to_vec(),
+    };
+    kept(&made, plan)?;
+    let mut derived = rows.derive();
+    if let Some(timestamps) = timestamps {
+        declared("timestamps", plan, Touches::TIMESTAMPS)?;
+        stamped(&timestamps, &mut made)?;
+        derived.have_create_time();
+    }
+    if let Some(patch) = keys {
+        declared("keys", plan, Touches::KEYS)?;
+        patched("keys", patch, &mut derived, &mut made, |row, field| row.key = field)?;
+    }
+    if let Some(patch) = values {
+        declared("values", plan, Touches::VALUES)?;
+        patched("values", patch, &mut derived, &mut made, |row, field| row.value = field)?;
+    }
+    if let Some(edit) = headers {
+        declared("headers", plan, Touches::HEADERS)?;
+        headers::edited(rows, edit, &mut derived, &mut made)?;
+    }
+    let topics = topics.map(|route| routed(route, made.len(), plan)).transpose()?;
+    if let Some(partitions) = &partitions {
+        declared("partitions", plan, Touches::PARTITIONS)?;
+        counted("partitions", partitions.len(), made.len())?;
+        if let Some(wrong) = partitions.iter().find(|partition| **partition < -1) {
+            return Err(format!("`partitions` has {wrong}"));
+        }
+    }
+    let rows = derived.finish(made);
+    match rows.rows().iter().map(|row| rows.size_bytes(row)).sum::<usize>() {
+        ..=MOST_BYTES => Ok(Answer { rows, topics, partitions }),
+        bytes => Err(format!("the rows are {bytes} bytes, the most is {MOST_BYTES}")),
+    }
+}
+
+/// Checks which records rows are made from.
+fn chosen(source: &[u32], sent: usize, plan: &Plan) -> Result<(), Wrong> {
+    if source.len() > MOST_ROWS {
+        return Err(format!("it has {} rows, the most is {MOST_ROWS}", source.len()));
+    }
+    let (mut distinct, mut last) = (0, None);
+    for record in source {
+        if *record as usize >= sent {
+            return Err(format!("`source` names record {record} of {sent}"));
+        }
+        match last.cmp(&Some(*record)) {
+            std::cmp::Ordering::Less => distinct += 1,
+            std::cmp::Ordering::Equal => declared("copies", plan, Touches::COPIES)?,
+            std::cmp::Ordering::Greater => return Err("`source` must not descend".to_owned()),
+        }
+        last = Some(*record);
+    }
+    if distinct < sent { declared("drops", plan, Touches::DROPS) } else { Ok(()) }
+}
+
+/// Checks that what the plugin said it drops by time is dropped: the agent may not even have asked it for the rest.
+fn kept(made: &[Row], plan: &Plan) -> Result<(), Wrong> {
+    let (from, until) = (plan.keeps.from.unwrap_or(i64::MIN), plan.keeps.until.unwrap_or(i64::MAX));
+    let is_outside = |row: &&Row| row.timestamp.0 < from || row.timestamp.0 >= until && plan.keeps.until.is_some();
+    match made.iter().find(is_outside) {
+        Some(row) => Err(format!("it kept a record of {}, outside the window that it declared", row.timestamp)),
+        None => Ok(()),
+    }
+}
+
+fn stamped(timestamps: &[i64], made: &mut [Row]) -> Result<(), Wrong> {
+    counted("timestamps", timestamps.len(), made.len())?;
+    for (row, time) in made.iter_mut().zip(timestamps) {
+        if *time < 0 && *time != row.timestamp.0 {
+            return Err(format!("`timestamps` has {time}"));
+        }
+        row.timestamp = Timestamp(*time);
+    }
+    Ok(())
+}
+
+/// Gives rows the fields of a patch.
+fn patched(
+    what: &str,
+    patch: Patch,
+    derived: &mut Derived,
+    made: &mut [Row],
+    set: impl Fn(&mut Row, Field),
+) -> Result<(), Wrong> {
+    let Patch { rows, cells } = patch;
+    let column = Checked::new(what, cells)?;
+    counted(what, column.len(), rows.as_ref().map_or(made.len(), Vec::len))?;
+    if let Some(rows) = &rows {
+        ascending(what, "rows", rows, made.len())?;
+    }
+    let ranges: Vec<_> = column.ranges().collect();
+    let buffer = derived.add(column.into_bytes());
+    for (cell, range) in ranges.into_iter().enumerate() {
+        let row = rows.as_ref().map_or(cell, |rows| rows[cell] as usize);
+        set(&mut made[row], range.map_or(Field::NULL, |range| buffer.field(range)));
+    }
+    Ok(())
+}
+
+fn routed(route: Route, count: usize, plan: &Plan) -> Result<Topics, Wrong> {
+    declared("topics", plan, Touches::TOPICS)?;
+    let Route { names, indexes } = route;
+    counted("topics", indexes.len(), count)?;
+    if names.len() > MOST_TARGETS {
+        return Err(format!("`topics` has {} names, the most is {MOST_TARGETS}", names.len()));
+    }
+    if let Some(wrong) = indexes.iter().find(|index| **index as usize > names.len()) {
+        return Err(format!("`topics` picks name {wrong} of {}", names.len()));
+    }
+    let targets: Option<HashSet<&String>> = plan.targets.as_ref().map(|targets| targets.iter().collect());
+    for name in &names {
+        legal(name)?;
+        if targets.as_ref().is_some_and(|targets| !targets.contains(name)) {
+            return Err(format!("it sends rows to topic `{name}`, which is not among its `targets`"));
+        }
+    }
+    Ok(Topics { names, indexes })
+}
+
+/// Checks that a topic can have this name.
+fn legal(name: &str) -> Result<(), Wrong> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if !matches!(name, "" | "." | "..") && name.len() <= MOST_TOPIC_BYTES && name.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err(format!("`{}` cannot be a topic's name", shown(name)))
+}
+
+/// Checks that a plugin has said that it does what it did.
+fn declared(what: &str, plan: &Plan, touch: Touches) -> Result<(), Wrong> {
+    if plan.touches.contains(touch) { Ok(()) } else { Err(format!("it does `{what}`, which it did not declare")) }
+}
+
+fn counted(what: &str, given: usize, wanted: usize) -> Result<(), Wrong> {
+    if given == wanted { Ok(()) } else { Err(format!("`{what}` has {given} cells for {wanted} rows")) }
+}
+
+/// A column that is what a column must be.
+struct Checked(Column);
+
+impl Checked {
+    fn new(what: &str, column: Column) -> Result<Self, Wrong> {
+        rising(what, "ends", &column.ends, column.data.len())?;
+        ascending(what, "nulls", &column.nulls, column.ends.len())?;
+        let column = Self(column);
+        match column.0.nulls.iter().find(|cell| !column.range(**cell as usize).is_empty()) {
+            Some(cell) => Err(format!("`{what}`: cell {cell} is null and has bytes")),
+            None => Ok(column),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.0.ends.len()
+    }
+
+    /// Returns where a cell lies, null or not.
+    fn range(&self, cell: usize) -> Range<usize> {
+        let start = cell.checked_sub(1).map_or(0, |before| self.0.ends[before] as usize);
+        start..self.0.ends[cell] as usize
+    }
+
+    /// Returns where the cells lie, in order; `None` for those that are null.
+    fn ranges(&self) -> impl Iterator<Item = Option<Range<usize>>> {
+        let mut nulls = self.0.nulls.iter().peekable();
+        (0..self.len()).map(move |cell| match nulls.next_if_eq(&&(cell as u32)) {
+            Some(_) => None,
+            None => Some(self.range(cell)),
+        })
+    }
+
+    fn into_bytes(self) -> Bytes {
+        self.0.data.into()
+    }
+}
+
+/// Checks that ends never descend, and that the last one is the end of `length` things.
+fn rising(what: &str, which: &str, ends: &[u32], length: usize) -> Result<(), Wrong> {
+    if !ends.is_sorted() {
+        return Err(format!("`{what}`: {which} must not descend"));
+    }
+    let last = ends.last().copied().unwrap_or(0) as usize;
+    if last == length { Ok(()) } else { Err(format!("`{what}`: {which} reach {last} of {length}")) }
+}
+
+/// Checks that numbers ascend, each below `bound`.
+fn ascending(what: &str, which: &str, numbers: &[u32], bound: usize) -> Result<(), Wrong> {
+    if !numbers.is_sorted_by(|a, b| a < b) {
+        return Err(format!("`{what}`: {which} must ascend"));
+    }
+    match numbers.last().filter(|last| **last as usize >= bound) {
+        Some(last) => Err(format!("`{what}`: {which} name {last} of {bound}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,364 @@
+//! Where a plugin's code runs: compiled, checked for what it wants, shut into its memory and its time.
+//!
+//! Nothing else names wasmtime. A plugin may call one function, `log`; it has no file, network, clock or random.
+//! One engine in the process, one store for each instance. After a trap an instance is dead, and whoever holds it makes
+//! a new one. What comes back from a call are plain values of the right types, no more: `columns` checks what they say.
+//!
+//! [`loading`] makes of a file what can be compiled, [`cache`] keeps what was.
+
+mod cache;
+mod loading;
+
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::{Config, Engine, EngineWeak, ResourceLimiter, Store, Trap};
+
+use self::bindings::PluginPre;
+use self::bindings::kafka_backup::transform::host as import;
+use super::wit::{Batch, Failure, Output, Plan};
+use super::{About, Limits, shown};
+use crate::error::{Error, Result};
+
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+mod bindings {
+    wasmtime::component::bindgen!({ path: "wit", world: "plugin" });
+}
+
+/// The values of the interface, as `wit/transform.wit` documents them.
+pub mod wit {
+    pub use super::bindings::kafka_backup::transform::types::{
+        Batch, Column, Columns, Failure, HeaderColumn, HeaderEdit, Output, Patch, Plan, Removal, Route, TimestampType,
+        Touches, Window,
+    };
+}
+
+/// How often deadlines are looked at. A tenth would wake an idle process a thousand times a second, ten times as much
+/// would let a deadline of a second be late by a tenth.
+const TICK: Duration = Duration::from_millis(10);
+
+/// The most that an instance may consist of: a component that an encoder makes has one memory, one or two tables and a
+/// handful of modules. What each costs besides its contents is not charged to the plugin's memory.
+const MOST_MEMORIES: usize = 8;
+const MOST_TABLES: usize = 64;
+const MOST_INSTANCES: usize = 64;
+
+/// What an element of a table takes: a reference to a function is one word, others take two.
+const TABLE_ELEMENT_BYTES: usize = 16;
+
+/// What a call may copy out of a plugin's memory, on top of that memory: an answer may name the same bytes many times.
+const MOST_ANSWER_BYTES: usize = 256 << 20;
+
+/// The lines that a plugin may log in one call; more are left out, and that is said.
+const MOST_LINES: usize = 100;
+
+/// A plugin that is compiled and fits.
+pub(super) struct Loaded {
+    pre: PluginPre<State>,
+    pub(super) about: About,
+}
+
+impl Loaded {
+    /// Reads, checks and compiles the plugin at `path`.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for a file that is none, or not for this agent.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        // Names in a file are its author's text too.
+        let wrong = |what: String| Error::usage(format!("plugin {}: {}", path.display(), shown(&what)));
+        let (engine, linker) = engine()?;
+        let bytes = loading::read(path)?;
+        let began = Instant::now();
+        let is_module = loading::is_module(&bytes).map_err(wrong)?;
+        let component = if is_module { Some(loading::component_of(engine, &bytes).map_err(wrong)?) } else { None };
+        let component = component.as_deref().unwrap_or(&bytes);
+        loading::check_depth(component).map_err(wrong)?;
+        let component = Component::new(engine, component);
+        let component = component.map_err(|error| wrong(loading::damaged(&format!("{error:#}"))))?;
+        let compile = began.elapsed();
+        let imports = loading::check(engine, &component).map_err(wrong)?;
+        let pre = linker.instantiate_pre(&component).and_then(PluginPre::new);
+        let pre = pre.map_err(|error| {
+            wrong(format!("is built against another form of interface {}: build it again", loading::VERSION))
+                .source(one_line(&error))
+        })?;
+        let about = About { bytes: bytes.len() as u64, is_module, interface: loading::VERSION, imports, compile };
+        Ok(Self { pre, about })
+    }
+
+    /// Makes an instance that is not configured yet.
+    pub(super) fn start(&self, limits: Limits) -> Result<Live, Fault> {
+        let state =
+            State { memory: Memory { limit_bytes: limits.memory_bytes, ..Memory::default() }, log: Log::default() };
+        let mut store = Store::new(self.pre.engine(), state);
+        store.limiter(|state| &mut state.memory);
+        store.set_hostcall_fuel(limits.memory_bytes.saturating_add(MOST_ANSWER_BYTES));
+        store.set_epoch_deadline(ticks(limits.deadline));
+        match self.pre.instantiate(&mut store) {
+            Ok(plugin) => Ok(Live { store, plugin, limits, configured_bytes: 0 }),
+            Err(error) => Err(fault(&error, store.data(), limits, "it cannot be started")),
+        }
+    }
+}
+
+/// Why a call came to nothing.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The plugin says so, and lives.
+    Told(Failure),
+    /// It is dead. `is_late` where it was ended because its time was up.
+    Dead { why: String, is_late: bool },
+}
+
+/// A running plugin.
+pub(super) struct Live {
+    store: Store<State>,
+    plugin: bindings::Plugin,
+    limits: Limits,
+    /// What its memory took once it was configured.
+    configured_bytes: usize,
+}
+
+impl Live {
+    /// Tells the plugin its settings; returns what it needs.
+    pub(super) fn configure(&mut self, settings: &[(String, String)]) -> Result<Plan, Fault> {
+        self.begin();
+        let told = self.plugin.kafka_backup_transform_transform().call_configure(&mut self.store, settings);
+        self.configured_bytes = self.store.data().memory.bytes;
+        self.end(told)
+    }
+
+    /// Has the plugin transform a batch.
+    pub(super) fn apply(&mut self, batch: &Batch) -> Result<Output, Fault> {
+        self.begin();
+        let told = self.plugin.kafka_backup_transform_transform().call_apply(&mut self.store, batch);
+        self.end(told)
+    }
+
+    /// Returns by how much the plugin's memory has grown since it was configured.
+    pub(super) fn grown_bytes(&self) -> usize {
+        self.store.data().memory.bytes.saturating_sub(self.configured_bytes)
+    }
+
+    /// Takes what the plugin has logged since the last time.
+    pub(super) fn take_log(&mut self) -> Vec<(Level, String)> {
+        std::mem::take(&mut self.store.data_mut().log.lines)
+    }
+
+    fn begin(&mut self) {
+        self.store.set_epoch_deadline(ticks(self.limits.deadline));
+        let state = self.store.data_mut();
+        state.memory.denied = None;
+        state.log = Log::default();
+    }
+
+    fn end<T>(&self, told: wasmtime::Result<Result<T, Failure>>) -> Result<T, Fault> {
+        match told {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(failure)) => Err(Fault::Told(failure)),
+            Err(error) => Err(fault(&error, self.store.data(), self.limits, "its answer cannot be read")),
+        }
+    }
+}
+
+/// How grave a line of a plugin is.
+pub(super) use import::Level;
+
+/// What belongs to one instance.
+struct State {
+    memory: Memory,
+    log: Log,
+}
+
+/// What a call has logged.
+#[derive(Default)]
+struct Log {
+    lines: Vec<(Level, String)>,
+    /// The last line of level `error`: what a panic said.
+    last_error: Option<String>,
+}
+
+impl import::Host for State {
+    fn log(&mut self, level: Level, message: String) {
+        let line = shown(message.trim_end());
+        if matches!(level, Level::Error) {
+            self.log.last_error = Some(line.clone());
+        }
+        match self.log.lines.len() {
+            ..MOST_LINES => self.log.lines.push((level, line)),
+            MOST_LINES => self.log.lines.push((Level::Warn, "it logs more than is kept of one call".to_owned())),
+            _ => {}
+        }
+    }
+}
+
+impl bindings::kafka_backup::transform::types::Host for State {}
+
+/// The bound on a plugin's memory, which remembers what it refused: all that wasmtime reports then is a panic.
+#[derive(Default)]
+struct Memory {
+    limit_bytes: usize,
+    /// What all memories and tables of the instance take together.
+    bytes: usize,
+    denied: Option<usize>,
+}
+
+impl Memory {
+    fn grow(&mut self, bytes: usize) -> bool {
+        let all = self.bytes.saturating_add(bytes);
+        if all > self.limit_bytes {
+            self.denied = Some(all);
+            return false;
+        }
+        self.bytes = all;
+        true
+    }
+}
+
+impl ResourceLimiter for Memory {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current)))
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES)))
+    }
+
+    fn instances(&self) -> usize {
+        MOST_INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        MOST_TABLES
+    }
+
+    fn memories(&self) -> usize {
+        MOST_MEMORIES
+    }
+}
+
+/// Returns the engine of this process, which is made at the first call, and what plugins are linked to.
+fn engine() -> Result<(&'static Engine, &'static Linker<State>)> {
+    static ENGINE: OnceLock<Result<(Engine, Linker<State>), String>> = OnceLock::new();
+    let made = ENGINE.get_or_init(|| make_engine().map_err(|error| one_line(&error)));
+    match made {
+        Ok((engine, linker)) => Ok((engine, linker)),
+        Err(why) => Err(Error::failed("plugins cannot be run on this machine").source(why.as_str())),
+    }
+}
+
+fn make_engine() -> wasmtime::Result<(Engine, Linker<State>)> {
+    let mut config = Config::new();
+    config.epoch_interruption(true).cache(cache::open());
+    let engine = Engine::new(&config)?;
+    let mut linker = Linker::new(&engine);
+    bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut State| state)?;
+    let clock = engine.weak();
+    std::thread::Builder::new().name("plugin-deadlines".to_owned()).spawn(move || tick(&clock))?;
+    Ok((engine, linker))
+}
+
+/// Moves the clock of all deadlines for as long as there is an engine.
+fn tick(engine: &EngineWeak) {
+    while let Some(engine) = engine.upgrade() {
+        engine.increment_epoch();
+        drop(engine);
+        std::thread::sleep(TICK);
+    }
+}
+
+fn ticks(time: Duration) -> u64 {
+    // The first one may come at once.
+    u64::try_from(time.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX >> 1) + 1
+}
+
+/// Says why a call did not come back; `untrapped` is what could not be done where no trap ended it.
+fn fault(error: &wasmtime::Error, state: &State, limits: Limits, untrapped: &str) -> Fault {
+    let trap = error.downcast_ref::<Trap>().copied();
+    let why = why(trap, state, limits).unwrap_or_else(|| format!("{untrapped}: {}", one_line(error)));
+    Fault::Dead { why, is_late: trap == Some(Trap::Interrupt) }
+}
+
+/// Says why a call ended by `trap`, or for want of memory.
+fn why(trap: Option<Trap>, State { memory, log }: &State, limits: Limits) -> Option<String> {
+    let last = log.last_error.as_deref();
+    // A plugin may live on without the memory that it was refused: what ends it later has its own reason.
+    let denied = memory.denied.filter(|_| matches!(trap, None | Some(Trap::UnreachableCodeReached)));
+    if let Some(wanted) = denied {
+        let (wanted, limit) = (wanted.div_ceil(1 << 20), limits.memory_bytes >> 20);
+        return Some(format!("needs more memory than it may have: {wanted} MiB, the limit is {limit} MiB"));
+    }
+    let what = match trap? {
+        Trap::UnreachableCodeReached => {
+            return Some(match last {
+                Some(last) if last.starts_with("panicked") => last.to_owned(),
+                Some(last) => format!("panicked: {last}"),
+                None => "panicked, and did not say why".to_owned(),
+            });
+        }
+        Trap::Interrupt => format!("took longer than {} s", limits.deadline.as_secs_f64()),
+        Trap::StackOverflow => "its call stack is exhausted: it calls itself too deeply".to_owned(),
+        // The stack of a compiled language lies at the beginning of its memory, and so ends there.
+        Trap::MemoryOutOfBounds => {
+            "it touched memory that is not its own, as a plugin does that calls itself too deeply".to_owned()
+        }
+        trap => trap.to_string(),
+    };
+    Some(match last {
+        Some(last) => format!("{what}; it said: {last}"),
+        None => what,
+    })
+}
+
+/// Returns an error and what is below it on one line, without the frames of the plugin's stack.
+fn one_line(error: &wasmtime::Error) -> String {
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    shown(&causes.join(": ").split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(limit_bytes: usize) -> State {
+        State { memory: Memory { limit_bytes, ..Memory::default() }, log: Log::default() }
+    }
+
+    #[test]
+    fn tables_and_memories_share_one_bound() {
+        let mut memory = state(1 << 20).memory;
+        let mut grows = |from, to| memory.table_growing(from, to, None).expect("no trap");
+        assert!(grows(0, 30_000));
+        assert!(grows(0, 30_000), "the second table");
+        assert!(!grows(30_000, 36_000), "96 KB are left beside 960");
+        assert!(memory.memory_growing(0, 64 << 10, None).expect("no trap"));
+        assert!(!memory.memory_growing(64 << 10, 128 << 10, None).expect("no trap"));
+        assert_eq!(memory.bytes, 60_000 * TABLE_ELEMENT_BYTES + (64 << 10));
+        assert!(!memory.table_growing(0, usize::MAX, None).expect("no trap"));
+        assert!(memory.instances() <= 64 && memory.tables() <= 64 && memory.memories() <= 8);
+    }
+
+    #[test]
+    fn the_last_error_that_was_logged_is_in_the_message_of_every_trap() {
+        let mut state = state(0);
+        import::Host::log(&mut state, Level::Error, "the table is full\n".to_owned());
+        for trap in [Trap::UnreachableCodeReached, Trap::IntegerDivisionByZero, Trap::StackOverflow, Trap::Interrupt] {
+            let said = why(Some(trap), &state, Limits::default()).expect("a trap has a reason");
+            assert!(said.ends_with(": the table is full"), "{said}");
+        }
+        assert_eq!(why(None, &state, Limits::default()), None, "no trap: the error itself says what it is");
+    }
+
+    #[test]
+    fn memory_that_was_refused_is_blamed_only_where_it_can_be_the_reason() {
+        let mut state = state(0);
+        state.memory.denied = Some(80 << 20);
+        let said = |trap| why(trap, &state, Limits::default()).expect("a reason");
+        let memory = "needs more memory than it may have: 80 MiB, the limit is 64 MiB";
+        assert_eq!([said(None), said(Some(Trap::UnreachableCodeReached))], [memory; 2]);
+        assert_eq!(said(Some(Trap::Interrupt)), "took longer than 10 s");
+        assert!(said(Some(Trap::IntegerDivisionByZero)).contains("divide by zero"));
+    }
+}
