@@ -17,7 +17,7 @@ use crate::record::{Offset, Partition};
 /// The first version with sessions.
 const SESSIONS: i16 = 7;
 /// The first version that carries the epoch of the last batch fetched.
-const LAST_FETCHED_EPOCH: i16 = 12;
+pub const LAST_FETCHED_EPOCH: i16 = 12;
 /// The first version that names topics by id.
 const TOPIC_IDS: i16 = 13;
 

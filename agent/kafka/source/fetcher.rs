@@ -203,7 +203,8 @@ impl Fetcher {
                 self.tell(Command::Broker(address.to_owned(), None));
             }
             let gone = self.gone(&mut connection, &answer.message, &wants).await?;
-            let mut result = self.readings.look_through(answer.message, &wants, answer.frame_bytes, answer.permit);
+            let told_of = (&wants[..], self.version);
+            let mut result = self.readings.look_through(answer.message, told_of, answer.frame_bytes, answer.permit);
             result.commands.extend(gone);
             self.session.take_turns(&wants, &result.fed, &self.limits);
             self.take_orders();

@@ -15,7 +15,7 @@ use super::{Cause, Command, Item, Returned};
 use crate::budget::Permit;
 use crate::error::Error;
 use crate::kafka::UNKNOWN_TOPIC_ID;
-use crate::kafka::fetch::{self, Damage, Slice, Want};
+use crate::kafka::fetch::{self, Bounds, Damage, LAST_FETCHED_EPOCH, Slice, Want};
 use crate::pipeline::{Batch, Event, Log, Payload};
 use crate::record::{AbortedTransaction, Offset, Partition, Timestamp, TopicId};
 
@@ -149,17 +149,17 @@ impl Readings {
         states.into_values().map(|state| state.returned(Cause::Unreachable(reason.to_owned()))).collect()
     }
 
-    /// Looks through an answer to a request for `wants`, of `frame_bytes` bytes that `permit` was paid for, and moves
-    /// the positions on.
+    /// Looks through an answer to a request for `wants` in that version of Fetch, of `frame_bytes` bytes that `permit`
+    /// was paid for, and moves the positions on.
     pub(super) fn look_through(
         &mut self,
         answer: m::FetchResponse,
-        wants: &[Want],
+        (wants, version): (&[Want], i16),
         frame_bytes: usize,
         mut permit: Permit,
     ) -> Yield {
         let mut result = Yield::default();
-        let asked: HashMap<&Partition, Offset> = wants.iter().map(|want| (&want.partition, want.position)).collect();
+        let asked: HashMap<&Partition, &Want> = wants.iter().map(|want| (&want.partition, want)).collect();
         for topic in answer.responses {
             let Some((name, id)) = self.topic(&topic) else { continue };
             for data in topic.partitions {
@@ -167,10 +167,12 @@ impl Readings {
                 // What was stopped meanwhile is nobody's any more.
                 let Some(state) = self.states.get_mut(&partition) else { continue };
                 // Ordered since the request went out, perhaps from elsewhere: this answer is not for it.
-                if asked.get(&partition) != Some(&state.reading.position) {
+                let Some(want) = asked.get(&partition).filter(|want| want.position == state.reading.position) else {
                     continue;
-                }
-                if !state.take(data, frame_bytes, &mut permit, &mut result) {
+                };
+                // Before that version a leader does not judge the epoch of what we hold, and its batches may have any.
+                let leader_epoch = if version >= LAST_FETCHED_EPOCH { want.leader_epoch } else { -1 };
+                if !state.take(data, leader_epoch, frame_bytes, &mut permit, &mut result) {
                     self.states.remove(&partition);
                 }
             }
@@ -197,14 +199,24 @@ impl Readings {
 
 impl State {
     /// Takes what an answer holds of the partition; returns whether it is read on here.
-    fn take(&mut self, mut data: PartitionData, frame_bytes: usize, permit: &mut Permit, result: &mut Yield) -> bool {
+    fn take(
+        &mut self,
+        mut data: PartitionData,
+        leader_epoch: i32,
+        frame_bytes: usize,
+        permit: &mut Permit,
+        result: &mut Yield,
+    ) -> bool {
         if let Some(cause) = refusal(&data) {
             result.commands.push(self.returned(cause));
             return false;
         }
         let records = data.records.take().unwrap_or_default();
-        let Reading { position, end, .. } = self.reading;
-        let fetch::Sliced { data: slice, at_end, damage } = fetch::slice(&records, position, end);
+        let Reading { position, end, last_epoch, .. } = self.reading;
+        // An append between the broker's look at its end and its read goes beyond it; not when it is fetched again.
+        let stable_end = Some(data.last_stable_offset).filter(|end| *end >= 0);
+        let bounds = Bounds { stable_end, leader_epoch, last_epoch, again: self.tries > 0 };
+        let fetch::Sliced { data: slice, at_end, damage } = fetch::slice(&records, position, end, &bounds);
         if let Some(slice) = slice {
             self.tries = 0;
             let aborted = aborted(&data);
@@ -339,7 +351,7 @@ mod tests {
 
     fn readings(end: Option<Offset>) -> Readings {
         let mut readings = Readings::default();
-        let (partition, leader_epoch, last_epoch) = (partition(), 4, -1);
+        let (partition, leader_epoch, last_epoch) = (partition(), 5, -1);
         readings.add(Reading {
             partition,
             generation: 1,
@@ -363,7 +375,32 @@ mod tests {
 
     fn look(readings: &mut Readings, data: PartitionData) -> Yield {
         let wants = readings.wants();
-        readings.look_through(answer(data), &wants, 1000, Permit::default())
+        readings.look_through(answer(data), (&wants, 12), 1000, Permit::default())
+    }
+
+    #[test]
+    fn a_base_offset_that_flips_on_its_way_is_fetched_again_and_loses_nothing() {
+        let mut readings = readings(None);
+        let mut flipped = records(0, 10).to_vec();
+        flipped[1] ^= 1;
+        let data = PartitionData::default().with_last_stable_offset(20);
+        let result = look(&mut readings, data.clone().with_records(Some(flipped.into())));
+        assert!(result.fed.is_empty() && result.commands.is_empty(), "{result:?}");
+        assert_eq!(readings.wants()[0].position, 0);
+        look(&mut readings, data.with_records(Some(records(0, 10))));
+        assert_eq!(readings.wants()[0].position, 10);
+    }
+
+    #[test]
+    fn where_the_leader_does_not_judge_epochs_its_batches_may_have_any() {
+        for (version, position) in [(11, 10), (12, 0)] {
+            let mut readings = readings(None);
+            let (wants, data) = (readings.wants(), PartitionData::default().with_last_stable_offset(10));
+            let newer = batch::gap(OffsetRange { first: 0, next: 10 }, 6);
+            let answer = answer(data.with_records(Some(newer)));
+            readings.look_through(answer, (&wants, version), 1000, Permit::default());
+            assert_eq!(readings.wants()[0].position, position);
+        }
     }
 
     #[test]
@@ -407,7 +444,7 @@ mod tests {
             panic!("{commands:?}")
         };
         let data = PartitionData::default().with_records(Some(records(0, 10)));
-        let result = readings.look_through(answer(data), &wants, 1000, Permit::default());
+        let result = readings.look_through(answer(data), (&wants, 12), 1000, Permit::default());
         assert!(result.items.is_empty() && result.commands.is_empty(), "{result:?}");
     }
 
