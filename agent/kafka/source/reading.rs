@@ -9,9 +9,10 @@ use bytes::Bytes;
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::flow::Flow;
-use super::{Cause, Command, Item, Returned};
+use super::{Cause, Command, GIVE_UP_AFTER, Item, Returned};
 use crate::budget::Permit;
 use crate::error::Error;
 use crate::kafka::UNKNOWN_TOPIC_ID;
@@ -62,6 +63,8 @@ struct State {
     held_at: Option<Offset>,
     /// Answers in a row whose first batch could not be taken.
     tries: u32,
+    /// Since when the leader sends nothing, though it says that there is more and it was asked for that first.
+    denied_since: Option<Instant>,
     flow: Arc<Flow>,
 }
 
@@ -111,7 +114,8 @@ impl Readings {
             Some(old) => old.flow,
             None => Flow::new(self.wake.clone()),
         };
-        self.states.insert(partition, State { reading, told: (-1, -1, -1), held_at: None, tries: 0, flow });
+        let told = (-1, -1, -1);
+        self.states.insert(partition, State { reading, told, held_at: None, tries: 0, denied_since: None, flow });
     }
 
     /// Reads a partition no longer.
@@ -127,7 +131,7 @@ impl Readings {
             position: state.reading.position,
             leader_epoch: state.reading.leader_epoch,
             last_epoch: state.reading.last_epoch,
-            behind: state.told.2 > state.reading.position,
+            behind: state.is_behind(),
         };
         open.map(want).collect()
     }
@@ -177,15 +181,35 @@ impl Readings {
                 }
             }
         }
-        // A session's answer leaves out what has nothing new: those are well too.
+        // A session's answer leaves out what has nothing new: those are well too, but for what should have something.
         for want in wants {
             let Some(state) = self.states.get_mut(&want.partition) else { continue };
-            if state.reading.recovering && state.tries == 0 {
+            let well = state.tries == 0 && (result.fed.contains(&want.partition) || !state.is_behind());
+            if state.reading.recovering && well {
                 state.recover(&mut result);
                 state.reading.recovering = false;
             }
         }
         result
+    }
+
+    /// Hears that the leader sent nothing of a partition that it was asked for first, though it says that there is more;
+    /// gives it back when that has been so for [`GIVE_UP_AFTER`].
+    pub(super) fn denied(&mut self, partition: &Partition, now: Instant, result: &mut Yield) {
+        let state = self.states.get_mut(partition).filter(|state| state.is_behind() && state.tries == 0);
+        let Some(state) = state else { return };
+        if now - *state.denied_since.get_or_insert(now) < GIVE_UP_AFTER {
+            return;
+        }
+        let (Partition { topic, index, .. }, position, end) = (partition, state.reading.position, state.told.2);
+        let error = Error::failed(format!(
+            "topic \"{topic}\" partition {index} offset {position}: the broker has sent nothing for {} s, though it says \
+             that there is more, up to offset {end}: a batch on its disk may be damaged, or compaction took all there \
+             was before an open transaction",
+            GIVE_UP_AFTER.as_secs()
+        ));
+        result.commands.push(state.returned(Cause::Unusable(error)));
+        self.states.remove(partition);
     }
 
     fn topic(&self, topic: &FetchableTopicResponse) -> Option<(Arc<str>, TopicId)> {
@@ -198,6 +222,11 @@ impl Readings {
 }
 
 impl State {
+    /// Returns whether the leader has said that there is more to read.
+    fn is_behind(&self) -> bool {
+        self.told.2 > self.reading.position
+    }
+
     /// Takes what an answer holds of the partition; returns whether it is read on here.
     fn take(
         &mut self,
@@ -258,6 +287,7 @@ impl State {
         let reading = &mut self.reading;
         reading.position = range.next;
         reading.last_epoch = last_epoch;
+        self.denied_since = None;
         let batch = Batch::new(reading.partition.clone(), reading.generation, range, payload, permit);
         let batch = batch.in_flight(in_flight);
         result.fed.insert(reading.partition.clone());
@@ -446,6 +476,29 @@ mod tests {
         let data = PartitionData::default().with_records(Some(records(0, 10)));
         let result = readings.look_through(answer(data), (&wants, 12), 1000, Permit::default());
         assert!(result.items.is_empty() && result.commands.is_empty(), "{result:?}");
+    }
+
+    #[test]
+    fn a_partition_that_gets_nothing_though_there_is_more_is_given_back_and_named() {
+        let mut readings = readings(None);
+        let began = Instant::now();
+        let nothing = PartitionData::default().with_last_stable_offset(20).with_high_watermark(20);
+        let deny = |readings: &mut Readings, at: std::time::Duration| {
+            let mut result = look(readings, nothing.clone());
+            readings.denied(&partition(), began + at, &mut result);
+            result.commands
+        };
+        let second = std::time::Duration::from_secs(1);
+        assert!(deny(&mut readings, second).is_empty(), "it has not recovered");
+        look(&mut readings, nothing.clone().with_records(Some(records(0, 10))));
+        assert!(deny(&mut readings, GIVE_UP_AFTER + second).is_empty(), "it has got something since");
+        assert!(deny(&mut readings, GIVE_UP_AFTER + 2 * second).is_empty());
+        let commands = deny(&mut readings, 2 * GIVE_UP_AFTER + second);
+        let [Command::Returned(Returned { position: 10, cause: Cause::Unusable(error), .. })] = &commands[..] else {
+            panic!("{commands:?}")
+        };
+        assert!(error.to_string().contains("up to offset 20"), "{error}");
+        assert!(readings.is_empty());
     }
 
     #[test]
