@@ -17,7 +17,7 @@ use crate::record::{Offset, Partition};
 /// The first version with sessions.
 const SESSIONS: i16 = 7;
 /// The first version that carries the epoch of the last batch fetched.
-const LAST_FETCHED_EPOCH: i16 = 12;
+pub const LAST_FETCHED_EPOCH: i16 = 12;
 /// The first version that names topics by id.
 const TOPIC_IDS: i16 = 13;
 
@@ -95,6 +95,11 @@ pub struct Session {
     sent: HashMap<Partition, Sent>,
     turns: HashMap<Partition, Turn>,
     answers: u64,
+    /// What the last request asked for before everything else, where it was a full one: the broker sends at least one
+    /// batch of it, whatever its size.
+    first: Option<Partition>,
+    /// Whether the last answer was empty, or late, for a quota's sake.
+    throttled: bool,
 }
 
 impl Session {
@@ -112,6 +117,7 @@ impl Session {
         if full {
             self.sent.clear();
         }
+        self.first = wants.first().filter(|_| full).map(|want| want.partition.clone());
         let mut topics = Vec::new();
         for want in wants.iter() {
             let now = Sent { position: want.position, leader_epoch: want.leader_epoch, last_epoch: want.last_epoch };
@@ -154,6 +160,7 @@ impl Session {
             }
         }
         self.answers += 1;
+        self.throttled = answer.throttle_time_ms > 0;
         if version < SESSIONS || answer.session_id == 0 {
             // The broker keeps no session for us (it keeps a thousand): each request is a full one.
             self.renew(0);
@@ -165,11 +172,12 @@ impl Session {
     }
 
     /// Takes turns after a good answer: `fed` got data; of `wants`, what is behind and was not fed waits on. Where one
-    /// has waited too long, the next request makes a new session with it in front.
-    pub fn take_turns(&mut self, wants: &[Want], fed: &HashSet<Partition>, limits: &Limits) {
+    /// has waited too long, the next request makes a new session with it in front. Returns what got nothing even there:
+    /// the broker does not send what it says there is.
+    pub fn take_turns(&mut self, wants: &[Want], fed: &HashSet<Partition>, limits: &Limits) -> Option<Partition> {
         let served_at_once = (limits.max_bytes / limits.partition_max_bytes.max(1)).max(1) as usize;
         let patience = PATIENCE + (wants.len() / served_at_once) as u32;
-        let mut starved = false;
+        let (mut starved, mut denied) = (false, None);
         for want in wants {
             let fed = fed.contains(&want.partition);
             if !fed && !want.behind && !self.turns.contains_key(&want.partition) {
@@ -181,12 +189,18 @@ impl Session {
             } else {
                 turn.hungry = if want.behind { turn.hungry + 1 } else { 0 };
                 starved |= turn.hungry > patience;
+                if want.behind && !self.throttled && self.first.as_ref() == Some(&want.partition) {
+                    // Another one that gets nothing has its turn to be first.
+                    turn.served = self.answers;
+                    denied = Some(want.partition.clone());
+                }
             }
         }
         if starved {
             self.turns.values_mut().for_each(|turn| turn.hungry = 0);
             self.renew(self.id);
         }
+        denied
     }
 
     /// Forgets a partition's turn, when it is no longer read here.
@@ -391,6 +405,24 @@ mod tests {
             session.take_turns(&wants, &fed.collect(), &LIMITS);
         }
         panic!("partition 1 starved");
+    }
+
+    #[test]
+    fn what_gets_nothing_even_in_front_is_named_and_no_quota_is_taken_for_that() {
+        for (throttle_ms, version) in [(0, 12), (0, 4), (5, 12)] {
+            let mut session = Session::default();
+            let mut wants = [want("t", 0, 1), want("t", 1, 1), want("t", 2, 1)];
+            wants.iter_mut().for_each(|want| want.behind = want.partition.index > 0);
+            let mut denied = HashSet::new();
+            for _ in 0..100 {
+                session.request(&mut wants, &LIMITS, version);
+                session.accept(&answer(9).with_throttle_time_ms(throttle_ms), version);
+                let fed = wants.iter().filter(|want| want.partition.index == 0).map(|want| want.partition.clone());
+                denied.extend(session.take_turns(&wants, &fed.collect(), &LIMITS).map(|partition| partition.index));
+            }
+            let expected = if throttle_ms > 0 { HashSet::new() } else { HashSet::from([1, 2]) };
+            assert_eq!(denied, expected, "version {version}");
+        }
     }
 
     #[test]

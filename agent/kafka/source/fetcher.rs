@@ -10,6 +10,7 @@ use std::time::Duration;
 use kafka_protocol::messages as m;
 use metrics::Counter;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::reading::{Reading, Readings, Yield};
 use super::{Command, Commands, Item};
@@ -157,7 +158,7 @@ impl Fetcher {
                 Some(order) = self.orders.recv() => self.obey(order),
                 () = &mut overdue => {
                     self.tell(Command::Overdue);
-                    overdue.as_mut().reset(tokio::time::Instant::now() + OVERDUE_AGAIN);
+                    overdue.as_mut().reset(Instant::now() + OVERDUE_AGAIN);
                 }
             }
         }
@@ -203,9 +204,12 @@ impl Fetcher {
                 self.tell(Command::Broker(address.to_owned(), None));
             }
             let gone = self.gone(&mut connection, &answer.message, &wants).await?;
-            let mut result = self.readings.look_through(answer.message, &wants, answer.frame_bytes, answer.permit);
+            let told_of = (&wants[..], self.version);
+            let mut result = self.readings.look_through(answer.message, told_of, answer.frame_bytes, answer.permit);
             result.commands.extend(gone);
-            self.session.take_turns(&wants, &result.fed, &self.limits);
+            if let Some(denied) = self.session.take_turns(&wants, &result.fed, &self.limits) {
+                self.readings.denied(&denied, Instant::now(), &mut result);
+            }
             self.take_orders();
             let rest = rest(wants.len(), answer.frame_bytes, &self.limits);
             if connection.is_quiet() || rest >= SHORTEST_REST {

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::fetch_response::{FetchableTopicResponse, PartitionData};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::flow::Flow;
-use super::{Cause, Command, Item, Returned};
+use super::{Cause, Command, GIVE_UP_AFTER, Item, Returned};
 use crate::budget::Permit;
 use crate::error::Error;
 use crate::kafka::UNKNOWN_TOPIC_ID;
-use crate::kafka::fetch::{self, Damage, Slice, Want};
+use crate::kafka::fetch::{self, Bounds, Damage, LAST_FETCHED_EPOCH, Slice, Want};
 use crate::pipeline::{Batch, Event, Log, Payload};
 use crate::record::{AbortedTransaction, Offset, Partition, Timestamp, TopicId};
 
@@ -62,6 +63,8 @@ struct State {
     held_at: Option<Offset>,
     /// Answers in a row whose first batch could not be taken.
     tries: u32,
+    /// Since when the leader sends nothing, though it says that there is more and it was asked for that first.
+    denied_since: Option<Instant>,
     flow: Arc<Flow>,
 }
 
@@ -111,7 +114,8 @@ impl Readings {
             Some(old) => old.flow,
             None => Flow::new(self.wake.clone()),
         };
-        self.states.insert(partition, State { reading, told: (-1, -1, -1), held_at: None, tries: 0, flow });
+        let told = (-1, -1, -1);
+        self.states.insert(partition, State { reading, told, held_at: None, tries: 0, denied_since: None, flow });
     }
 
     /// Reads a partition no longer.
@@ -127,7 +131,7 @@ impl Readings {
             position: state.reading.position,
             leader_epoch: state.reading.leader_epoch,
             last_epoch: state.reading.last_epoch,
-            behind: state.told.2 > state.reading.position,
+            behind: state.is_behind(),
         };
         open.map(want).collect()
     }
@@ -149,17 +153,17 @@ impl Readings {
         states.into_values().map(|state| state.returned(Cause::Unreachable(reason.to_owned()))).collect()
     }
 
-    /// Looks through an answer to a request for `wants`, of `frame_bytes` bytes that `permit` was paid for, and moves
-    /// the positions on.
+    /// Looks through an answer to a request for `wants` in that version of Fetch, of `frame_bytes` bytes that `permit`
+    /// was paid for, and moves the positions on.
     pub(super) fn look_through(
         &mut self,
         answer: m::FetchResponse,
-        wants: &[Want],
+        (wants, version): (&[Want], i16),
         frame_bytes: usize,
         mut permit: Permit,
     ) -> Yield {
         let mut result = Yield::default();
-        let asked: HashMap<&Partition, Offset> = wants.iter().map(|want| (&want.partition, want.position)).collect();
+        let asked: HashMap<&Partition, &Want> = wants.iter().map(|want| (&want.partition, want)).collect();
         for topic in answer.responses {
             let Some((name, id)) = self.topic(&topic) else { continue };
             for data in topic.partitions {
@@ -167,23 +171,45 @@ impl Readings {
                 // What was stopped meanwhile is nobody's any more.
                 let Some(state) = self.states.get_mut(&partition) else { continue };
                 // Ordered since the request went out, perhaps from elsewhere: this answer is not for it.
-                if asked.get(&partition) != Some(&state.reading.position) {
+                let Some(want) = asked.get(&partition).filter(|want| want.position == state.reading.position) else {
                     continue;
-                }
-                if !state.take(data, frame_bytes, &mut permit, &mut result) {
+                };
+                // Before that version a leader does not judge the epoch of what we hold, and its batches may have any.
+                let leader_epoch = if version >= LAST_FETCHED_EPOCH { want.leader_epoch } else { -1 };
+                if !state.take(data, leader_epoch, frame_bytes, &mut permit, &mut result) {
                     self.states.remove(&partition);
                 }
             }
         }
-        // A session's answer leaves out what has nothing new: those are well too.
+        // A session's answer leaves out what has nothing new: those are well too, but for what should have something.
         for want in wants {
             let Some(state) = self.states.get_mut(&want.partition) else { continue };
-            if state.reading.recovering && state.tries == 0 {
+            let well = state.tries == 0 && (result.fed.contains(&want.partition) || !state.is_behind());
+            if state.reading.recovering && well {
                 state.recover(&mut result);
                 state.reading.recovering = false;
             }
         }
         result
+    }
+
+    /// Hears that the leader sent nothing of a partition that it was asked for first, though it says that there is more;
+    /// gives it back when that has been so for [`GIVE_UP_AFTER`].
+    pub(super) fn denied(&mut self, partition: &Partition, now: Instant, result: &mut Yield) {
+        let state = self.states.get_mut(partition).filter(|state| state.is_behind() && state.tries == 0);
+        let Some(state) = state else { return };
+        if now - *state.denied_since.get_or_insert(now) < GIVE_UP_AFTER {
+            return;
+        }
+        let (Partition { topic, index, .. }, position, end) = (partition, state.reading.position, state.told.2);
+        let error = Error::failed(format!(
+            "topic \"{topic}\" partition {index} offset {position}: the broker has sent nothing for {} s, though it says \
+             that there is more, up to offset {end}: a batch on its disk may be damaged, or compaction took all there \
+             was before an open transaction",
+            GIVE_UP_AFTER.as_secs()
+        ));
+        result.commands.push(state.returned(Cause::Unusable(error)));
+        self.states.remove(partition);
     }
 
     fn topic(&self, topic: &FetchableTopicResponse) -> Option<(Arc<str>, TopicId)> {
@@ -196,15 +222,30 @@ impl Readings {
 }
 
 impl State {
+    /// Returns whether the leader has said that there is more to read.
+    fn is_behind(&self) -> bool {
+        self.told.2 > self.reading.position
+    }
+
     /// Takes what an answer holds of the partition; returns whether it is read on here.
-    fn take(&mut self, mut data: PartitionData, frame_bytes: usize, permit: &mut Permit, result: &mut Yield) -> bool {
+    fn take(
+        &mut self,
+        mut data: PartitionData,
+        leader_epoch: i32,
+        frame_bytes: usize,
+        permit: &mut Permit,
+        result: &mut Yield,
+    ) -> bool {
         if let Some(cause) = refusal(&data) {
             result.commands.push(self.returned(cause));
             return false;
         }
         let records = data.records.take().unwrap_or_default();
-        let Reading { position, end, .. } = self.reading;
-        let fetch::Sliced { data: slice, at_end, damage } = fetch::slice(&records, position, end);
+        let Reading { position, end, last_epoch, .. } = self.reading;
+        // An append between the broker's look at its end and its read goes beyond it; not when it is fetched again.
+        let stable_end = Some(data.last_stable_offset).filter(|end| *end >= 0);
+        let bounds = Bounds { stable_end, leader_epoch, last_epoch, again: self.tries > 0 };
+        let fetch::Sliced { data: slice, at_end, damage } = fetch::slice(&records, position, end, &bounds);
         if let Some(slice) = slice {
             self.tries = 0;
             let aborted = aborted(&data);
@@ -246,6 +287,7 @@ impl State {
         let reading = &mut self.reading;
         reading.position = range.next;
         reading.last_epoch = last_epoch;
+        self.denied_since = None;
         let batch = Batch::new(reading.partition.clone(), reading.generation, range, payload, permit);
         let batch = batch.in_flight(in_flight);
         result.fed.insert(reading.partition.clone());
@@ -339,7 +381,7 @@ mod tests {
 
     fn readings(end: Option<Offset>) -> Readings {
         let mut readings = Readings::default();
-        let (partition, leader_epoch, last_epoch) = (partition(), 4, -1);
+        let (partition, leader_epoch, last_epoch) = (partition(), 5, -1);
         readings.add(Reading {
             partition,
             generation: 1,
@@ -363,7 +405,32 @@ mod tests {
 
     fn look(readings: &mut Readings, data: PartitionData) -> Yield {
         let wants = readings.wants();
-        readings.look_through(answer(data), &wants, 1000, Permit::default())
+        readings.look_through(answer(data), (&wants, 12), 1000, Permit::default())
+    }
+
+    #[test]
+    fn a_base_offset_that_flips_on_its_way_is_fetched_again_and_loses_nothing() {
+        let mut readings = readings(None);
+        let mut flipped = records(0, 10).to_vec();
+        flipped[1] ^= 1;
+        let data = PartitionData::default().with_last_stable_offset(20);
+        let result = look(&mut readings, data.clone().with_records(Some(flipped.into())));
+        assert!(result.fed.is_empty() && result.commands.is_empty(), "{result:?}");
+        assert_eq!(readings.wants()[0].position, 0);
+        look(&mut readings, data.with_records(Some(records(0, 10))));
+        assert_eq!(readings.wants()[0].position, 10);
+    }
+
+    #[test]
+    fn where_the_leader_does_not_judge_epochs_its_batches_may_have_any() {
+        for (version, position) in [(11, 10), (12, 0)] {
+            let mut readings = readings(None);
+            let (wants, data) = (readings.wants(), PartitionData::default().with_last_stable_offset(10));
+            let newer = batch::gap(OffsetRange { first: 0, next: 10 }, 6);
+            let answer = answer(data.with_records(Some(newer)));
+            readings.look_through(answer, (&wants, version), 1000, Permit::default());
+            assert_eq!(readings.wants()[0].position, position);
+        }
     }
 
     #[test]
@@ -407,8 +474,31 @@ mod tests {
             panic!("{commands:?}")
         };
         let data = PartitionData::default().with_records(Some(records(0, 10)));
-        let result = readings.look_through(answer(data), &wants, 1000, Permit::default());
+        let result = readings.look_through(answer(data), (&wants, 12), 1000, Permit::default());
         assert!(result.items.is_empty() && result.commands.is_empty(), "{result:?}");
+    }
+
+    #[test]
+    fn a_partition_that_gets_nothing_though_there_is_more_is_given_back_and_named() {
+        let mut readings = readings(None);
+        let began = Instant::now();
+        let nothing = PartitionData::default().with_last_stable_offset(20).with_high_watermark(20);
+        let deny = |readings: &mut Readings, at: std::time::Duration| {
+            let mut result = look(readings, nothing.clone());
+            readings.denied(&partition(), began + at, &mut result);
+            result.commands
+        };
+        let second = std::time::Duration::from_secs(1);
+        assert!(deny(&mut readings, second).is_empty(), "it has not recovered");
+        look(&mut readings, nothing.clone().with_records(Some(records(0, 10))));
+        assert!(deny(&mut readings, GIVE_UP_AFTER + second).is_empty(), "it has got something since");
+        assert!(deny(&mut readings, GIVE_UP_AFTER + 2 * second).is_empty());
+        let commands = deny(&mut readings, 2 * GIVE_UP_AFTER + second);
+        let [Command::Returned(Returned { position: 10, cause: Cause::Unusable(error), .. })] = &commands[..] else {
+            panic!("{commands:?}")
+        };
+        assert!(error.to_string().contains("up to offset 20"), "{error}");
+        assert!(readings.is_empty());
     }
 
     #[test]
