@@ -31,6 +31,7 @@
 mod commit;
 mod fork;
 mod reached;
+mod topics;
 mod writer;
 
 use std::collections::HashMap;
@@ -50,6 +51,7 @@ use crate::record::{Offset, Partition};
 pub use reached::Reached;
 #[cfg(test)]
 pub(crate) use reached::reached_for_tests;
+use topics::Topics;
 use writer::Writer;
 
 /// Waits between tries begin here and double up to [`BACKOFF_MAX`].
@@ -79,6 +81,7 @@ pub struct Sink {
     /// is never taken for one of the present's.
     generations: Arc<AtomicU32>,
     reached: Reached,
+    topics: Topics,
     answer_sender: mpsc::UnboundedSender<Answer>,
     answers: mpsc::UnboundedReceiver<Answer>,
     tasks: JoinSet<()>,
@@ -121,6 +124,7 @@ impl Sink {
             writers: HashMap::new(),
             generations: Arc::default(),
             reached: Reached::default(),
+            topics: Topics::default(),
             answer_sender,
             answers,
             tasks: JoinSet::new(),
@@ -147,26 +151,11 @@ impl Sink {
 
 impl pipeline::Sink for Sink {
     fn topic(&mut self, topic: Topic) {
-        let (archive, answers) = (self.archive.clone(), self.answer_sender.clone());
-        let give_up_after = self.options.give_up_after;
-        self.tasks.spawn(async move {
-            let mut failing = Failing::default();
-            let subject = format!("topic object of {}", topic.name);
-            while let Err(error) = archive.put_topic(&topic).await {
-                if give_up_after.is_some_and(|patience| !error.retryable() || failing.since().elapsed() >= patience) {
-                    let _ = answers.send(Answer::TopicKept);
-                    let _ = answers.send(Answer::Failed { partition: None, error: error.with("topic", &topic.name) });
-                    return;
-                }
-                let _ = answers.send(Answer::Trouble { subject: subject.clone(), reason: Some(error.to_string()) });
-                failing.since();
-                tokio::time::sleep_until(failing.retry_at()).await;
-            }
-            if failing.since.is_some() {
-                let _ = answers.send(Answer::Trouble { subject, reason: None });
-            }
-            let _ = answers.send(Answer::TopicKept);
-        });
+        if self.topics.ask(&topic) {
+            let (archive, topics, answers) = (self.archive.clone(), self.topics.clone(), self.answer_sender.clone());
+            let give_up_after = self.options.give_up_after;
+            self.tasks.spawn(async move { topics.keep(&archive, topic, give_up_after, &answers).await });
+        }
     }
 
     fn open(&mut self, partition: &Partition) {
