@@ -15,9 +15,13 @@ use crate::kafka::membership::{Membership, Told};
 use crate::pipeline::Event;
 use crate::record::{Offset, Partition};
 
-/// How long the group may be in trouble, without ever having given us partitions, until everything is captured alone:
+/// How long the group may be in trouble, without having given us partitions, until everything is captured alone:
 /// longer than a coordinator takes to move, short enough that a backup does not wait for somebody to wake up.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// As [`PATIENCE`], for a member that has been given partitions. Longer: the others read theirs, and a rebalance may wait
+/// for a member's time-out; but new partitions, and those of members that died, are nobody's while it lasts.
+const PATIENCE_OF_MEMBER: Duration = Duration::from_secs(75);
 
 /// Whose a partition is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +52,16 @@ pub(super) struct Group {
     alone: bool,
 }
 
+/// What is borne of a group in trouble.
+enum Borne {
+    /// Nothing: it is well, or done without already.
+    Well,
+    /// It is waited for so long.
+    Until(Instant),
+    /// It is done without from now on.
+    Ended,
+}
+
 impl Group {
     pub(super) fn new(id: String) -> Self {
         Self {
@@ -63,6 +77,38 @@ impl Group {
 
     fn gives(&self, partition: &Partition) -> bool {
         self.alone || self.given.contains(&(partition.topic.to_string(), partition.index))
+    }
+
+    /// Captures everything where it has been of no use for too long.
+    fn bear(&mut self, now: Instant) -> Borne {
+        let patience = if self.joined { PATIENCE_OF_MEMBER } else { PATIENCE };
+        match self.trouble_since.filter(|_| !self.alone).map(|since| since + patience) {
+            None => Borne::Well,
+            Some(at) if now < at => Borne::Until(at),
+            Some(_) => {
+                self.alone = true;
+                Borne::Ended
+            }
+        }
+    }
+
+    /// Takes note of partitions that it gives us.
+    fn give(&mut self, partitions: Vec<(String, i32)>, now: Instant) {
+        self.joined = true;
+        self.alone = false;
+        // It shares out again: what it still lacks gets its time anew.
+        self.trouble_since = self.trouble_since.map(|_| now);
+        self.given.extend(partitions);
+    }
+
+    /// Takes note that it is in trouble, or well again.
+    fn suffer(&mut self, trouble: bool, now: Instant) {
+        if trouble {
+            self.trouble_since.get_or_insert(now);
+        } else {
+            // A member that is well and has nothing shall capture nothing.
+            (self.trouble_since, self.alone) = (None, false);
+        }
     }
 
     fn subject(&self) -> String {
@@ -104,15 +150,17 @@ impl Watch {
     /// Captures everything where the group has been of no use for too long.
     fn bear_with_group(&mut self, now: Instant) -> Instant {
         let never = now + PATIENCE;
-        let Some(group) = self.group.as_mut().filter(|group| !group.joined && !group.alone) else { return never };
-        let Some(since) = group.trouble_since else { return never };
-        if now < since + PATIENCE {
-            return since + PATIENCE;
+        let Some(group) = &mut self.group else { return never };
+        match group.bear(now) {
+            Borne::Until(at) => at,
+            Borne::Well => never,
+            Borne::Ended => {
+                self.unsettled = true;
+                let group = &group.id;
+                tracing::warn!(group, "the group cannot be used: capturing every partition; the archive fences");
+                never
+            }
         }
-        group.alone = true;
-        self.unsettled = true;
-        tracing::warn!(group = group.id, "the group gives nothing: capturing every partition; the archive fences");
-        never
     }
 
     /// Joins the group, or tells it of topics that came or went.
@@ -152,9 +200,7 @@ impl Watch {
         let Some(group) = &mut self.group else { return };
         match told {
             Told::Assigned(partitions) => {
-                group.joined = true;
-                group.alone = false;
-                group.given.extend(partitions);
+                group.give(partitions, Instant::now());
                 // What the group gives may be newer than what we know of the cluster.
                 let known: HashSet<_> =
                     self.partitions.keys().map(|known| (known.topic.to_string(), known.index)).collect();
@@ -172,11 +218,7 @@ impl Watch {
                 }
             }
             Told::Trouble(reason) => {
-                match reason {
-                    Some(_) => _ = group.trouble_since.get_or_insert_with(Instant::now),
-                    // A member that is well and has nothing shall capture nothing.
-                    None => (group.trouble_since, group.alone) = (None, false),
-                }
+                group.suffer(reason.is_some(), Instant::now());
                 let subject = group.subject();
                 self.trouble(subject, reason);
             }
@@ -213,5 +255,41 @@ impl Watch {
             // It ends without a word only by a panic, and then there is nothing left to leave.
             let _ = tokio::task::spawn_blocking(move || drop(membership)).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::TopicId;
+
+    fn partition(index: i32) -> Partition {
+        Partition { topic: "orders".into(), topic_id: TopicId::NONE, index }
+    }
+
+    #[test]
+    fn a_member_whose_group_stays_away_captures_what_nobody_does() {
+        let (mut group, began) = (Group::new("backup".to_owned()), Instant::now());
+        group.give(vec![("orders".to_owned(), 0)], began);
+        group.suffer(true, began);
+        group.bear(began + PATIENCE);
+        assert!(!group.gives(&partition(1)), "the others may have it");
+        group.bear(began + PATIENCE_OF_MEMBER);
+        assert!(group.gives(&partition(1)));
+        group.suffer(false, began + PATIENCE_OF_MEMBER);
+        assert!(group.gives(&partition(0)));
+        assert!(!group.gives(&partition(1)), "the group is well again, and gives it to another");
+    }
+
+    #[test]
+    fn a_group_that_shares_out_again_is_waited_for_anew() {
+        let (mut group, began) = (Group::new("backup".to_owned()), Instant::now());
+        group.give(vec![("orders".to_owned(), 0)], began);
+        group.suffer(true, began);
+        group.bear(began + PATIENCE_OF_MEMBER);
+        let again = began + 2 * PATIENCE_OF_MEMBER;
+        group.give(Vec::new(), again);
+        group.bear(again + PATIENCE);
+        assert!(!group.gives(&partition(1)));
     }
 }
