@@ -3,9 +3,11 @@
 //!
 //! The matrix is each fault × what it strikes × how long it lasts, an agent for each cell: 162 of them, most of whose
 //! time is waiting. `FAULTS=word` tries those whose name holds the word, as `silent` or `part-ever`. What was seen is
-//! printed as a table. `disk` has the same for a folder, `server` shows that the store of the tests is one.
+//! printed as a table. `disk` has the same for a folder, `memory` watches what an agent takes while much waits, `server`
+//! shows that the store of the tests is one.
 
 mod disk;
+mod memory;
 mod server;
 
 use std::fs;

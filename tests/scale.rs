@@ -2,14 +2,16 @@
 //!
 //! Memory is asserted here, of the unoptimised program, which needs more of it than the one that is shipped. CPU is not:
 //! on a machine that is busy with other tests it says nothing. `cargo bench --bench scale` measures and bounds that.
-//! `SCALE_STORE=s3` takes the in-process S3 in place of a folder, and counts its requests.
+//! The store is the in-process S3, which counts requests: a creation that is told "exists" leaves nothing else to count.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use kafka_backup::record::Timestamp;
 
 use crate::support::agent::{Agent, Backup};
 use crate::support::kafka::Kafka;
-use crate::support::s3::S3;
+use crate::support::s3::{Object, S3};
 use crate::support::workload::{Contents, Writer};
 use crate::support::{alone, wait_paced};
 
@@ -31,14 +33,11 @@ fn a_thousand_partitions_take_little_memory_and_idle_ones_no_write() {
     let kafka = Kafka::start();
     let topic = kafka.topic("wide", PARTITIONS, &[]);
     let backup = Backup::of(&kafka, &[&topic]).source("group_id", "wide");
-    let s3 = std::env::var("SCALE_STORE").is_ok_and(|store| store == "s3").then(S3::shared);
-    let (backup, writes): (_, Box<dyn Fn() -> usize>) = match s3 {
-        Some(s3) => (backup.on(s3, "wide", ""), Box::new(|| s3_writes(s3, "wide"))),
-        None => {
-            let archive = PathBuf::from(backup.archive());
-            (backup, Box::new(move || count_files(&archive)))
-        }
-    };
+    // Savepoints are looked at all the while, and are none where nothing has changed.
+    let backup = backup.source("savepoint_interval", "2s");
+    let s3 = S3::shared();
+    let backup = backup.on(s3, "wide", "");
+    let writes = || writing(s3, "wide");
     let mut agent = backup.run();
     let (writer, mut contents) = (Writer::new(&kafka, &[]), Contents::new());
     for round in 1..=ROUNDS {
@@ -52,6 +51,12 @@ fn a_thousand_partitions_take_little_memory_and_idle_ones_no_write() {
         });
     }
 
+    // The one that holds what came last is due as soon as its slot begins.
+    let last = Timestamp::now().0 as f64 / 1000.0;
+    wait_long(&mut agent, "a savepoint was begun after that", |agent| {
+        agent.metric("kafka_backup_savepoint_timestamp_seconds") > last
+    });
+
     // Idle from here on: brokers are asked again and again, the clock goes past many roll intervals, nothing is written.
     let (objects, fetches) = (writes(), agent.metric("kafka_backup_fetches_total"));
     wait_long(&mut agent, "it has looked eight times more", |agent| {
@@ -60,6 +65,7 @@ fn a_thousand_partitions_take_little_memory_and_idle_ones_no_write() {
     assert_eq!(writes(), objects, "an idle partition has nothing to write");
 
     let peak = agent.peak_bytes();
+    let objects: usize = objects.values().sum();
     println!("{PARTITIONS} partitions: {objects} writes, a peak of {} MiB", peak >> 20);
     assert!(peak <= PEAK_BYTES, "a peak of {} MiB", peak >> 20);
     agent.terminate();
@@ -77,16 +83,9 @@ fn wait_long(agent: &mut Agent, what: &str, condition: impl Fn(&Agent) -> bool) 
     });
 }
 
-/// Counts the requests that write or delete.
-fn s3_writes(s3: &S3, prefix: &str) -> usize {
-    let requests = s3.requests(prefix);
-    let writing = requests.iter().filter(|((method, _), _)| !matches!(method.as_str(), "GET" | "HEAD"));
-    writing.map(|(_, count)| count).sum()
-}
-
-/// Counts the files below `folder`.
-fn count_files(folder: &Path) -> usize {
-    let entries = std::fs::read_dir(folder).expect("a readable folder").map(|entry| entry.expect("an entry"));
-    let count = |path: &Path| if path.is_dir() { count_files(path) } else { 1 };
-    entries.map(|entry| count(&entry.path())).sum()
+/// Returns how many requests of each kind were made that write or delete.
+fn writing(s3: &S3, prefix: &str) -> BTreeMap<(String, Object), usize> {
+    let mut requests = s3.requests(prefix);
+    requests.retain(|(method, _), _| !matches!(method.as_str(), "GET" | "HEAD"));
+    requests
 }
