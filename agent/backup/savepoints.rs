@@ -250,7 +250,7 @@ impl Maker {
         if let Some(other) = standing {
             self.metrics.held(other.time());
             self.lost += 1;
-            if (self.lost - 1) % LOOK_BESIDE != 0 {
+            if !(self.lost - 1).is_multiple_of(LOOK_BESIDE) {
                 return Ok(Made::ByAnother(other));
             }
         }

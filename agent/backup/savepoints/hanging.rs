@@ -166,7 +166,9 @@ mod tests {
                 match leader {
                     3 => std::future::pending().await,
                     // Neither is told before the other is asked.
-                    _ => drop(both.wait().await),
+                    _ => {
+                        let _ = both.wait().await;
+                    }
                 }
                 let (producer_id, first_offset) = (i64::from(partition.index), 7);
                 let last_time = crate::record::Timestamp::NONE;

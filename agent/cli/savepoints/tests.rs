@@ -81,9 +81,12 @@ async fn a_limit_shows_the_newest() {
     assert_eq!(json.as_array().map(Vec::len), Some(2));
 }
 
+/// The end of a partition, with the chain that was durable of it and up to where.
+type Ended = (Offset, Option<(&'static str, Offset)>);
+
 /// Adds a savepoint of the ends of the partitions of `t`, each with what was durable of it.
-async fn save(fixture: &Fixture, at: &str, ends: &[(Offset, Option<(&str, Offset)>)]) {
-    let end = |(index, (high_watermark, archived)): (i32, &(Offset, Option<(&str, Offset)>))| End {
+async fn save(fixture: &Fixture, at: &str, ends: &[Ended]) {
+    let end = |(index, (high_watermark, archived)): (i32, &Ended)| End {
         partition: index,
         high_watermark: *high_watermark,
         archived: archived.map(|(chain, next)| Archived { chain: chain.into(), next }),

@@ -205,7 +205,7 @@ fn a_name_that_is_no_text_may_stay_where_it_was() {
     let name = Bytes::from_static(&[0xff]);
     let record =
         Record { offset: 0, timestamp: Timestamp(0), key: None, value: None, headers: vec![(name.clone(), None)] };
-    let rows = Rows::from_records(&[record.clone()]).expect("small");
+    let rows = Rows::from_records(std::slice::from_ref(&record)).expect("small");
     let add = HeaderColumn {
         row_ends: vec![1],
         names: column(&[Some(&name)]),
