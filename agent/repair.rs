@@ -12,7 +12,7 @@
 //!
 //! | what | order |
 //! |---|---|
-//! | catalogs | wrong ones are deleted first of all: a reader goes by sidecars meanwhile. New ones come last of all |
+//! | catalogs | wrong ones are deleted when all else is done, and new ones made: where sidecars are lost they alone tell of them until then. Readers do without one that contradicts what lies there |
 //! | a damaged sidecar | it is deleted, the new one is created |
 //! | a lost segment | the gap's sidecar, then its log; then the sidecars that lost their logs are deleted |
 //! | a damaged log | 1. of each piece behind the first damage: sidecar, log; readers pass over these, they lie inside the damaged one's range. 2. the sidecar of the sound beginning. 3. a copy of that beginning under `repair/`. 4. the damaged log is deleted. 5. the beginning is created under its name. 6. the copy is deleted. 7. so is the old sidecar |

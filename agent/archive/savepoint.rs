@@ -14,7 +14,7 @@ mod lacking;
 mod name;
 mod newest;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -222,13 +222,17 @@ impl State {
         self.topics.iter().map(|topic| topic.partitions.len()).sum()
     }
 
-    /// Returns whether it has all topics and groups that `other` has, wherever they stand.
+    /// Returns whether it has all topics and groups that `other` has, wherever they stand, and could read those groups that
+    /// `other` could.
     pub fn covers(&self, other: &Self) -> bool {
         let key = |topic: &Topic<End>| (topic.topic.clone(), topic.topic_id.clone());
         let topics: BTreeSet<_> = self.topics.iter().map(key).collect();
-        let groups: BTreeSet<&str> = self.groups.iter().map(|group| &*group.group).collect();
-        let all_topics = other.topics.iter().all(|topic| topics.contains(&key(topic)));
-        all_topics && other.groups.iter().all(|group| groups.contains(&*group.group))
+        let groups: BTreeMap<&str, &Group> = self.groups.iter().map(|group| (&*group.group, group)).collect();
+        let covers_group = |other: &Group| {
+            let ours = groups.get(&*other.group);
+            ours.is_some_and(|ours| ours.error.is_none() || other.error.is_some())
+        };
+        other.topics.iter().all(|topic| topics.contains(&key(topic))) && other.groups.iter().all(covers_group)
     }
 
     /// Takes over from an earlier state what was durable there and is not known better here: what was, stays.

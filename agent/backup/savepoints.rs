@@ -106,6 +106,8 @@ pub(crate) struct Maker {
     requests: Requests,
     /// The newest savepoint that we know; `None` where there is none, or nobody has looked.
     newest: Option<Newest>,
+    /// What the newest one says that could be read.
+    readable: Option<Arc<State>>,
     /// The last moment that was looked at for savepoints of others.
     looked: Option<Name>,
     /// Whether the newest savepoint lies in the future, as it was told last.
@@ -148,6 +150,7 @@ impl Maker {
             reached,
             requests,
             newest: None,
+            readable: None,
             looked: None,
             is_behind: false,
             lost: 0,
@@ -312,7 +315,8 @@ impl Maker {
 
     /// Asks the cluster, and adds what is known here.
     async fn take(&mut self, archive: &Archive) -> Result<Taken> {
-        let before = self.newest.as_ref().and_then(|newest| newest.state.clone());
+        // Where the newest one cannot be read, what others cover is known from an earlier one.
+        let before = self.newest.as_ref().and_then(|newest| newest.state.clone()).or_else(|| self.readable.clone());
         let beside = match before.as_deref() {
             Some(before) => self.beside.topics(archive, &self.scope, before).await?,
             None => BTreeSet::new(),

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::plan::{Beside, Options};
-use super::survey::{Begin, Object, Segment, State, Step, Survey, changed, note};
+use super::survey::{Batch, Begin, Object, Segment, State, Step, Survey, changed, note};
 use super::{Action, NewSidecar, Part, Plan, Remaining, Task};
 use crate::archive::catalog::Row;
 use crate::archive::rebuild::{Beyond, Rebuild, Transactions};
@@ -63,7 +63,8 @@ pub(super) async fn plan(
     let dropped = (!dropped.is_empty()).then_some(Task::DropCatalogs(dropped));
     let missing = (!missing.is_empty()).then_some(Task::MakeCatalogs(missing));
     let place = Some(survey.place.clone());
-    let tasks = dropped.into_iter().chain(tasks).chain(missing);
+    // Catalogs go last of all: until then they are evidence of what sidecars that were lost had told.
+    let tasks = tasks.into_iter().chain(dropped).chain(missing);
     plan.actions.extend(tasks.map(|task| Action { place: place.clone(), task }));
     plan.remaining.extend(remaining);
     Ok(())
@@ -82,7 +83,7 @@ struct Planner<'a> {
     /// When the last segment before was sealed, or when the topic was first seen.
     sealed_after: Timestamp,
     /// What the logs of segments were found to be that were read so that something may be deleted.
-    proofs: HashMap<Offset, Option<bool>>,
+    proofs: HashMap<Offset, Option<Arc<[Batch]>>>,
     tasks: Vec<Task>,
     remaining: Vec<Remaining>,
 }

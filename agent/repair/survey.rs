@@ -21,6 +21,7 @@ pub use crate::archive::layout::COPIES;
 use crate::archive::rebuild::Transactions;
 use crate::archive::sidecar::{Kind, Sidecar, Transaction};
 use crate::archive::source::Place;
+use crate::batch::Header;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::record::{Offset, OffsetRange};
 use crate::store::Store;
@@ -147,8 +148,47 @@ pub struct Inner {
     pub bytes: u64,
     /// What of it is sound.
     pub scan: Scan,
-    /// Whether it has more than the empty batches of a gap.
-    pub has_data: bool,
+    /// Its batches but for those of a gap, in order.
+    pub batches: Vec<Batch>,
+}
+
+/// A batch of a log, as one tells whether another log holds its records too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch {
+    /// Its offsets.
+    pub range: OffsetRange,
+    /// Its checksum.
+    pub crc: u32,
+    /// Whether it has a record at each of its offsets.
+    pub is_dense: bool,
+}
+
+impl Batch {
+    /// Returns the batch of that header; `None` for one that only stands for a gap.
+    pub fn of(header: &Header) -> Option<Self> {
+        let range = OffsetRange { first: header.base_offset, next: header.next_offset() };
+        (!header.is_gap()).then_some(Self { range, crc: header.crc, is_dense: header.is_dense() })
+    }
+
+    /// Returns whether `held`, batches in order, hold all records of this one: it is among them, or they have a record at
+    /// each of its offsets. What the source's log cleaner has rewritten since may have fewer.
+    pub fn is_in(&self, held: &[Self]) -> bool {
+        let from = held.partition_point(|batch| batch.range.next <= self.range.first);
+        let mut reached = self.range.first;
+        for batch in &held[from..] {
+            if batch == self {
+                return true;
+            }
+            if !batch.is_dense || batch.range.first > reached {
+                return false;
+            }
+            reached = batch.range.next;
+            if reached >= self.range.next {
+                return true;
+            }
+        }
+        false
+    }
 }
 
 impl Inner {
@@ -159,7 +199,7 @@ impl Inner {
 
     /// Returns whether it may hold records of `range`.
     pub fn reaches(&self, range: OffsetRange) -> bool {
-        self.has_data && self.first < range.next && self.next() > range.first
+        !self.batches.is_empty() && self.first < range.next && self.next() > range.first
     }
 }
 

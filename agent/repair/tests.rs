@@ -145,9 +145,20 @@ async fn a_lost_log_becomes_a_gap_only_when_the_loss_is_accepted() {
     assert_eq!(does(&plan), ["remains: hole"]);
     assert!(plan.lines()[0].detail.contains("they were 10 records"), "{:?}", plan.lines());
     let plan = repaired(&lost, ACCEPTING).await;
-    assert_eq!(does(&plan), ["delete catalogs", "declare gap", "make catalogs"]);
+    assert_eq!(does(&plan), ["declare gap", "delete catalogs", "make catalogs"]);
     assert_eq!(verdict(&lost).await, 0);
     assert!(planned(&lost, DEEP).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_catalogs_alone_tell_stays_until_all_that_is_made_of_it_is_there() {
+    let fixture = many().await;
+    let harmed =
+        fixture.but(|key, bytes| (!key.ends_with(".index") && !key.ends_with("00000100.log")).then_some(bytes)).await;
+    let acts = does(&planned(&harmed, ACCEPTING).await);
+    let dropped = acts.iter().position(|act| act == "delete catalogs").expect("some say what is no more");
+    assert!(acts[..dropped].iter().filter(|act| *act == "make sidecar").count() > 40, "{acts:?}");
+    assert_eq!(acts[dropped..], ["delete catalogs", "make catalogs"]);
 }
 
 #[tokio::test]
@@ -167,8 +178,8 @@ async fn of_a_damaged_log_what_is_sound_is_kept() {
         let plan = planned(&damaged, DEEP).await;
         assert_eq!(does(&plan), ["remains: damaged log"]);
         let plan = repaired(&damaged, ACCEPTING).await;
-        assert_eq!(does(&plan), ["delete catalogs", "replace log", "make catalogs"]);
-        let Task::Replace(replacement) = &plan.actions[1].task else { panic!("{plan:?}") };
+        assert_eq!(does(&plan), ["replace log", "delete catalogs", "make catalogs"]);
+        let Task::Replace(replacement) = &plan.actions[0].task else { panic!("{plan:?}") };
         assert_eq!(replacement.parts.len(), pieces);
         assert_eq!(replacement.parts.iter().map(|part| part.row.records).sum::<u64>(), kept);
         assert_eq!(verdict(&damaged).await, 0);

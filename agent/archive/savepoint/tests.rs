@@ -271,3 +271,12 @@ fn a_state_covers_another_when_nothing_of_it_is_missing_wherever_it_stands() {
     more.groups.push(group("pay", Vec::new()));
     assert!(!one.covers(&more) && more.covers(&one));
 }
+
+#[test]
+fn a_group_that_could_not_be_read_does_not_stand_for_one_that_could() {
+    let (read, mut refused) = (state(&[7]), state(&[7]));
+    refused.groups[0].error = Some("not allowed".into());
+    assert!(read.covers(&refused) && refused.covers(&refused) && read.covers(&read));
+    assert!(!refused.covers(&read));
+    assert!(!State::default().covers(&read) && read.covers(&State::default()));
+}

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::scope::Scope;
 use crate::archive::savepoint::{End, Name, State, Topic};
@@ -24,6 +24,9 @@ const PATIENCE_MS: i64 = 24 * 3_600_000;
 
 /// How often the archive is asked for that: it takes a few requests for each partition.
 const WEIGH_EVERY: Duration = Duration::from_secs(3600);
+
+/// How long that may take: a savepoint must not wait for long, and nothing is lost where it is not known.
+const WEIGH_WITHIN: Duration = Duration::from_secs(30);
 
 /// A topic by name and id.
 pub(super) type Timeline = (String, TopicId);
@@ -58,15 +61,22 @@ impl Beside {
             }
             beside.insert(timeline);
         }
-        if !beside.is_empty() && self.weighed.is_none_or(|weighed| weighed.elapsed() >= WEIGH_EVERY) {
-            for timeline in abandoned(archive, &beside, Timestamp::now()).await? {
+        // One of which everything is durable needs no question.
+        let mut doubtful = beside.clone();
+        doubtful.retain(|timeline| {
+            state.topics.iter().any(|topic| is_behind(topic) && timeline_of(topic).as_ref() == Some(timeline))
+        });
+        if !doubtful.is_empty() && self.weighed.is_none_or(|weighed| weighed.elapsed() >= WEIGH_EVERY) {
+            // Before it is asked: what fails or takes too long must not be asked again each time.
+            self.weighed = Some(Instant::now());
+            let asked = timeout(WEIGH_WITHIN, abandoned(archive, &doubtful, Timestamp::now()));
+            for timeline in asked.await.unwrap_or(Ok(Vec::new()))? {
                 tracing::info!(
                     topic = timeline.0,
                     "savepoints leave out a topic that no agent has archived anything of for a day, though it goes on"
                 );
                 beside.remove(&timeline);
             }
-            self.weighed = Some(Instant::now());
         }
         Ok(beside)
     }
@@ -111,6 +121,11 @@ async fn is_abandoned(archive: &Archive, timeline: &Timeline, ends: &[End], sinc
         is_behind |= held.next.unwrap_or(0) < end.high_watermark;
     }
     Ok(is_behind)
+}
+
+/// Returns whether something of the topic was not durable when the savepoint was made, as far as was known.
+fn is_behind(topic: &Topic<End>) -> bool {
+    topic.partitions.iter().any(|end| end.archived.as_ref().map_or(0, |archived| archived.next) < end.high_watermark)
 }
 
 fn timeline_of(topic: &Topic<End>) -> Option<Timeline> {

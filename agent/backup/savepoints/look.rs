@@ -5,9 +5,12 @@
 //! for no slot, and savepoints go on behind it by milliseconds until the clock has passed it. To wait for that would be a
 //! backup without savepoints for as long as the clock was wrong.
 
+use std::sync::Arc;
+
 use super::plan::Newest;
 use super::{Maker, Name};
 use crate::archive::Archive;
+use crate::archive::savepoint::State;
 use crate::error::{Error, Result};
 use crate::record::Timestamp;
 
@@ -36,7 +39,14 @@ impl Maker {
             && known.is_none_or(|known| known < newest)
         {
             // What is known stays known when it cannot be read now: without it the next one would seem to be the first.
-            self.newest = Some(Newest::load(archive, newest, self.newest.clone()).await?);
+            let loaded = Newest::load(archive, newest, self.newest.clone()).await?;
+            if loaded.state.is_none() && self.readable.is_none() {
+                self.readable = readable_before(archive, newest).await?;
+            }
+            self.newest = Some(loaded);
+        }
+        if let Some(state) = self.newest.as_ref().and_then(|newest| newest.state.clone()) {
+            self.readable = Some(state);
         }
         self.looked = Some(newest.map_or(name, |newest| newest.max(name)));
         Ok(standing)
@@ -66,6 +76,24 @@ impl Maker {
         }
         self.is_behind = ahead.is_some();
     }
+}
+
+/// How many savepoints before one that cannot be read are tried: a few may be damaged together, a day of them is another
+/// matter.
+const TRIED: usize = 32;
+
+/// Returns what the newest savepoint before `name` says that can be read.
+async fn readable_before(archive: &Archive, name: Name) -> Result<Option<Arc<State>>> {
+    let names = archive.savepoints().await?;
+    for name in names.into_iter().rev().filter(|other| *other < name).take(TRIED) {
+        match archive.resolved_savepoint(name).await {
+            Ok(Some((_, state))) => return Ok(Some(Arc::new(state))),
+            Ok(None) => {}
+            Err(error) if error.is_unreadable() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the newest savepoint not before `name` and not too far in the future.

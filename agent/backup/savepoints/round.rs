@@ -168,11 +168,34 @@ impl Asking<'_> {
         let mut groups: Vec<Group> = share.into_iter().map(|group| group_of(group, Vec::new(), None)).collect();
         for listed in asked {
             // One that is not told is there no more.
-            groups.extend(told.remove(&listed.group).and_then(|told| kept(listed, told, topics)));
+            let Some(told) = told.remove(&listed.group) else { continue };
+            let carried = told.as_ref().err().and_then(|why| self.carried(&listed, why, topics));
+            groups.extend(carried.or_else(|| kept(listed, told, topics)));
         }
-        // Who named all that it wants need not say that there may be more, unless another agent wants those.
-        let is_wanted = self.scope.needs_listing() || self.before.is_some_and(|before| before.groups_unread.is_some());
-        Ok((groups, listing.unread.filter(|_| is_wanted)))
+        // Who named all that it wants cannot tell whether others miss something: what they have said stays.
+        let unread = match self.scope.needs_listing() {
+            true => listing.unread,
+            false => self.before.and_then(|before| before.groups_unread.clone()),
+        };
+        Ok((groups, unread))
+    }
+
+    /// Returns a group that this agent may not read and has not chosen as the newest savepoint has it, and says so:
+    /// another agent has chosen it, and may read it.
+    pub(super) fn carried(
+        &self,
+        listed: &ListedGroup,
+        why: &str,
+        topics: &BTreeMap<String, TopicMetadata>,
+    ) -> Option<Group> {
+        let before = self.before.filter(|_| !self.scope.holds_group(&listed.group))?;
+        let before = before.groups.iter().find(|group| group.group == listed.group)?;
+        let is_there = |topic: &&Topic<Committed>| {
+            topics.get(&topic.topic).is_some_and(|known| known.topic_id.to_string() == topic.topic_id)
+        };
+        let offsets: Vec<_> = before.offsets.iter().filter(is_there).cloned().collect();
+        let error = Some(format!("as an earlier savepoint has it: {why}"));
+        (!offsets.is_empty()).then(|| Group { error, offsets, ..before.clone() })
     }
 
     /// Returns the groups to ask for: those of the listing that are chosen or stand in the newest savepoint, and those

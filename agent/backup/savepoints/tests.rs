@@ -256,6 +256,42 @@ async fn agents_with_other_topics_and_groups_cover_the_backup_and_none_undoes_wh
 }
 
 #[tokio::test]
+async fn a_newest_savepoint_that_cannot_be_read_makes_nobody_forget_what_others_cover() {
+    let bench = bench("groups = [\"shop\"]").await;
+    bench.cluster.create_topic("pay", 1, 1).expect("created");
+    (0..3).for_each(|_| bench.write(1));
+    bench.commit("shop", 2);
+    bench.commit("till", 3);
+    bench.hold("orders").await;
+    bench.hold("pay").await;
+    let _ = bench.maker(Reached::default()).once().await.expect("made");
+    let damaged = bench.other(&["till"]).once().await.expect("made").name().later();
+    let _ = bench.archive.create_savepoint(damaged, bytes::Bytes::from_static(b"{}")).await.expect("created");
+    let made = bench.maker(Reached::default()).round(Some(damaged.later())).await.expect("made").name();
+    let (savepoint, state) = bench.read(made).await;
+    assert_eq!((savepoint.previous, covered(&state)), (Some(damaged), (vec!["orders", "pay"], vec!["shop", "till"])));
+}
+
+#[tokio::test]
+async fn a_group_of_another_agent_that_may_not_be_read_stays_as_it_was_and_that_is_said() {
+    let bench = bench("groups = [\"shop\"]").await;
+    let maker = bench.maker(Reached::default());
+    let topics = asking(&maker, None, &Default::default()).topics().await.expect("told").1;
+    let mut before = crate::archive::savepoint::tests::state(&[1]);
+    before.groups.push(Group { group: "till".into(), ..before.groups[0].clone() });
+    let topic_id = topics["orders"].topic_id.to_string();
+    before.groups.iter_mut().for_each(|group| group.offsets[0].topic_id.clone_from(&topic_id));
+    let nothing = Default::default();
+    let asking = asking(&maker, Some(&before), &nothing);
+    let carried = |group: &str| asking.carried(&ListedGroup::named(group), "forbidden", &topics);
+    let till = carried("till").expect("it stands there");
+    assert_eq!(till.offsets, before.groups[1].offsets);
+    assert_eq!(till.error.as_deref(), Some("as an earlier savepoint has it: forbidden"));
+    assert!(carried("shop").is_none(), "its own is asked for by this agent");
+    assert!(carried("new").is_none());
+}
+
+#[tokio::test]
 async fn what_the_backup_does_not_hold_is_nobodys_to_cover() {
     let bench = bench("groups = [\"shop\"]").await;
     bench.cluster.create_topic("pay", 1, 1).expect("created");

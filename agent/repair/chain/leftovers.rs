@@ -1,6 +1,7 @@
 //! The plan for what lies beside a chain: at its end, inside its segments, in its catalogs.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::{Planner, UNFINISHED_KEPT_MS};
 use crate::archive::catalog::{Catalog, Levels, Name, Notes, ROW_BYTES, Rows};
@@ -11,7 +12,7 @@ use crate::error::{Kind as ErrorKind, Result};
 use crate::record::{Offset, OffsetRange, Timestamp};
 use crate::repair::Task;
 use crate::repair::scan::{Told, scan};
-use crate::repair::survey::{self, Begin, Inner, Object, Segment, State, copy_name, parse_copy_name};
+use crate::repair::survey::{self, Batch, Begin, Inner, Object, Segment, State, copy_name, parse_copy_name};
 
 impl<'a> Planner<'a> {
     /// Plans for what lies at and beyond the chain's end; it was durable up to `archived` once.
@@ -100,23 +101,24 @@ impl<'a> Planner<'a> {
 
     /// Returns up to where proven segments hold what a log inside the first of them does.
     async fn held_up_to(&mut self, inner: &Inner) -> Result<Offset> {
-        let mut held = inner.first;
-        while held < inner.next() {
-            let Some(segment) = self.sound_over(held) else { break };
-            // What a segment is said to hold counts only when it was read; a gap holds no records.
-            match self.proof(segment).await? {
-                Some(has_data) if has_data || !inner.has_data => held = segment.range.next,
-                _ => break,
-            }
+        let (mut reached, mut held) = (inner.first, Vec::new());
+        while reached < inner.next() {
+            let Some(segment) = self.sound_over(reached) else { break };
+            // What a segment is said to hold counts only when it was read.
+            let Some(batches) = self.proof(segment).await? else { break };
+            held.extend_from_slice(&batches);
+            reached = segment.range.next;
         }
-        Ok(held)
+        let missing = inner.batches.iter().find(|batch| !batch.is_in(&held));
+        Ok(missing.map_or(reached, |batch| batch.range.first.clamp(inner.first, reached)))
     }
 
-    /// Reads a segment's log; returns whether it has records, `None` if it is not what its sidecar says.
-    async fn proof(&mut self, segment: &Segment) -> Result<Option<bool>> {
+    /// Reads a segment's log; returns those of its batches that lie where a log inside another does, `None` if it is not
+    /// what its sidecar says.
+    async fn proof(&mut self, segment: &Segment) -> Result<Option<Arc<[Batch]>>> {
         let first = segment.range.first;
         if let Some(known) = self.proofs.get(&first) {
-            return Ok(*known);
+            return Ok(known.clone());
         }
         let digest = match &segment.state {
             State::Sound(row, _) => Some(row.digest),
@@ -124,15 +126,17 @@ impl<'a> Planner<'a> {
             State::Bare { digest, .. } => Some(*digest),
             State::Broken { .. } | State::Altered(_) => None,
         };
-        let mut has_data = false;
+        let (mut batches, inside) = (Vec::new(), &self.survey.inside);
+        let is_asked_for = |batch: &Batch| inside.iter().any(|inner| inner.reaches(batch.range));
         let key = self.key(&layout::log(first));
         let scan = scan(self.store, &key, Told::listed(first, segment.bytes), |header, _| {
-            has_data |= !header.is_gap();
+            batches.extend(Batch::of(header).filter(is_asked_for));
             Ok(())
         });
         let scan = scan.await?;
-        let proof = (scan.damage.is_none() && Some(scan.digest) == digest).then_some(has_data);
-        let _ = self.proofs.insert(first, proof);
+        let is_sound = scan.damage.is_none() && Some(scan.digest) == digest;
+        let proof = is_sound.then(|| batches.into());
+        let _ = self.proofs.insert(first, proof.clone());
         Ok(proof)
     }
 
@@ -170,7 +174,7 @@ impl<'a> Planner<'a> {
         self.tasks.iter().any(|task| match task {
             Task::Resume { copy: taken, .. } => taken.name == copy.name,
             Task::Replace(replacement) => {
-                replacement.parts.first().is_some_and(|part| part.bytes.is_some() && copy_name(&part.row) == copy.name)
+                replacement.parts.first().is_some_and(|part| copy_name(&part.row) == copy.name)
             }
             _ => false,
         })
@@ -196,6 +200,7 @@ impl<'a> Planner<'a> {
         let end = self.survey.end().unwrap_or(0);
         let mut wrong = Vec::new();
         let survey = self.survey;
+        let altered: Vec<_> = survey.segments().filter(|segment| matches!(segment.state, State::Altered(_))).collect();
         for (name, object) in &survey.catalogs {
             // What a living agent has added since the folder was listed is not ours to judge.
             if name.range.next > end && self.is_whole {
@@ -217,6 +222,12 @@ impl<'a> Planner<'a> {
                 }
                 // Behind a hole nothing says what they should hold.
                 (Some(_), None) if !self.is_whole && !self.changes(name.range) => {}
+                // It may be all that tells that such a log is not what it was.
+                _ if altered.iter().any(|segment| name.range.contains(segment.range.first)) => {
+                    let _ = due.remove(name);
+                    let detail = "it is left for as long as a log that it tells of is not what it was".to_owned();
+                    self.remains(What::DamagedCatalog, &object.name, Some(name.range), detail);
+                }
                 _ => {
                     let digest = Some(xxhash_rust::xxh3::xxh3_128(&bytes));
                     wrong.push(Object { name: object.name.clone(), bytes: bytes.len() as u64, digest });

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::evidence::Evidence;
-use super::{AT_ONCE, Begin, COPIES, Inner, LOOK_AHEAD, Object, Segment, State, Step, Survey, note, parse_copy_name};
+use super::{
+    AT_ONCE, Batch, Begin, COPIES, Inner, LOOK_AHEAD, Object, Segment, State, Step, Survey, note, parse_copy_name,
+};
 use crate::archive::catalog::{Catalog, Name as CatalogName, Row};
 use crate::archive::layout::{self, Name};
 use crate::archive::rebuild::{Decider, Known};
@@ -156,14 +158,14 @@ impl<'a> Surveyor<'a> {
     async fn read_inside(&self) -> Result<Vec<Inner>> {
         let mut inside = Vec::new();
         for &(first, bytes) in &self.inside {
-            let mut has_data = false;
+            let mut batches = Vec::new();
             let key = format!("{}{}", self.place.folder, layout::log(first));
             let scan = scan(self.store, &key, Told::listed(first, bytes), |header, _| {
-                has_data |= !header.is_gap();
+                batches.extend(Batch::of(header));
                 Ok(())
             });
             let scan = scan.await?;
-            inside.push(Inner { first, bytes, scan, has_data });
+            inside.push(Inner { first, bytes, scan, batches });
         }
         Ok(inside)
     }

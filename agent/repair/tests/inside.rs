@@ -1,6 +1,7 @@
 //! Logs that begin inside another's range.
 
 use super::*;
+use crate::batch::{Header, records};
 
 /// Returns the segments [0, 10), [10, 15), [20, 25), and inside the second a log of the offsets [12, 18).
 async fn over_a_hole() -> Fixture {
@@ -40,6 +41,24 @@ async fn a_log_that_reaches_over_several_segments_is_debris_if_each_of_them_is_p
     assert_eq!(does(&repaired(&fixture, Options::default()).await), ["delete debris"]);
     assert!(!objects(&fixture.archive).await.keys().any(|key| key.contains("00000012.")));
     assert_eq!(verdict(&fixture).await, 0);
+}
+
+#[tokio::test]
+async fn a_log_with_records_that_the_cleaner_has_taken_from_what_covers_it_is_no_debris() {
+    let fixture = Fixture::new("b").await;
+    // Read again after the source's log cleaner: five records are left of each ten.
+    let cleaned = |first| {
+        let left = Header { last_offset_delta: 9, ..records::template(first) };
+        fixture.batch_of(&left, 5)
+    };
+    fixture.segment("t", 0, 0, SegmentKind::First, &[cleaned(0), cleaned(10)]).await;
+    fixture.segment("t", 0, 10, SegmentKind::Data, &[cleaned(10)]).await;
+    let racer = fixture.but(|_, bytes| Some(bytes)).await;
+    assert_eq!(does(&repaired(&racer, Options::default()).await), ["delete debris"], "the same batch is held twice");
+    fixture.segment("t", 0, 3, SegmentKind::Data, &[fixture.batch(3, 7)]).await;
+    let plan = repaired(&fixture, Options::default()).await;
+    assert_eq!(does(&plan).iter().filter(|act| *act == "remains: debris").count(), 1, "{plan:?}");
+    assert!(objects(&fixture.archive).await.keys().any(|key| key.ends_with("00000003.log")));
 }
 
 #[tokio::test]
