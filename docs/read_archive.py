@@ -146,16 +146,16 @@ def savepoints(root, print_them):
         show(**resolved(point, fulls[base or name])) if print_them and (base or name) in fulls else None
     return held
 def timeline(folder, topic, topic_id, held):
-    """A topic's chains, {(partition, fork): (segments, end)} with forks as (epoch, end), and when it was last alive."""
+    """A topic's chains, {(partition, fork): (segments, end)}, forks as (epoch, end); when it was seen; when last alive."""
     form, chains, numbers = r"(\d+)(?:@(-?\d+)-(\d+))?", {}, [int(n[6:-5]) for n in names(folder, r"topic-\d+\.json")]
     problem(4, "a topic object is missing", folder) if len(numbers) <= max(numbers, default=-1) else None
     told = [sealed(f"{folder}/topic-{n}.json", number=n, name=topic, topic_id=topic_id) for n in numbers]
-    alive = [datetime.datetime.fromisoformat(t["seen_at"]).timestamp() * 1000 for t in told if t]
+    seen = [datetime.datetime.fromisoformat(t["seen_at"]).timestamp() * 1000 for t in told if t]
     for name in {*names(folder, form), *(chain for t, i, chain in held if (t, i) == (topic, topic_id))}:
         index, *fork = (int(part) for part in re.fullmatch(form, name).groups() if part)
         chains[index, tuple(fork)] = walk(f"{folder}/{name}", fork[1] if fork else None, held[topic, topic_id, name])
-    alive = alive or [told.sealed_at for segments, _ in chains.values() for told, _ in segments[-1:]]
-    return chains, max(alive, default=0)
+    ends = [told.sealed_at for segments, _ in chains.values() for told, _ in segments[-1:]]
+    return chains, max(seen, default=0), max(seen + ends, default=0)
 def way(forks, fork):
     """The lineage of a fork, or of () for the partition itself: [(chain, first, next)] in the order of offsets."""
     parts, end = [], LAST
@@ -181,7 +181,7 @@ held = savepoints(root, args.savepoints)
 for topic in sorted({*names(f"{root}/topics"), *(topic for topic, _, _ in held)}):
     ids = sorted({*names(f"{root}/topics/{topic}"), *(i for t, i, _ in held if t == topic)})
     timelines = {i: timeline(f"{root}/topics/{topic}/{i}", topic, i, held) for i in ids}
-    newest = max(ids, key=lambda i: timelines[i][1])
+    newest = max(ids, key=lambda i: timelines[i][1 if all(told[1] for told in timelines.values()) else 2])
     for topic_id, chains, key in ((i, timelines[i][0], key) for i in ids for key in sorted(timelines[i][0])):
         (index, fork), (segments, end), of = key, chains[key], lambda fork: chains.get((index, fork), ([], 0))
         forks = [fork for other, fork in chains if other == index and fork and of(fork)[0]]

@@ -181,18 +181,21 @@ async fn timeline(archive: &Archive, topic: &str, topic_id: TopicId) -> Result<T
 
 /// Sorts the timelines of one name. They did not live at one time: any time in the life of each tells.
 ///
-/// A topic object's comes first. When the latest segment was sealed counts only where none can be read: what was captured
-/// of a topic may be sealed after it was deleted, and a rebuilt sidecar may not know the time.
+/// Those of topic objects come first. When the latest segment was sealed counts only where one of the timelines has none
+/// that can be read: what was captured of a topic may be sealed after it was deleted, and a rebuilt sidecar may not know
+/// the time.
 async fn newest_first(archive: &Archive, timelines: Vec<Timeline>) -> Vec<Timeline> {
     let mut dated = Vec::new();
     for timeline in timelines {
-        let mut alive = seen(archive, &timeline).await;
-        let places = if alive.is_none() { timeline.places.as_slice() } else { &[] };
-        for place in places {
-            // What cannot be read tells nothing here; who walks the place says why.
-            alive = alive.max(archive.last_sealed(place).await.ok().flatten());
+        dated.push((seen(archive, &timeline).await, timeline));
+    }
+    if dated.iter().any(|(seen, _)| seen.is_none()) {
+        for (alive, timeline) in &mut dated {
+            for place in &timeline.places {
+                // What cannot be read tells nothing here; who walks the place says why.
+                *alive = (*alive).max(archive.last_sealed(place).await.ok().flatten());
+            }
         }
-        dated.push((alive, timeline));
     }
     dated.sort_by_key(|(alive, _)| std::cmp::Reverse(*alive));
     dated.into_iter().map(|(_, timeline)| timeline).collect()
