@@ -22,6 +22,9 @@ pub const LENGTH_PREFIX_BYTES: usize = 12;
 /// What the checksum covers begins here: everything from the attributes on.
 const CRC_FROM: usize = 21;
 
+/// The attribute of a batch that the broker stamped.
+const LOG_APPEND_TIME: i16 = 0x08;
+
 /// The base sequence of the empty batches that we write for gaps: no producer writes it, Kafka's tools accept it.
 pub const GAP_SEQUENCE: i32 = -2;
 
@@ -144,7 +147,7 @@ impl Header {
 
     /// Returns whether the broker stamped the records when it appended them.
     pub fn is_log_append_time(&self) -> bool {
-        self.attributes & 0x08 != 0
+        self.attributes & LOG_APPEND_TIME != 0
     }
 
     /// Returns whether the batch belongs to a transaction.

@@ -14,9 +14,10 @@ use std::borrow::Cow;
 use bytes::{Bytes, BytesMut};
 
 use super::codec;
-use super::{Compression, HEADER_BYTES, Header, put_crc};
+use super::{Compression, HEADER_BYTES, Header, LOG_APPEND_TIME, put_crc};
 use crate::error::{Error, Result};
 use crate::record::{Offset, Timestamp};
+use rows::Rows;
 use varint::Cursor;
 
 /// One record.
@@ -252,18 +253,50 @@ pub fn template(base_offset: Offset) -> Header {
 /// [`Kind::Failed`](crate::error::Kind::Failed) when the records are not in ascending order from the base offset on,
 /// or are too many or too large for one batch.
 pub fn encode(template: &Header, records: &[Record], compression: Compression) -> Result<Bytes> {
+    let places = records.iter().map(|record| (record.offset, record.timestamp));
+    seal(template, places, compression, |out, at, time_delta, delta| {
+        varint::put_record(out, time_delta, delta, &records[at])
+    })
+}
+
+/// Encodes `rows` as one batch with its right checksum, as [`encode`] does records: their fields and headers are copied
+/// as they lie. Where the template's batch was stamped by a broker and the rows have times of their own, they keep those.
+/// A batch without rows has no body and is not compressed, as the log cleaner leaves it.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_rows(template: &Header, rows: &Rows, compression: Compression) -> Result<Bytes> {
+    let mut template = *template;
+    if !rows.is_log_append_time {
+        template.attributes &= !LOG_APPEND_TIME;
+    }
+    let compression = if rows.is_empty() { Compression::None } else { compression };
+    let places = rows.rows().iter().map(|row| (row.offset, row.timestamp));
+    seal(&template, places, compression, |out, at, time_delta, delta| rows.put(out, time_delta, delta, at))
+}
+
+/// Makes a batch of records at these places, in order, each of which `put` appends.
+fn seal(
+    template: &Header,
+    places: impl ExactSizeIterator<Item = (Offset, Timestamp)> + Clone,
+    compression: Compression,
+    mut put: impl FnMut(&mut Vec<u8>, usize, i64, i32) -> Option<()>,
+) -> Result<Bytes> {
     let unfit = |what: &str| Error::failed(what).with("base offset", template.base_offset);
-    let first_time = records.first().map_or(template.base_timestamp, |record| record.timestamp);
+    let count = i32::try_from(places.len()).map_err(|_| unfit("there are too many records for one batch"))?;
+    let first_time = places.clone().next().map_or(template.base_timestamp, |(_, time)| time);
     let base_time = if template.has_delete_horizon() { template.base_timestamp } else { first_time };
     let mut body = Vec::new();
     let mut last_delta = -1;
-    for record in records {
-        let delta = record.offset.checked_sub(template.base_offset).and_then(|delta| i32::try_from(delta).ok());
+    let mut max_time = None;
+    for (at, (offset, time)) in places.enumerate() {
+        let delta = offset.checked_sub(template.base_offset).and_then(|delta| i32::try_from(delta).ok());
         let delta = delta.filter(|delta| *delta > last_delta && *delta < i32::MAX);
-        let delta = delta.ok_or_else(|| unfit("records do not fit one batch").with("offset", record.offset))?;
-        let time_delta = record.timestamp.0.checked_sub(base_time.0).ok_or_else(|| unfit("record times overflow"))?;
-        varint::put_record(&mut body, time_delta, delta, record).ok_or_else(|| unfit("record is too large"))?;
+        let delta = delta.ok_or_else(|| unfit("records do not fit one batch").with("offset", offset))?;
+        let time_delta = time.0.checked_sub(base_time.0).ok_or_else(|| unfit("record times overflow"))?;
+        put(&mut body, at, time_delta, delta).ok_or_else(|| unfit("record is too large"))?;
         last_delta = delta;
+        max_time = max_time.max(Some(time));
     }
     let packed = if compression == Compression::None { body.into() } else { codec::compress(compression, &body) };
     let total_bytes = HEADER_BYTES + packed.len();
@@ -275,8 +308,8 @@ pub fn encode(template: &Header, records: &[Record], compression: Compression) -
         attributes: (template.attributes & !0x07) | compression_bits(compression),
         last_offset_delta: last_delta.max(template.last_offset_delta),
         base_timestamp: base_time,
-        max_timestamp: records.iter().map(|record| record.timestamp).max().unwrap_or(template.max_timestamp),
-        count: records.len() as i32,
+        max_timestamp: max_time.unwrap_or(template.max_timestamp),
+        count,
         ..*template
     };
     let mut out = BytesMut::with_capacity(total_bytes);

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::varint::{Cursor, put_field};
+use super::varint::{Cursor, begin_record, put_field};
 use super::{Record, Walk, damaged, unpack};
 use crate::batch::Header;
 use crate::error::{Error, Result};
@@ -190,6 +190,16 @@ impl Rows {
         Derived { rows: Self { buffers: self.buffers.clone(), rows: Vec::new(), ..*self } }
     }
 
+    /// Appends the row of that number as it is in a batch; `None` when it exceeds what a length can say.
+    pub(super) fn put(&self, out: &mut Vec<u8>, time_delta: i64, delta: i32, at: usize) -> Option<()> {
+        let row = &self.rows[at];
+        let headers = self.at(row.headers.place);
+        let fields = [self.bytes(row.key), self.bytes(row.value)];
+        begin_record(out, time_delta, delta, fields, row.headers.count.into(), headers.len())?;
+        out.extend_from_slice(headers);
+        Some(())
+    }
+
     fn at(&self, place: Place) -> &[u8] {
         &self.buffers[place.buffer as usize][place.start as usize..place.end as usize]
     }
@@ -290,9 +300,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::batch::Compression;
-    use crate::batch::records::tests::records;
-    use crate::batch::records::{Records, encode, template};
+    use crate::batch::records::tests::{ALL, records};
+    use crate::batch::records::{Records, encode, encode_rows, template};
+    use crate::batch::{Compression, HEADER_BYTES};
 
     fn batch_of(records: &[Record]) -> Bytes {
         encode(&template(100), records, Compression::Lz4).expect("they fit")
@@ -308,6 +318,21 @@ mod tests {
             for rows in [Rows::of(&header, &batch).expect("sound"), Rows::from_records(&records).expect("small")] {
                 let read: Vec<_> = rows.rows().iter().map(|row| rows.record(row)).collect();
                 prop_assert_eq!(&read, &records);
+            }
+        }
+
+        #[test]
+        fn rows_are_encoded_as_their_records_are(records in records()) {
+            for codec in ALL {
+                let batch = encode(&template(100), &records, codec).expect("they fit");
+                let header = Header::read(&batch).expect("our own header");
+                let rows = Rows::of(&header, &batch).expect("sound");
+                let again = encode_rows(&header, &rows, codec).expect("they fit");
+                if records.is_empty() {
+                    prop_assert_eq!(again.len(), HEADER_BYTES);
+                } else {
+                    prop_assert_eq!(&again, &batch);
+                }
             }
         }
 
@@ -329,6 +354,41 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_batch_keeps_its_offsets_and_its_producer_whatever_rows_are_left() {
+        let record = |offset| Record {
+            offset,
+            timestamp: Timestamp(7),
+            key: None,
+            value: Some(Bytes::from_static(b"v")),
+            headers: Vec::new(),
+        };
+        let stamped = Header {
+            attributes: 0x08 | 0x10,
+            producer_id: 9,
+            producer_epoch: 2,
+            base_sequence: 40,
+            leader_epoch: 3,
+            max_timestamp: Timestamp(1000),
+            ..template(100)
+        };
+        let batch = encode(&stamped, &[record(100), record(104)], Compression::Lz4).expect("they fit");
+        let header = Header::read(&batch).expect("our own header");
+        let rows = Rows::of(&header, &batch).expect("sound");
+
+        let none = encode_rows(&header, &rows.derive().finish(Vec::new()), Compression::Lz4).expect("it fits");
+        let kept = Header { count: 0, total_bytes: HEADER_BYTES, attributes: 0x18, crc: 0, ..header };
+        assert_eq!(Header { crc: 0, ..Header::read(&none).expect("our own header") }, kept);
+        assert_eq!(Rows::of(&kept, &none).expect("sound").len(), 0);
+
+        let mut timed = rows.derive();
+        timed.have_create_time();
+        let row = Row { timestamp: Timestamp(55), ..rows.rows()[0] };
+        let one = encode_rows(&header, &timed.finish(vec![row]), Compression::Zstd).expect("it fits");
+        let told = Header::read(&one).expect("our own header");
+        assert_eq!((told.attributes, told.max_timestamp, told.last_offset()), (0x14, Timestamp(55), 104));
     }
 
     #[test]

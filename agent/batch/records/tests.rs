@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::batch::crc_matches;
 
-const ALL: [Compression; 5] =
+pub(crate) const ALL: [Compression; 5] =
     [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
 
 fn field() -> impl Strategy<Value = Option<Bytes>> {

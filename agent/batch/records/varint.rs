@@ -98,24 +98,37 @@ pub(super) fn put_record(out: &mut Vec<u8>, time_delta: i64, delta: i32, record:
     let headers: usize =
         record.headers.iter().map(|(name, value)| field_bytes(Some(name)) + field_bytes(value.as_deref())).sum();
     let count = i64::try_from(record.headers.len()).ok()?;
-    let length = 1
-        + varint_bytes(time_delta)
-        + varint_bytes(delta.into())
-        + field_bytes(record.key.as_deref())
-        + field_bytes(record.value.as_deref())
-        + varint_bytes(count)
-        + headers;
-    put_varint(out, i32::try_from(length).ok()?.into());
-    out.push(0);
-    put_varint(out, time_delta);
-    put_varint(out, delta.into());
-    put_field(out, record.key.as_deref());
-    put_field(out, record.value.as_deref());
-    put_varint(out, count);
+    begin_record(out, time_delta, delta, [record.key.as_deref(), record.value.as_deref()], count, headers)?;
     for (name, value) in &record.headers {
         put_field(out, Some(name));
         put_field(out, value.as_deref());
     }
+    Some(())
+}
+
+/// Appends a record up to its `count` headers, of `header_bytes` together; `None` when it exceeds what a length can say.
+pub(super) fn begin_record(
+    out: &mut Vec<u8>,
+    time_delta: i64,
+    delta: i32,
+    fields: [Option<&[u8]>; 2],
+    count: i64,
+    header_bytes: usize,
+) -> Option<()> {
+    let length = 1
+        + varint_bytes(time_delta)
+        + varint_bytes(delta.into())
+        + fields.map(field_bytes).iter().sum::<usize>()
+        + varint_bytes(count)
+        + header_bytes;
+    put_varint(out, i32::try_from(length).ok()?.into());
+    out.push(0);
+    put_varint(out, time_delta);
+    put_varint(out, delta.into());
+    for field in fields {
+        put_field(out, field);
+    }
+    put_varint(out, count);
     Some(())
 }
 
