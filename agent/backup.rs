@@ -31,6 +31,7 @@ use crate::error::{Error, Kind, Result};
 use crate::kafka::Properties;
 use crate::kafka::source::{self, Source};
 use crate::pipeline::{self, Control};
+use crate::stages::Stages;
 use crate::store::Store;
 use crate::telemetry::{Health, http, metrics};
 use crate::verify;
@@ -278,6 +279,7 @@ async fn attempt(
 /// cluster has said who it is and that it has the topics: a backup belongs to one cluster for ever.
 pub(crate) async fn start(pipeline: &config::Pipeline, mode: Mode, budget: &Budget) -> Result<(Source, Sink)> {
     let properties = Properties::new(pipeline.source.kafka.clone())?;
+    let stages = open_stages(pipeline).await?;
     let store = Store::open(&pipeline.sink.path)?;
     let held = match Archive::open(&store, &pipeline.sink.backup_id).await {
         Ok(archive) => Some(archive),
@@ -318,7 +320,17 @@ pub(crate) async fn start(pipeline: &config::Pipeline, mode: Mode, budget: &Budg
         roll_interval: pipeline.sink.roll_interval,
         give_up_after: (mode == Mode::Once).then_some(GIVE_UP_AFTER),
     };
-    Ok((source, Sink::new(archive, options)))
+    Ok((source, Sink::new(archive, options).through(stages)))
+}
+
+/// Opens the stages of a pipeline, which compiles their plugins; `None` where it has none.
+async fn open_stages(pipeline: &config::Pipeline) -> Result<Option<Stages>> {
+    if pipeline.stages.is_empty() {
+        return Ok(None);
+    }
+    let (name, stages) = (pipeline.name.clone(), pipeline.stages.clone());
+    let opened = tokio::task::spawn_blocking(move || Stages::of_capture(&name, &stages)).await;
+    opened.map_err(|error| Error::failed("the stages could not be opened").source(error))?.map(Some)
 }
 
 /// Listens for SIGTERM and SIGINT: the first asks everything to stop, the second ends the process.

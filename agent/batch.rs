@@ -7,6 +7,7 @@
 pub mod codec;
 pub mod legacy;
 pub mod records;
+pub mod transactions;
 
 use bytes::{BufMut, Bytes, BytesMut};
 

@@ -31,6 +31,20 @@ impl Permit {
         drop(self.split(surplus));
     }
 
+    /// Pays for more of the same budget, up to `bytes` in all, if that is there now; returns whether they are paid for.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let Some(permit) = &mut self.0 else { return true };
+        let more = bytes.saturating_sub(permit.num_permits());
+        let Ok(wanted) = u32::try_from(more) else { return false };
+        match permit.semaphore().clone().try_acquire_many_owned(wanted) {
+            Ok(more) => {
+                permit.merge(more);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
     /// Adds the bytes of `other` to this permit.
     pub fn merge(&mut self, other: Self) {
         match (&mut self.0, other.0) {

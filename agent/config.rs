@@ -20,6 +20,8 @@ use self::section::Section;
 use crate::error::{Error, Result};
 use crate::kafka::client::groups::Choice;
 use crate::kafka::source::{Selection, Start};
+use crate::plugin::Limits;
+use crate::stages::{MOST_STAGES, OnError, Stage};
 
 /// The largest segment: Kafka's tools count positions in a file with 31 bits, and a segment closes at the first batch
 /// past its size.
@@ -27,6 +29,9 @@ const MOST_ROLL_BYTES: u64 = 1 << 30;
 
 /// The largest budget: one payment from it is a 32-bit number.
 const MOST_MEMORY_BYTES: u64 = u32::MAX as u64;
+
+/// The most memory of a plugin: addresses in WebAssembly are of 32 bits.
+const MOST_PLUGIN_BYTES: u64 = u32::MAX as u64;
 
 /// A checked configuration.
 #[derive(Debug)]
@@ -58,6 +63,8 @@ pub struct Pipeline {
     pub max_bytes_per_second: Option<u64>,
     /// `[pipeline.source]`.
     pub source: Source,
+    /// Each `[[pipeline.stage]]`, in the order of the file.
+    pub stages: Vec<Stage>,
     /// `[pipeline.sink]`.
     pub sink: Sink,
     /// `[pipeline.verify]`.
@@ -183,13 +190,25 @@ impl Pipeline {
         let mut below = section.section("source")?;
         let source = Source::read(&mut below)?;
         section.keep("source", below.close());
+        let mut stages = Vec::new();
+        let mut shown = Vec::new();
+        for mut below in section.optional_sections("stage")? {
+            stages.push(read_stage(&mut below)?);
+            shown.push(below.close());
+        }
+        if stages.len() > MOST_STAGES {
+            return Err(section.error("stage", format!("there are {} stages, the most is {MOST_STAGES}", stages.len())));
+        }
+        if !shown.is_empty() {
+            section.keep("stage", shown.into());
+        }
         let mut below = section.section("sink")?;
         let sink = Sink::read(&mut below)?;
         section.keep("sink", below.close());
         let mut below = section.section("verify")?;
         let verify = Verify { every: below.duration_or_off("every")?, deep: below.flag("deep")? };
         section.keep("verify", below.close());
-        Ok(Self { name, max_bytes_per_second, source, sink, verify })
+        Ok(Self { name, max_bytes_per_second, source, stages, sink, verify })
     }
 }
 
@@ -285,6 +304,23 @@ fn read_groups(section: &mut Section) -> Result<Choice> {
         }
     }
     Ok(choice)
+}
+
+fn read_stage(section: &mut Section) -> Result<Stage> {
+    let plugin = section.read("plugin", |text| match text.trim() {
+        "" => Err("must not be empty".to_owned()),
+        plugin => Ok(plugin.to_owned()),
+    })?;
+    let settings = section.optional_properties("settings")?.into_iter().collect();
+    let on_error = section.read("on_error", |text| match text {
+        "fail" => Ok(OnError::Fail),
+        "skip" => Ok(OnError::Skip),
+        "dead-letter" => Ok(OnError::DeadLetter),
+        _ => Err(format!("there is no policy `{text}`: it is `fail`, `skip` or `dead-letter`")),
+    })?;
+    let deadline = section.duration("deadline")?;
+    let memory_bytes = section.size("memory_bytes", MOST_PLUGIN_BYTES)? as usize;
+    Ok(Stage { plugin, settings, limits: Limits { deadline, memory_bytes }, on_error })
 }
 
 impl Sink {

@@ -86,6 +86,7 @@ fn pipeline(options: &Options, backup_id: &str, cluster: &Cluster) -> config::Pi
             groups: Choice::default(),
             kafka: BTreeMap::from(kafka.map(|(name, value)| (name.to_owned(), value.to_owned()))),
         },
+        stages: Vec::new(),
         verify: config::Verify::default(),
         sink: config::Sink {
             backup_id: backup_id.to_owned(),

@@ -17,6 +17,7 @@
 //! | [`telemetry`] | log, metrics, health, the HTTP listener |
 //! | [`archive`] | the archive: `layout`, `sidecar`, `segment`, `catalog`, `index` (pure), `sink` (writes), `source` (reads), `live` |
 //! | [`kafka`] | the wire client: connections, fetch sessions, `source` |
+//! | [`stages`] | the plugins of a pipeline in a row, on threads of their own |
 //! | [`plugin`] | transforms of records in a sandbox: `columns` (pure), `host` |
 //! | [`store`] | objects by key, in a folder or anything OpenDAL reaches |
 //! | [`pipeline`] | `Source`, `Sink`, and the loop between them |
@@ -25,7 +26,8 @@
 //! | [`backoff`], [`budget`], [`crash`], [`error`], [`record`] | waits, memory, crash points, errors, the words of the field |
 //!
 //! **How data flows.** `kafka::source` fetches frames, pays for them from the `budget`, slices them into `Batch`es of
-//! one partition each; `pipeline` hands them to `archive::sink`, whose writers (one a partition) append them to growing
+//! one partition each; `pipeline` hands them to `archive::sink`, whose writers (one a partition) have them go through the
+//! `stages`, if there are any, and append them to growing
 //! segments and publish those; `Answer`s flow back: durable, or "start again from here".
 //!
 //! **What is easily broken:**
@@ -34,7 +36,7 @@
 //! - Whatever goes wrong with a write, the writer drops what it holds and asks the store for the tip. It never guesses
 //!   what a failed request did.
 //! - A transaction's abort is reported once per fetch, may concern bytes before or after those of the fetch, and must
-//!   not be reported twice to one chain position: see `archive::segment::OpenTransactions`.
+//!   not be reported twice to one chain position: see `batch::transactions::OpenTransactions`.
 //! - A batch's memory is paid for until the sink no longer holds its bytes; a queue without a permit is unbounded.
 
 pub mod api;
@@ -54,6 +56,7 @@ pub mod plugin;
 pub mod progress;
 pub mod record;
 pub mod repair;
+pub mod stages;
 pub mod store;
 pub mod telemetry;
 pub mod verify;

@@ -37,6 +37,13 @@ use crate::record::{OffsetRange, Partition};
 /// begins to show; four times as much no longer fits the processor's caches.
 const CALL_BYTES: usize = 1 << 20;
 
+/// The plugins that are part of the agent.
+const SHIPPED: [(&str, &[u8]); 3] = [
+    ("header-injector", include_bytes!("../plugins/header-injector/header-injector.wasm")),
+    ("pitr-filter", include_bytes!("../plugins/pitr-filter/pitr-filter.wasm")),
+    ("restore-fanout", include_bytes!("../plugins/restore-fanout/restore-fanout.wasm")),
+];
+
 /// The most records of one call; records may be empty.
 const CALL_RECORDS: usize = 10_000;
 
@@ -68,6 +75,8 @@ pub struct About {
     pub imports: Vec<String>,
     /// How long it took to compile; much less where the compiled form was kept.
     pub compile: Duration,
+    /// XXH3-128 of the file.
+    pub digest: u128,
 }
 
 /// A transform that was read from a file and compiled. Cheap to clone.
@@ -75,6 +84,8 @@ pub struct About {
 pub struct Plugin {
     file: PathBuf,
     name: String,
+    /// Where it is used, as `stage 2 of pipeline x`: that is said with its name.
+    part_of: Option<String>,
     loaded: Arc<Loaded>,
 }
 
@@ -91,8 +102,33 @@ impl Plugin {
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for a file that is no plugin, or not one for this agent, with what to do.
     pub fn open(file: &Path) -> Result<Self> {
+        let loaded = Loaded::of(&file.display().to_string(), &host::read(file)?)?;
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { file: file.to_owned(), name, loaded: Arc::new(Loaded::read(file)?) })
+        Ok(Self { file: file.to_owned(), name, part_of: None, loaded: Arc::new(loaded) })
+    }
+
+    /// Finds a plugin by what a configuration calls it: the name of one that is part of the agent, or the path of a file,
+    /// which has a slash in it or ends with `.wasm`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`Kind::Usage`](crate::error::Kind::Usage) for a name that no plugin has.
+    pub fn find(plugin: &str) -> Result<Self> {
+        if plugin.contains('/') || plugin.ends_with(".wasm") {
+            return Self::open(Path::new(plugin));
+        }
+        let Some((name, bytes)) = SHIPPED.iter().find(|(name, _)| *name == plugin) else {
+            let names = SHIPPED.map(|(name, _)| format!("`{name}`")).join(", ");
+            let what = format!("there is no plugin `{}`", shown(plugin));
+            return Err(Error::usage(what).hint(format!("it is {names}, or the path of a .wasm file")));
+        };
+        let file = PathBuf::from(format!("{name}.wasm"));
+        let loaded = Loaded::of(&format!("`{name}`"), bytes)?;
+        Ok(Self { file, name: (*name).to_owned(), part_of: None, loaded: Arc::new(loaded) })
+    }
+
+    /// Says where it is used, as `stage 2 of pipeline x`, for its errors.
+    pub fn as_part_of(self, whole: &str) -> Self {
+        Self { part_of: Some(whole.to_owned()), ..self }
     }
 
     /// Returns its name, which is its file's.
@@ -143,7 +179,8 @@ impl Plugin {
 
     fn named(&self) -> String {
         let file = self.file.file_name().unwrap_or_default().to_string_lossy();
-        format!("plugin `{}` ({file})", self.name)
+        let part_of = self.part_of.as_ref().map(|whole| format!("{whole}, ")).unwrap_or_default();
+        format!("plugin `{}` ({part_of}{file})", self.name)
     }
 }
 
@@ -174,6 +211,36 @@ impl Failed {
     }
 }
 
+/// How records of which some failed are sent again.
+enum Parts {
+    Halves([Range<usize>; 2]),
+    /// All but this one, which is to blame.
+    Around(Range<usize>),
+}
+
+impl Failed {
+    /// Whether it says nothing of the records: the same ones may pass later.
+    fn must_be_told(&self) -> bool {
+        self.in_configure || matches!(&self.fault, Fault::Told(failure) if failure.retriable)
+    }
+
+    /// Returns how the records of a pure plugin are sent again without those that are to blame; `None` where they all are,
+    /// or where each part might take as long again.
+    fn parts(&self) -> Option<Parts> {
+        let Range { start, end } = self.rows;
+        let middle = start + (end - start) / 2;
+        match &self.fault {
+            _ if self.rows.len() < 2 => None,
+            Fault::Dead { is_late: true, .. } => None,
+            Fault::Told(failure) if failure.record.is_some_and(|at| (at as usize) < self.rows.len()) => {
+                let one = start + failure.record.unwrap_or_default() as usize;
+                Some(Parts::Around(one..one + 1))
+            }
+            Fault::Told(_) | Fault::Dead { .. } => Some(Parts::Halves([start..middle, middle..end])),
+        }
+    }
+}
+
 impl Instance {
     /// Returns what it says of itself.
     pub fn plan(&self) -> &wit::Plan {
@@ -196,6 +263,49 @@ impl Instance {
             match called {
                 Ok(answer) => take(piece, answer)?,
                 Err(failed) => return Err(self.blame(partition, rows, failed)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Transforms rows as [`apply`](Self::apply) does, and goes on where the plugin has failed for good: `refused` is told
+    /// what it failed at, and why. Of a pure plugin that is single records, as far as its time allows; of another one all
+    /// the records of a call, because what it had seen of them is lost with it.
+    ///
+    /// # Errors
+    /// A failure that the plugin calls retriable, or that no record is to blame for; and what `take` failed with.
+    pub fn apply_past_failures(
+        &mut self,
+        partition: &Partition,
+        rows: &Rows,
+        mut take: impl FnMut(Range<usize>, Answer) -> Result<()>,
+        mut refused: impl FnMut(Range<usize>, Error),
+    ) -> Result<()> {
+        for piece in pieces(rows) {
+            // What is still to be sent, the first records last.
+            let mut left = vec![piece];
+            while let Some(range) = left.pop() {
+                let called = self.call(partition, rows, range.clone());
+                self.say();
+                let failed = match called {
+                    Ok(answer) => {
+                        take(range, answer)?;
+                        continue;
+                    }
+                    Err(failed) => failed,
+                };
+                let parts = if self.plan.pure { failed.parts() } else { None };
+                match parts {
+                    _ if failed.must_be_told() => return Err(self.described(partition, rows, failed)),
+                    Some(Parts::Halves(halves)) => left.extend(halves.into_iter().rev()),
+                    Some(Parts::Around(one)) => {
+                        left.extend(
+                            [one.end..range.end, range.start..one.start].into_iter().filter(|part| !part.is_empty()),
+                        );
+                        refused(one, self.described(partition, rows, failed));
+                    }
+                    None => refused(range, self.described(partition, rows, failed)),
+                }
             }
         }
         Ok(())
@@ -230,7 +340,13 @@ impl Instance {
 
     /// Says which record it was, as far as that can be found out.
     fn blame(&mut self, partition: &Partition, rows: &Rows, failed: Failed) -> Error {
-        let Failed { fault, rows: range, in_configure } = self.narrowed(partition, rows, failed);
+        let failed = self.narrowed(partition, rows, failed);
+        self.described(partition, rows, failed)
+    }
+
+    /// Says what failed, where, and why.
+    fn described(&self, partition: &Partition, rows: &Rows, failed: Failed) -> Error {
+        let Failed { fault, rows: range, in_configure } = failed;
         if in_configure {
             return self.plugin.unconfigured(fault);
         }

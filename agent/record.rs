@@ -176,6 +176,26 @@ pub struct AbortedTransaction {
     pub first: Offset,
 }
 
+/// Records that are not in a log because a stage failed at them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Whole batches: those that had the records.
+    pub range: OffsetRange,
+    /// How many records.
+    pub records: u32,
+    /// The number of the stage among its pipeline's, from 0.
+    pub stage: u8,
+    /// Whether their batches were kept, as they came, among the dead letters.
+    pub is_kept: bool,
+}
+
+impl LeftOut {
+    /// Returns whether `more`, of the next batch, can be told together with this.
+    pub fn goes_on_with(&self, more: &Self) -> bool {
+        (self.stage, self.is_kept, self.range.next) == (more.stage, more.is_kept, more.range.first)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

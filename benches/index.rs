@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kafka_backup::archive::catalog::{Catalog, Levels, Name, Notes, Row, Rows};
-use kafka_backup::archive::segment::{Builder, OpenTransactions};
+use kafka_backup::archive::segment::Builder;
 use kafka_backup::archive::sidecar::Kind;
 use kafka_backup::archive::sink::{Options, Sink};
 use kafka_backup::archive::source::Place;
@@ -31,6 +31,7 @@ use kafka_backup::archive::source::opened::Opened;
 use kafka_backup::archive::{Archive, catalogs, layout};
 use kafka_backup::batch::Compression;
 use kafka_backup::batch::records::{Record, encode, template};
+use kafka_backup::batch::transactions::OpenTransactions;
 use kafka_backup::budget::Permit;
 use kafka_backup::pipeline::{Answer, Batch, Payload, Sink as _, Tip};
 use kafka_backup::record::{Offset, OffsetRange, Partition, Timestamp, TopicId};

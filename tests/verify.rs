@@ -157,7 +157,7 @@ fn forge(segment: &Segment) -> i64 {
     let said = Sidecar::decode(&fs::read(&old).expect("readable")).expect("sound");
     let partition =
         kafka_backup::record::Partition { topic: "t".into(), topic_id: said.topic_id, index: said.partition };
-    let open = kafka_backup::archive::segment::OpenTransactions::default();
+    let open = kafka_backup::batch::transactions::OpenTransactions::default();
     let mut builder = kafka_backup::archive::segment::Builder::new(&partition, said.range.first, said.kind, open);
     let _ = builder.append(&log.clone().into(), &[], u64::MAX).expect("sound");
     let made: Sidecar = builder.seal().0;

@@ -7,46 +7,14 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::sidecar::{Entry, Epoch, Kind, Sidecar, Transaction};
+use crate::batch::transactions::OpenTransactions;
 use crate::batch::{self, Header, records};
 use crate::error::{Error, Result};
-use crate::record::{AbortedTransaction, Offset, OffsetRange, Partition, Timestamp};
+use crate::record::{AbortedTransaction, LeftOut, Offset, OffsetRange, Partition, Timestamp};
 
 /// Bytes of log between two sparse entries. Half of it doubles the sidecar and saves a reader 32 KiB a look-up; double
 /// of it makes a reader of one record fetch 128 KiB.
 const ENTRY_EVERY_BYTES: u64 = 64 * 1024;
-
-/// The aborted transactions of a partition whose marker has not been seen yet.
-///
-/// It outlives segments: a transaction may span several, and the broker reports an abort whose marker lies beyond
-/// what is archived.
-#[derive(Debug, Default, Clone)]
-pub struct OpenTransactions(Vec<AbortedTransaction>);
-
-impl OpenTransactions {
-    /// Adds what a Fetch response reported; entries may repeat.
-    pub fn report(&mut self, aborted: &[AbortedTransaction]) {
-        for entry in aborted {
-            if !self.0.contains(entry) {
-                self.0.push(*entry);
-            }
-        }
-    }
-
-    /// Returns whether a transactional data batch of `producer_id` at `offset` is aborted.
-    fn covers(&self, producer_id: i64, offset: Offset) -> bool {
-        self.0.iter().any(|open| open.producer_id == producer_id && open.first <= offset)
-    }
-
-    /// Takes out the transactions that `producer_id`'s control batch at `offset` ends: those that began before it.
-    ///
-    /// An earlier control batch must not end them (it is the commit of the producer's transaction before), and
-    /// producer epochs are not compared: with transaction version 2 a marker's epoch is its data's + 1.
-    fn end(&mut self, producer_id: i64, offset: Offset) -> impl Iterator<Item = Transaction> + '_ {
-        self.0
-            .extract_if(.., move |open| open.producer_id == producer_id && open.first < offset)
-            .map(move |open| Transaction { producer_id, first: open.first, last: Some(offset) })
-    }
-}
 
 /// A segment that grows.
 pub struct Builder {
@@ -84,6 +52,8 @@ impl Builder {
             aborted: Vec::new(),
             undecided: Vec::new(),
             note: if kind == Kind::First { format!("the chain begins at offset {first}") } else { String::new() },
+            stages: Vec::new(),
+            left_out: Vec::new(),
         };
         let digest = Xxh3::new();
         Self { sidecar, digest, open, next_entry_at: 0, leader_epoch: -1, proven: true, is_decided: false }
@@ -107,6 +77,26 @@ impl Builder {
     pub fn noted(mut self, note: String) -> Self {
         self.sidecar.note = note;
         self
+    }
+
+    /// Says which stages its records go through.
+    pub fn staged(mut self, stages: &[String]) -> Self {
+        self.sidecar.stages = stages.to_vec();
+        self
+    }
+
+    /// Adds what stages failed at, batch by batch, of the batches that were appended; neighbours are told together.
+    pub fn leave_out(&mut self, left_out: impl IntoIterator<Item = LeftOut>) {
+        let told = &mut self.sidecar.left_out;
+        for more in left_out {
+            match told.last_mut().filter(|last| last.goes_on_with(&more)) {
+                Some(last) => {
+                    last.range.next = more.range.next;
+                    last.records = last.records.saturating_add(more.records);
+                }
+                None => told.push(more),
+            }
+        }
     }
 
     /// Makes the log and sidecar of a gap: empty batches over `range`, with `reason` for people.
@@ -149,7 +139,7 @@ impl Builder {
         self.sidecar.digest = self.digest.digest128();
         self.sidecar.sealed_at = Timestamp::now();
         let next = self.sidecar.range.next;
-        self.sidecar.aborted.extend(self.open.0.iter().filter(|open| open.first < next).map(|open| Transaction {
+        self.sidecar.aborted.extend(self.open.begun_before(next).map(|open| Transaction {
             producer_id: open.producer_id,
             first: open.first,
             last: None,
@@ -196,7 +186,9 @@ impl Builder {
         self.sidecar.batches += 1;
         self.sidecar.converted += u64::from(header.is_converted());
         if header.is_control() {
-            self.sidecar.aborted.extend(self.open.end(header.producer_id, header.base_offset));
+            let (producer_id, last) = (header.producer_id, Some(header.base_offset));
+            let ended = self.open.end(producer_id, header.base_offset);
+            self.sidecar.aborted.extend(ended.map(|open| Transaction { producer_id, first: open.first, last }));
         } else if header.count > 0 {
             self.note_times(header);
             if !(header.is_transactional() && self.leaves_out(header.producer_id, header.base_offset)) {
@@ -329,7 +321,7 @@ mod tests {
         let (sidecar, open) = built(&batches, &aborted, OpenTransactions::default());
         assert_eq!(sidecar.aborted, [Transaction { producer_id: 7, first: 3, last: Some(5) }]);
         assert_eq!((sidecar.records, sidecar.first_record, sidecar.last_record), (3, Some(0), Some(6)));
-        assert!(open.0.is_empty());
+        assert!(open.is_empty());
     }
 
     #[test]

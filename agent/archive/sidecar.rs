@@ -10,7 +10,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::error::{Error, Result};
-use crate::record::{Offset, OffsetRange, Timestamp, TopicId};
+use crate::record::{LeftOut, Offset, OffsetRange, Timestamp, TopicId};
 
 /// The first bytes of every sidecar; the digit is the version of the layout.
 pub const MAGIC: &[u8; 8] = b"KBINDEX1";
@@ -63,6 +63,11 @@ pub struct Sidecar {
     pub undecided: Vec<Transaction>,
     /// For people: why there is a gap, or where a chain begins.
     pub note: String,
+    /// The stages that the records went through, in order: each its plugin's name and the digest of the plugin's file. The
+    /// log is then not what the source had.
+    pub stages: Vec<String>,
+    /// What the stages failed at and is not in the log, in order. What they dropped because it is their work is not told.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// What a segment is.
@@ -169,6 +174,22 @@ impl Sidecar {
         }
         out.put_u32(self.note.len() as u32);
         out.put_slice(self.note.as_bytes());
+        // Most archives know of no stages, and say nothing of them.
+        if !self.stages.is_empty() {
+            out.put_u32(self.stages.len() as u32);
+            for stage in &self.stages {
+                out.put_u32(stage.len() as u32);
+                out.put_slice(stage.as_bytes());
+            }
+            out.put_u32(self.left_out.len() as u32);
+            for left_out in &self.left_out {
+                out.put_i64(left_out.range.first);
+                out.put_i64(left_out.range.next);
+                out.put_u32(left_out.records);
+                out.put_u8(left_out.stage);
+                out.put_u8(left_out.is_kept.into());
+            }
+        }
         let crc = crc32c::crc32c(&out);
         out.put_u32(crc);
         out.freeze()
@@ -227,12 +248,13 @@ impl Sidecar {
             })?,
             aborted: get_list(body, 24, get_transaction)?,
             undecided: get_list(body, 24, get_transaction)?,
-            note: {
-                let length = body.try_get_u32().ok()? as usize;
-                let (note, rest) = body.split_at_checked(length)?;
-                *body = rest;
-                String::from_utf8(note.to_vec()).ok()?
+            note: get_text(body)?,
+            stages: if body.is_empty() {
+                Vec::new()
+            } else {
+                get_list(body, 4, get_text).filter(|all| !all.is_empty())?
             },
+            left_out: if body.is_empty() { Vec::new() } else { get_list(body, 22, get_left_out)? },
         })
     }
 
@@ -249,6 +271,7 @@ impl Sidecar {
             && (self.length_bytes, self.digest, self.kind) == (other.length_bytes, other.digest, other.kind)
             && sorted(&self.aborted) == sorted(&other.aborted)
             && sorted(&self.undecided) == sorted(&other.undecided)
+            && (&self.stages, &self.left_out) == (&other.stages, &other.left_out)
     }
 
     /// Returns whether a transactional data batch of `producer_id` at `offset` was aborted.
@@ -271,6 +294,26 @@ fn get_transaction(body: &mut &[u8]) -> Option<Transaction> {
         producer_id: body.try_get_i64().ok()?,
         first: body.try_get_i64().ok()?,
         last: get_offset(body)?,
+    })
+}
+
+fn get_text(body: &mut &[u8]) -> Option<String> {
+    let length = body.try_get_u32().ok()? as usize;
+    let (text, rest) = body.split_at_checked(length)?;
+    *body = rest;
+    String::from_utf8(text.to_vec()).ok()
+}
+
+fn get_left_out(body: &mut &[u8]) -> Option<LeftOut> {
+    Some(LeftOut {
+        range: OffsetRange { first: body.try_get_i64().ok()?, next: body.try_get_i64().ok()? },
+        records: body.try_get_u32().ok()?,
+        stage: body.try_get_u8().ok()?,
+        is_kept: match body.try_get_u8().ok()? {
+            0 => false,
+            1 => true,
+            _ => return None,
+        },
     })
 }
 
@@ -324,12 +367,17 @@ mod tests {
             aborted: vec![Transaction { producer_id: 9, first: 4, last: None }],
             undecided: vec![Transaction { producer_id: 3, first: 5, last: Some(7) }],
             note: "begins at the log start".into(),
+            stages: vec!["mask 00ff".into(), "drop 11".into()],
+            left_out: vec![LeftOut { range: OffsetRange { first: 5, next: 9 }, records: 3, stage: 1, is_kept: true }],
         }
     }
 
     #[test]
     fn a_sidecar_reads_back() {
         assert_eq!(Sidecar::decode(&sample().encode()).expect("sound"), sample());
+        let plain = Sidecar { stages: Vec::new(), left_out: Vec::new(), ..sample() };
+        assert_eq!(Sidecar::decode(&plain.encode()).expect("sound"), plain);
+        assert_eq!(plain.encode().len() + 4 + 4 + 9 + 4 + 7 + 4 + 22, sample().encode().len());
     }
 
     #[test]

@@ -31,6 +31,7 @@
 mod commit;
 mod fork;
 mod reached;
+mod staged;
 mod topics;
 mod writer;
 
@@ -48,6 +49,7 @@ use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::pipeline::{self, Answer, Batch, Topic};
 use crate::record::{Offset, Partition};
+use crate::stages::Stages;
 pub use reached::Reached;
 #[cfg(test)]
 pub(crate) use reached::reached_for_tests;
@@ -81,6 +83,7 @@ pub struct Sink {
     /// is never taken for one of the present's.
     generations: Arc<AtomicU32>,
     reached: Reached,
+    stages: Option<Stages>,
     topics: Topics,
     answer_sender: mpsc::UnboundedSender<Answer>,
     answers: mpsc::UnboundedReceiver<Answer>,
@@ -124,6 +127,7 @@ impl Sink {
             writers: HashMap::new(),
             generations: Arc::default(),
             reached: Reached::default(),
+            stages: None,
             topics: Topics::default(),
             answer_sender,
             answers,
@@ -134,6 +138,11 @@ impl Sink {
     /// Tells `reached` how far each partition is durable.
     pub fn telling(self, reached: Reached) -> Self {
         Self { reached, ..self }
+    }
+
+    /// Has batches go through `stages` before they are appended.
+    pub fn through(self, stages: Option<Stages>) -> Self {
+        Self { stages, ..self }
     }
 
     /// Returns the archive that it writes.
@@ -166,7 +175,7 @@ impl pipeline::Sink for Sink {
         let (options, answers) = (self.options.clone(), self.answer_sender.clone());
         let writer =
             Writer::new(self.archive.clone(), partition.clone(), options, answers, held, self.generations.clone());
-        let writer = writer.telling(self.reached.clone());
+        let writer = writer.telling(self.reached.clone()).through(self.stages.clone());
         self.tasks.spawn(writer.run(received));
     }
 

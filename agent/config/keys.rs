@@ -165,6 +165,40 @@ pub const KEYS: &[Key] = &[
         Type::Properties,
         "the client's properties by librdkafka's names; `bootstrap.servers` must be among them",
     ),
+    section(
+        "pipeline.stage",
+        Type::Sections,
+        false,
+        "a plugin that records go through before they are archived; several are passed in the order of the file",
+    ),
+    required(
+        "pipeline.stage.plugin",
+        Type::Text,
+        "the name of a plugin that is part of the agent, as `header-injector`, or the path of a .wasm file",
+    ),
+    optional("pipeline.stage.settings", Type::Properties, "the plugin's settings, which its README lists"),
+    with_default(
+        "pipeline.stage.on_error",
+        Type::Text,
+        "fail",
+        "what becomes of records that the plugin fails at: `fail` stops their partition before them and tries again, so \
+         that nothing is left out; `skip` leaves them out; `dead-letter` leaves their batch out and keeps it as it came, \
+         beside the archive; both are counted and told in the archive",
+    ),
+    with_default(
+        "pipeline.stage.deadline",
+        Type::Duration,
+        "10s",
+        "how long one call of the plugin may take, a thousand times more than an honest one needs; a plugin that does not \
+         come back holds up the partitions of its worker that long",
+    ),
+    with_default(
+        "pipeline.stage.memory_bytes",
+        Type::Size,
+        "64MiB",
+        "how much memory one instance of the plugin may have; each worker has one, and there is a worker for each core, up \
+         to 8; a call sends about 1 MiB of records, and most plugins need a few times that",
+    ),
     section("pipeline.sink", Type::Section, true, "where the data goes"),
     required("pipeline.sink.type", Type::Text, "`archive`"),
     required("pipeline.sink.backup_id", Type::Text, "names the backup: everything is under `<path>/<backup_id>/`"),
@@ -225,7 +259,6 @@ pub const LATER: &[&str] = &[
     "pipeline.sink.fencing",
     "pipeline.sink.kafka",
     "pipeline.sink.topics",
-    "pipeline.stage",
     "pipeline.groups",
     "restore",
 ];

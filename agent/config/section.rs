@@ -61,6 +61,16 @@ impl Section {
         Self::open(&self.file, &self.at(name), key.path, given)
     }
 
+    /// Takes the sections `name`, of which there may be none.
+    pub(super) fn optional_sections(&mut self, name: &str) -> Result<Vec<Self>> {
+        let is_none = self.given.get(name).is_none_or(|given| given.as_array().is_some_and(Vec::is_empty));
+        if is_none {
+            self.given.remove(name);
+            return Ok(Vec::new());
+        }
+        self.sections(name)
+    }
+
     /// Takes the sections `name`, of which there must be one.
     pub(super) fn sections(&mut self, name: &str) -> Result<Vec<Self>> {
         let key = self.key(name);
@@ -163,6 +173,11 @@ impl Section {
         }
         self.keep(name, list.clone().into());
         Ok(Some(list))
+    }
+
+    /// Takes the table of properties `name`, as [`properties`](Self::properties) does; an empty one where it is left out.
+    pub(super) fn optional_properties(&mut self, name: &str) -> Result<BTreeMap<String, String>> {
+        if self.given.contains_key(name) { self.properties(name) } else { Ok(BTreeMap::new()) }
     }
 
     /// Takes the table of properties `name`. Numbers and booleans are taken as their text, and tables inside (from

@@ -20,6 +20,7 @@ use self::bindings::PluginPre;
 use self::bindings::kafka_backup::transform::host as import;
 use super::wit::{Batch, Failure, Output, Plan};
 use super::{About, Limits, shown};
+
 use crate::error::{Error, Result};
 
 #[allow(missing_docs, unreachable_pub, clippy::all)]
@@ -33,6 +34,14 @@ pub mod wit {
         Batch, Column, Columns, Failure, HeaderColumn, HeaderEdit, Output, Patch, Plan, Removal, Route, TimestampType,
         Touches, Window,
     };
+}
+
+/// Reads the file of a plugin.
+///
+/// # Errors
+/// [`Kind::Usage`](crate::error::Kind::Usage) for one that cannot be read, or is too large.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
+    loading::read(path)
 }
 
 /// How often deadlines are looked at. A tenth would wake an idle process a thousand times a second, ten times as much
@@ -61,19 +70,18 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Reads, checks and compiles the plugin at `path`.
+    /// Checks and compiles the plugin whose file has these bytes; `called` names it in errors.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for a file that is none, or not for this agent.
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    pub(super) fn of(called: &str, bytes: &[u8]) -> Result<Self> {
         // Names in a file are its author's text too.
-        let wrong = |what: String| Error::usage(format!("plugin {}: {}", path.display(), shown(&what)));
+        let wrong = |what: String| Error::usage(format!("plugin {called}: {}", shown(&what)));
         let (engine, linker) = engine()?;
-        let bytes = loading::read(path)?;
         let began = Instant::now();
-        let is_module = loading::is_module(&bytes).map_err(wrong)?;
-        let component = if is_module { Some(loading::component_of(engine, &bytes).map_err(wrong)?) } else { None };
-        let component = component.as_deref().unwrap_or(&bytes);
+        let is_module = loading::is_module(bytes).map_err(wrong)?;
+        let component = if is_module { Some(loading::component_of(engine, bytes).map_err(wrong)?) } else { None };
+        let component = component.as_deref().unwrap_or(bytes);
         loading::check_depth(component).map_err(wrong)?;
         let component = Component::new(engine, component);
         let component = component.map_err(|error| wrong(loading::damaged(&format!("{error:#}"))))?;
@@ -84,7 +92,14 @@ impl Loaded {
             wrong(format!("is built against another form of interface {}: build it again", loading::VERSION))
                 .source(one_line(&error))
         })?;
-        let about = About { bytes: bytes.len() as u64, is_module, interface: loading::VERSION, imports, compile };
+        let about = About {
+            bytes: bytes.len() as u64,
+            is_module,
+            interface: loading::VERSION,
+            imports,
+            compile,
+            digest: xxhash_rust::xxh3::xxh3_128(bytes),
+        };
         Ok(Self { pre, about })
     }
 

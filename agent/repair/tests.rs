@@ -316,7 +316,7 @@ async fn a_damaged_sidecar_and_a_damaged_begin_are_replaced() {
 
 /// An archive whose third producer aborts across segments, and whose other two commit, in segments of two batches.
 async fn transactions() -> Fixture {
-    use crate::archive::segment::OpenTransactions;
+    use crate::batch::transactions::OpenTransactions;
     use crate::record::AbortedTransaction;
 
     let fixture = Fixture::new("b").await;

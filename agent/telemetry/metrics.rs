@@ -68,6 +68,8 @@ const GROUP_PARTITIONS: &str = "kafka_backup_group_partitions";
 const GROUP_FETCHES: &str = "kafka_backup_group_fetches";
 /// Reports of that client; recorded by `kafka::membership`.
 const GROUP_STATISTICS: &str = "kafka_backup_group_statistics_total";
+/// Records that stages failed at and are not in the archive; recorded by `stages`.
+const STAGE_LEFT_OUT: &str = "kafka_backup_stage_left_out_records_total";
 /// Always 1; its labels tell the version.
 const BUILD: &str = "kafka_backup_build_info";
 
@@ -94,8 +96,20 @@ pub fn install() -> Result<PrometheusHandle> {
     Ok(HANDLE.get_or_init(|| handle).clone())
 }
 
+/// Returns the counter of what a stage's plugin failed at and is left out by this policy.
+pub fn stage_left_out(pipeline: &str, plugin: &str, policy: &'static str) -> Counter {
+    metrics::counter!(
+        STAGE_LEFT_OUT, "pipeline" => pipeline.to_owned(), "plugin" => plugin.to_owned(), "policy" => policy
+    )
+}
+
 fn describe() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_counter!(
+        STAGE_LEFT_OUT,
+        Unit::Count,
+        "Records at which a stage's plugin failed and that the archive does not hold, by policy: skip or dead-letter."
+    );
     describe_counter!(RECORDS, Unit::Count, "Records that became durable, as a read-committed reader counts them.");
     describe_counter!(BYTES, Unit::Bytes, "Bytes of record batches that became durable.");
     describe_counter!(SEGMENTS, Unit::Count, "Segments that became durable.");

@@ -5,7 +5,7 @@ use std::ops::Range;
 use proptest::prelude::*;
 
 use super::*;
-use crate::archive::segment::OpenTransactions;
+use crate::batch::transactions::OpenTransactions;
 use crate::batch::{Compression, records};
 use crate::record::{AbortedTransaction, TopicId};
 

@@ -14,15 +14,17 @@ use super::{Command, Failing, Options, Reached};
 use crate::archive::Archive;
 use crate::archive::catalogs::upkeep::Upkeep;
 use crate::archive::layout::{self, Fork};
-use crate::archive::segment::{Builder, OpenTransactions};
+use crate::archive::segment::Builder;
 use crate::archive::sidecar::Kind as SegmentKind;
 use crate::archive::tip::{Held, Shared};
 use crate::batch::Header;
+use crate::batch::transactions::OpenTransactions;
 use crate::budget::Permit;
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::pipeline::{Answer, Batch, Payload, Tip};
-use crate::record::{AbortedTransaction, Offset, OffsetRange, Partition};
+use crate::record::{AbortedTransaction, LeftOut, Offset, OffsetRange, Partition};
+use crate::stages::Stages;
 use crate::store::Upload;
 
 /// One partition's writer.
@@ -48,6 +50,10 @@ pub(super) struct Writer {
     /// The name of the segment that we created last; `None` when there is none since the last restart.
     pub(super) last: Option<Offset>,
     pub(super) transactions: OpenTransactions,
+    /// What batches go through before they are appended, if they do.
+    stages: Option<Stages>,
+    /// The aborted transactions that are open where the stages are.
+    pub(super) passing: OpenTransactions,
     growing: Option<Growing>,
     pub(super) detour: Option<Detour>,
     failing: Failing,
@@ -96,6 +102,8 @@ impl Writer {
             fork: None,
             last: None,
             transactions: OpenTransactions::default(),
+            stages: None,
+            passing: OpenTransactions::default(),
             growing: None,
             detour: None,
             failing: Failing::default(),
@@ -105,6 +113,12 @@ impl Writer {
     /// Tells `reached` how far the chain is durable.
     pub(super) fn telling(mut self, reached: Reached) -> Self {
         self.reached = reached;
+        self
+    }
+
+    /// Has batches go through `stages` first.
+    pub(super) fn through(mut self, stages: Option<Stages>) -> Self {
+        self.stages = stages;
         self
     }
 
@@ -173,16 +187,21 @@ impl Writer {
                 let first = self.next().unwrap_or(range.first);
                 self.publish_gap(OffsetRange { first, next: range.next }, reason).await
             }
-            Payload::Encoded { bytes, aborted } => self.put_encoded(range, bytes, &aborted, permit).await,
+            Payload::Encoded { bytes, aborted } => match self.stages.clone() {
+                Some(stages) => self.put_staged(&stages, range, bytes, &aborted, permit).await,
+                None => self.put_encoded(range, bytes, &aborted, permit, Vec::new()).await,
+            },
         }
     }
 
-    async fn put_encoded(
+    /// Appends whole batches; `left_out` is what stages left out of them, in order.
+    pub(super) async fn put_encoded(
         &mut self,
         range: OffsetRange,
         mut bytes: Bytes,
         mut aborted: &[AbortedTransaction],
         mut permit: Permit,
+        mut left_out: Vec<LeftOut>,
     ) -> Result<()> {
         let generation = self.generation;
         if !self.begin_chain(range.first).await? {
@@ -205,6 +224,8 @@ impl Writer {
             })?;
             // Told once: a transaction that ended in this segment must not be opened again in the next.
             aborted = &[];
+            let next = growing.builder.range().next;
+            growing.builder.leave_out(left_out.extract_if(.., |left_out| left_out.range.first < next));
             growing.write(bytes.split_to(taken), permit.split(taken)).await?;
             if growing.builder.length_bytes() >= limit_bytes {
                 self.roll().await?;
@@ -226,6 +247,10 @@ impl Writer {
         let kind = if begins { SegmentKind::First } else { SegmentKind::Data };
         let builder = Builder::new(&self.partition, first, kind, self.transactions.clone());
         let upload = self.archive.store().upload(&format!("{}{}", self.folder(), layout::log(first))).await?;
+        let builder = match &self.stages {
+            Some(stages) => builder.staged(stages.names()),
+            None => builder,
+        };
         Ok(Growing {
             upload,
             builder: match self.fork_note() {
@@ -328,6 +353,7 @@ impl Writer {
         self.fork = None;
         self.last = None;
         self.transactions = OpenTransactions::default();
+        self.passing = OpenTransactions::default();
         let leader_epoch = self.cut.map_or(self.chain.leader_epoch, |cut| cut.leader_epoch);
         let tip = Tip { next: self.next(), leader_epoch, generation: self.generation };
         self.answer(Answer::Restart { partition: self.partition.clone(), tip });

@@ -32,7 +32,7 @@ pub struct Rows {
 }
 
 /// One record: where its fields lie in the buffers of its [`Rows`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
     /// The offset that it was read from.
     pub offset: Offset,
@@ -51,7 +51,7 @@ pub struct Row {
 pub struct Field(Option<Place>);
 
 /// Where headers lie, one after the other as on the wire: name and value, each behind its length.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Headers {
     /// How many they are.
     pub count: u32,
@@ -198,6 +198,32 @@ impl Rows {
         begin_record(out, time_delta, delta, fields, row.headers.count.into(), headers.len())?;
         out.extend_from_slice(headers);
         Some(())
+    }
+
+    /// Adds rows behind these, with the buffers that they lie in. Rows that derive from the same ones share the first of
+    /// those, and what is there stays where it is.
+    pub fn append(&mut self, more: Self) {
+        let is_shared = |(mine, other): &(&Bytes, &Bytes)| mine.as_ptr_range() == other.as_ptr_range();
+        let shared = self.buffers.iter().zip(&more.buffers).take_while(is_shared).count();
+        let by = (self.buffers.len() - shared) as u32;
+        let moved = |place: Place| match place.buffer as usize {
+            buffer if buffer < shared => place,
+            _ => Place { buffer: place.buffer + by, ..place },
+        };
+        let field = |field: Field| Field(field.0.map(moved));
+        self.is_log_append_time &= more.is_log_append_time;
+        self.buffers.extend(more.buffers.into_iter().skip(shared));
+        self.rows.extend(more.rows.into_iter().map(|row| Row {
+            key: field(row.key),
+            value: field(row.value),
+            headers: Headers { place: moved(row.headers.place), ..row.headers },
+            ..row
+        }));
+    }
+
+    /// Returns whether these are the rows `before`, of which they were made, and lie where those lie.
+    pub fn is_same(&self, before: &Self) -> bool {
+        self.is_log_append_time == before.is_log_append_time && self.rows == before.rows
     }
 
     fn at(&self, place: Place) -> &[u8] {

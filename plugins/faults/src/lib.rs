@@ -41,13 +41,17 @@ pub struct Faults {
 impl Plugin for Faults {
     fn configure(settings: Vec<(String, String)>) -> Result<(Self, Plan)> {
         let settings = Settings::new(settings);
-        settings.only(&["fault", "offset", "in", "bytes", "pure"])?;
+        settings.only(&["fault", "offset", "in", "bytes", "pure", "routes"])?;
         let fault = settings.choice("fault", &FAULTS)?.unwrap_or("none").to_owned();
         let offset = settings.number("offset")?;
         let bytes = settings.number("bytes")?.unwrap_or(64 << 20);
+        let routes = match settings.flag("routes")?.unwrap_or(true) {
+            true => Touches::empty(),
+            false => Touches::TOPICS | Touches::PARTITIONS | Touches::COPIES,
+        };
         let plan = Plan {
             needs: Columns::VALUES,
-            touches: Touches::all() - Touches::TIMESTAMPS,
+            touches: Touches::all() - Touches::TIMESTAMPS - routes,
             targets: Some(Vec::new()),
             keeps: Window { from: None, until: None },
             pure: settings.flag("pure")?.unwrap_or(true),

@@ -1,0 +1,70 @@
+//! Batches that go through stages before they are appended: what becomes of what the stages failed at.
+//!
+//! **Order of durable effects**, before those of the segment (`archive::sink`): the dead letters of a run of batches, each
+//! created if absent under a name that its bytes give, and only then the segment that leaves them out. A crash between the
+//! two leaves a dead letter whose batch no segment leaves out: the batch is read again, and where it is left out again its
+//! dead letter is there. So a dead letter counts only where a sidecar says so.
+//!
+//! A failure for which the policy is to stop ends the segment before the failing batch, so that everything before it is
+//! durable, and is then an error like any other: back-off, the store's tip, and the same batch again.
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::writer::Writer;
+use crate::archive::layout;
+use crate::batch::Header;
+use crate::budget::Permit;
+use crate::crash;
+use crate::error::Result;
+use crate::record::{AbortedTransaction, OffsetRange};
+use crate::stages::Stages;
+
+impl Writer {
+    /// Takes what the stages make of whole batches.
+    pub(super) async fn put_staged(
+        &mut self,
+        stages: &Stages,
+        range: OffsetRange,
+        bytes: Bytes,
+        aborted: &[AbortedTransaction],
+        mut permit: Permit,
+    ) -> Result<()> {
+        let generation = self.generation;
+        let open = std::mem::take(&mut self.passing);
+        let passed = stages.pass(&self.partition, bytes, open, aborted).await?;
+        self.passing = passed.open;
+        for (stage, batch) in passed.dead_letters {
+            self.keep_dead_letter(stages, stage, batch).await?;
+        }
+        permit.keep(passed.bytes.len());
+        let is_paid = permit.grow(passed.bytes.len());
+        if !passed.bytes.is_empty() {
+            self.put_encoded(range, passed.bytes, aborted, permit, passed.left_out).await?;
+        }
+        if generation != self.generation {
+            return Ok(());
+        }
+        match passed.failure {
+            Some(failure) => {
+                self.roll().await?;
+                // Another writer may have been ahead, and past it.
+                if generation == self.generation { Err(failure) } else { Ok(()) }
+            }
+            // What came out larger than memory allows for is not kept waiting for more.
+            None if !is_paid => self.roll().await,
+            None => Ok(()),
+        }
+    }
+
+    async fn keep_dead_letter(&self, stages: &Stages, stage: usize, batch: Bytes) -> Result<()> {
+        let first = Header::read(&batch)?.base_offset;
+        let folder = layout::dead_letters(stages.pipeline(), stage, stages.plugin(stage), &self.partition);
+        let key = format!("{folder}{}", layout::copy_name(first, batch.len() as u64, xxh3_128(&batch)));
+        crash::point("dead-letter-due", &self.partition);
+        // One that is there has these bytes: its name says so.
+        let _created = self.archive.store().create(&key, batch).await?;
+        crash::point("dead-letter-kept", &self.partition);
+        Ok(())
+    }
+}

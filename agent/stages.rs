@@ -1,0 +1,224 @@
+//! The stages of a pipeline: plugins through which record batches go, one after the other, on threads of their own.
+//!
+//! `source → stages → sink`: whoever has batches of a partition hands them over ([`Stages::pass`]) and waits; no thread of
+//! the runtime computes. A partition always has the same worker, and each worker its own instance of every plugin, so a
+//! plugin sees the records of a partition in order. Each pipeline has workers of its own: a plugin that uses up its time
+//! holds up the partitions of its worker and no other pipeline.
+//!
+//! What a batch needs is decided from its header, and it is decoded only for a plugin to see it: control batches, those of
+//! aborted transactions and empty ones pass as they are, and what no plugin has changed keeps its bytes ([`worker`]).
+//!
+//! **Bounds.** A worker's queue has [`QUEUED`] places; who finds none waits, and with it the payment for its bytes, which
+//! is how a slow plugin slows the source down. A worker holds one batch decoded and one encoded beside what it was handed.
+//!
+//! **Failure.** What becomes of records that a plugin failed at is [`OnError`]; which they were is told with what was
+//! made ([`Passed::left_out`]), so that the archive can keep it. A failure that the plugin calls retriable is never
+//! decided upon: it ends the pass, and the batch comes again.
+
+mod worker;
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::thread;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::batch::transactions::OpenTransactions;
+use crate::error::{Error, Result};
+use crate::plugin::{Limits, Plugin, wit};
+use crate::record::{AbortedTransaction, LeftOut, Partition};
+use crate::telemetry::metrics::stage_left_out;
+use worker::Worker;
+
+/// Runs of batches that wait for one worker. With one it would idle while the next is handed over; more only wait longer.
+const QUEUED: usize = 4;
+
+/// The most workers of a pipeline, however many cores there are: each has an instance of every plugin.
+const MOST_WORKERS: usize = 8;
+
+/// The most stages of a pipeline: what is left out names its stage in one byte.
+pub const MOST_STAGES: usize = 64;
+
+/// What becomes of records at which a plugin has failed for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnError {
+    /// The partition stops before their batch, and tries again with back-off: nothing is left out.
+    Fail,
+    /// They are left out: the record alone where the plugin is pure, so that the others can be sent again, and all that
+    /// one call was sent where it is not.
+    Skip,
+    /// Their batch is left out, and kept beside the archive as it came.
+    DeadLetter,
+}
+
+/// A stage, as it is configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    /// The name of a plugin that is part of the agent, or the path of its file.
+    pub plugin: String,
+    /// The plugin's settings.
+    pub settings: Vec<(String, String)>,
+    /// What the plugin may take.
+    pub limits: Limits,
+    /// What becomes of records at which it fails.
+    pub on_error: OnError,
+}
+
+/// The stages of a pipeline, running. Clones share them; the threads end with the last.
+#[derive(Debug, Clone)]
+pub struct Stages {
+    pipeline: Arc<str>,
+    plugins: Arc<[String]>,
+    names: Arc<[String]>,
+    workers: Arc<[Queue]>,
+}
+
+/// The way to a worker.
+#[derive(Debug)]
+struct Queue {
+    runs: Sender<(Run, OwnedSemaphorePermit)>,
+    places: Arc<Semaphore>,
+}
+
+/// Batches on their way to a worker.
+struct Run {
+    partition: Partition,
+    bytes: Bytes,
+    open: OpenTransactions,
+    answer: oneshot::Sender<Passed>,
+}
+
+/// What became of a run of batches.
+#[derive(Debug)]
+pub struct Passed {
+    /// The batches, as many as there were and in the same order, up to the one that ended the pass; each covers the
+    /// offsets that it covered before.
+    pub bytes: Bytes,
+    /// The aborted transactions that are still open behind them.
+    pub open: OpenTransactions,
+    /// Which records are not in them.
+    pub left_out: Vec<LeftOut>,
+    /// The batches that are to be kept elsewhere, as they came, with the number of the stage that failed at them.
+    pub dead_letters: Vec<(usize, Bytes)>,
+    /// Why the pass ended before the last batch.
+    pub failure: Option<Error>,
+}
+
+impl Stages {
+    /// Opens the plugins of a pipeline's stages that capture goes through, and starts their workers; at least one of each.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for a plugin that cannot be opened, refuses its settings, or does what only
+    /// a restore can do: send records elsewhere, or make several of one.
+    pub fn of_capture(pipeline: &str, stages: &[Stage]) -> Result<Self> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self::start(pipeline, stages, cores.min(MOST_WORKERS))
+    }
+
+    /// Opens them with so many workers.
+    ///
+    /// # Errors
+    /// As [`of_capture`](Self::of_capture).
+    pub fn start(pipeline: &str, stages: &[Stage], workers: usize) -> Result<Self> {
+        let (mut opened, mut names) = (Vec::new(), Vec::new());
+        for (number, stage) in (1..).zip(stages) {
+            let at = format!("stage {number} of pipeline `{pipeline}`");
+            let plugin = Plugin::find(&stage.plugin)?.as_part_of(&at);
+            let routes = wit::Touches::TOPICS | wit::Touches::PARTITIONS | wit::Touches::COPIES;
+            let does = plugin.start(&stage.settings, stage.limits)?.plan().touches & routes;
+            if does != wit::Touches::default() {
+                let what = format!("{at}: plugin `{}` sends records elsewhere, or makes several of one", plugin.name());
+                return Err(
+                    Error::usage(what).hint("a stage of a capture changes records or drops them: use it in a restore")
+                );
+            }
+            names.push(format!("{} {:032x}", plugin.name(), plugin.about().digest));
+            opened.push((plugin, stage));
+        }
+        let workers = (0..workers.max(1)).map(|_| {
+            let (runs, received) = bounded(QUEUED);
+            let started =
+                opened.iter().map(|(plugin, stage)| Ok((plugin.start(&stage.settings, stage.limits)?, stage.on_error)));
+            begin(Worker::new(started.collect::<Result<_>>()?), received)?;
+            Ok(Queue { runs, places: Arc::new(Semaphore::new(QUEUED)) })
+        });
+        let workers = workers.collect::<Result<Vec<_>>>()?;
+        let plugins = opened.iter().map(|(plugin, _)| plugin.name().to_owned()).collect();
+        Ok(Self { pipeline: pipeline.into(), plugins, names: names.into(), workers: workers.into() })
+    }
+
+    /// Returns the pipeline's name.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// Returns the name of the plugin of the stage of that number, from 0.
+    pub fn plugin(&self, stage: usize) -> &str {
+        &self.plugins[stage]
+    }
+
+    /// Returns what each stage is called: its plugin's name, and the digest of the plugin's file.
+    pub fn names(&self) -> &Arc<[String]> {
+        &self.names
+    }
+
+    /// Passes whole batches of a partition through all stages, in order. `open` are the aborted transactions that were open
+    /// before them, `aborted` those that the broker reported with them.
+    ///
+    /// Cancel: what was handed over is transformed for nobody.
+    pub async fn pass(
+        &self,
+        partition: &Partition,
+        bytes: Bytes,
+        mut open: OpenTransactions,
+        aborted: &[AbortedTransaction],
+    ) -> Result<Passed> {
+        let defect = || Error::failed("a worker of the stages ended by a defect");
+        open.report(aborted);
+        let queue = &self.workers[worker_of(partition, self.workers.len())];
+        let place = queue.places.clone().acquire_owned().await.map_err(|_| defect())?;
+        let (answer, answered) = oneshot::channel();
+        let run = Run { partition: partition.clone(), bytes, open, answer };
+        // There is room for as many as there are places: this never waits.
+        queue.runs.try_send((run, place)).map_err(|_| defect())?;
+        let passed = answered.await.map_err(|_| defect())?;
+        for left_out in &passed.left_out {
+            self.count(left_out);
+        }
+        Ok(passed)
+    }
+}
+
+impl Stages {
+    fn count(&self, left_out: &LeftOut) {
+        let stage = self.plugin(left_out.stage.into());
+        let policy = if left_out.is_kept { "dead-letter" } else { "skip" };
+        stage_left_out(&self.pipeline, stage, policy).increment(left_out.records.into());
+    }
+}
+
+/// Starts a worker's thread, which ends when nobody can hand over any more.
+fn begin(mut worker: Worker, runs: Receiver<(Run, OwnedSemaphorePermit)>) -> Result<()> {
+    let work = move || {
+        for (run, place) in runs {
+            drop(place);
+            let Run { partition, bytes, open, answer } = run;
+            // Whoever asked may be gone: then nobody needs the answer.
+            let _ = answer.send(worker.pass(&partition, &bytes, open));
+        }
+    };
+    let started = thread::Builder::new().name("stages".to_owned()).spawn(work);
+    started.map(drop).map_err(|error| Error::failed("cannot start a worker of the stages").source(error))
+}
+
+/// Returns which of so many workers a partition has: always the same.
+fn worker_of(partition: &Partition, workers: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    (&partition.topic, partition.index).hash(&mut hasher);
+    (hasher.finish() % workers as u64) as usize
+}
+
+#[cfg(test)]
+mod tests;
