@@ -100,8 +100,8 @@ pub struct Passed {
     pub open: OpenTransactions,
     /// Which records are not in them.
     pub left_out: Vec<LeftOut>,
-    /// The batches that are to be kept elsewhere, as they came, with the number of the stage that failed at them.
-    pub dead_letters: Vec<(usize, Bytes)>,
+    /// The batches that are to be kept beside, as they came.
+    pub dead_letters: Vec<Bytes>,
     /// Why the pass ended before the last batch.
     pub failure: Option<Error>,
 }
@@ -149,16 +149,6 @@ impl Stages {
         Ok(Self { pipeline: pipeline.into(), plugins, names: names.into(), workers: workers.into() })
     }
 
-    /// Returns the pipeline's name.
-    pub fn pipeline(&self) -> &str {
-        &self.pipeline
-    }
-
-    /// Returns the name of the plugin of the stage of that number, from 0.
-    pub fn plugin(&self, stage: usize) -> &str {
-        &self.plugins[stage]
-    }
-
     /// Returns what each stage is called: its plugin's name, and the digest of the plugin's file.
     pub fn names(&self) -> &Arc<[String]> {
         &self.names
@@ -193,7 +183,7 @@ impl Stages {
 
 impl Stages {
     fn count(&self, left_out: &LeftOut) {
-        let stage = self.plugin(left_out.stage.into());
+        let stage = &self.plugins[usize::from(left_out.stage)];
         let policy = if left_out.is_kept { "dead-letter" } else { "skip" };
         stage_left_out(&self.pipeline, stage, policy).increment(left_out.records.into());
     }

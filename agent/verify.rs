@@ -3,7 +3,7 @@
 //! A *plain* check reads every object but the logs: topic objects, savepoints, sidecars, catalogs, and the listings that
 //! tie them together. A *deep* check reads every byte besides, and holds each sidecar against its log. What is looked
 //! at in which file: [`chain`](crate::archive::source::chain) walks segment by segment, [`place`] holds neighbours
-//! together, [`catalogs`], [`copies`], [`savepoints`] and [`topics`] look at what their names say. [`cluster`] compares an archive
+//! together, [`catalogs`], [`copies`], [`dead_letters`], [`savepoints`] and [`topics`] look at what their names say. [`cluster`] compares an archive
 //! with what its source still has; [`periodic`] does it all beside a running pipeline.
 //!
 //! Guarantees: nothing is written. Everything found is a [`Finding`] in one [`Report`]; what could not be looked at is one
@@ -16,6 +16,7 @@
 mod catalogs;
 pub mod cluster;
 mod copies;
+mod dead_letters;
 pub mod periodic;
 mod place;
 mod report;

@@ -93,33 +93,22 @@ pub fn copy(first: Offset, length_bytes: u64, digest: u128) -> String {
     format!("{COPIES}{}", copy_name(first, length_bytes, digest))
 }
 
-/// Returns the name of an object that is found by what is in it: batches from `first` on, of this length and digest.
-pub fn copy_name(first: Offset, length_bytes: u64, digest: u128) -> String {
+/// Returns the name of an object that is told by what is in it: batches from `first` on, of this length and digest.
+fn copy_name(first: Offset, length_bytes: u64, digest: u128) -> String {
     format!("{first:020}.{length_bytes}-{digest:032x}.log")
 }
 
-/// The folder of the batches that a stage failed at, as they came.
+/// The folder in a partition's folder of the batches that stages failed at, as they came, whichever chain leaves them out.
 pub const DEAD_LETTERS: &str = "dead-letter/";
 
-/// Returns the folder of what the stage of that number, from 0, failed at, with a slash at its end.
-pub fn dead_letters(pipeline: &str, stage: usize, plugin: &str, partition: &Partition) -> String {
-    let (pipeline, plugin, number) = (component(pipeline), component(plugin), stage + 1);
-    let Partition { topic, topic_id, index } = partition;
-    format!("{DEAD_LETTERS}{pipeline}/{number}-{plugin}/{topic}/{topic_id}/{index}/")
+/// Returns the object of a dead letter.
+pub fn dead_letter(partition: &Partition, first: Offset, length_bytes: u64, digest: u128) -> String {
+    format!("{}{DEAD_LETTERS}{}", partition_folder(partition), copy_name(first, length_bytes, digest))
 }
 
-/// Makes one component of a key of any text: what is not a letter, a digit, `_`, `-` or a dot inside is percent-encoded.
-fn component(text: &str) -> String {
-    let mut made = String::with_capacity(text.len());
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            b'.' if at > 0 => made.push('.'),
-            b'_' | b'-' => made.push(byte.into()),
-            byte if byte.is_ascii_alphanumeric() => made.push(byte.into()),
-            byte => made.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    made
+/// Reads the name below [`DEAD_LETTERS`]: the first offset, the length and the digest; `None` when it is none's.
+pub fn parse_dead_letter(name: &str) -> Option<(Offset, u64, u128)> {
+    parse_copy(name)
 }
 
 /// Reads the name of an object in [`COPIES`]: the first offset, the length and the digest of the log that it is the copy

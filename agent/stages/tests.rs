@@ -197,7 +197,7 @@ async fn a_dead_letter_is_the_batch_as_it_came() {
         [LeftOut { range, records: 10, stage: 1, is_kept: true }],
         "and nothing was skipped of it"
     );
-    assert_eq!(made.dead_letters, [(1, batch(&template(10), 10))]);
+    assert_eq!(made.dead_letters, [batch(&template(10), 10)]);
 }
 
 #[tokio::test]
@@ -220,7 +220,7 @@ async fn a_batch_that_cannot_be_decoded_is_the_first_stages_to_decide_on() {
     let bytes = Bytes::from([&batch(&template(0), 10)[..], &broken, &batch(&template(20), 10)].concat());
     let policy = |on_error| [stage("header-injector", &[], on_error)];
     let kept = passed(&policy(OnError::DeadLetter), bytes.clone(), &[]).await;
-    assert_eq!((kept.dead_letters, read(&kept.bytes).0), (vec![(0, Bytes::from(broken))], COVERED.to_vec()));
+    assert_eq!((kept.dead_letters, read(&kept.bytes).0), (vec![Bytes::from(broken)], COVERED.to_vec()));
     let skipped = passed(&policy(OnError::Skip), bytes.clone(), &[]).await;
     assert_eq!(skipped.left_out[0].records, 10);
     let failed = passed(&policy(OnError::Fail), bytes, &[]).await;

@@ -25,8 +25,8 @@ enum Made {
     Same,
     /// It was made anew.
     New(Bytes),
-    /// That stage failed at it, and it is to be kept elsewhere.
-    Dead { stage: usize },
+    /// A stage failed at it, and it is to be kept beside.
+    Dead,
 }
 
 impl Worker {
@@ -59,8 +59,8 @@ impl Worker {
             match made {
                 Made::Same => out.keep(at, header.total_bytes),
                 Made::New(made) => out.put(&made),
-                Made::Dead { stage } => {
-                    passed.dead_letters.push((stage, batch));
+                Made::Dead => {
+                    passed.dead_letters.push(batch);
                     out.put(&emptied(&header));
                 }
             }
@@ -130,7 +130,7 @@ impl Worker {
             OnError::DeadLetter => {
                 tracing::warn!(%offsets, records, "{error}; its batch is kept as a dead letter");
                 left_out.push(LeftOut { range: offsets, records, stage: stage as u8, is_kept: true });
-                Ok(Made::Dead { stage })
+                Ok(Made::Dead)
             }
         }
     }

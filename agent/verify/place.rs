@@ -2,6 +2,7 @@
 
 use super::catalogs::Catalogs;
 use super::copies;
+use super::dead_letters::Kept;
 use super::savepoints::Claim;
 use super::{Count, Mode};
 use crate::archive::sidecar::{Kind, Sidecar};
@@ -47,9 +48,13 @@ async fn walk(archive: &Archive, place: &Place, mode: Mode, checked: &mut Checke
             copies::check(archive, place, &mut checked.findings).await?;
             continue;
         }
+        if name == layout::DEAD_LETTERS && place.fork.is_none() {
+            continue;
+        }
         checked.findings.push(Finding::unknown(archive, &format!("{}{name}", place.folder)));
     }
     let (mut before, mut carried) = (Before::Nothing, Carried::default());
+    let mut kept = Kept::default();
     while let Some(link) = chain.next().await? {
         match link {
             Link::Finding(finding) => {
@@ -62,12 +67,14 @@ async fn walk(archive: &Archive, place: &Place, mode: Mode, checked: &mut Checke
             Link::Segment(segment) => {
                 before.fits(&segment, place, &mut checked.findings);
                 before = Before::of(&segment.sidecar);
+                kept.add(&segment.sidecar.left_out);
                 catalogs.segment(&segment.sidecar, &mut checked.findings).await?;
                 look_at(&segment, mode, &mut carried, checked).await?;
             }
         }
         checked.reach.next = chain.reached();
     }
+    kept.check(archive, &place.partition, mode, &mut checked.findings).await?;
     catalogs.end(chain.reached(), &mut checked.findings).await?;
     checked.reach = Reach { next: chain.reached(), is_whole: true, ..checked.reach };
     Ok(())
@@ -83,6 +90,7 @@ async fn look_at(segment: &Segment, mode: Mode, carried: &mut Carried, checked: 
         checked.findings.extend(audit.findings);
     }
     Finding::undecided(segment, &mut checked.findings);
+    Finding::left_out(segment, &mut checked.findings);
     checked.count.segments += 1;
     checked.count.batches += batches;
     checked.count.records += records;

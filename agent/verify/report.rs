@@ -161,7 +161,7 @@ fn counted(what: What, count: u64) -> String {
     match what {
         What::NoSidecar => format!("{count} segment{s} without a sidecar"),
         What::Unfinished | What::ClockBack | What::Compacted | What::NoLongerThere => what.name().to_owned(),
-        What::Unchecked | What::Debris => format!("{count} {}", what.name()),
+        What::Unchecked | What::Debris | What::LeftOut => format!("{count} {}", what.name()),
         _ => format!("{count} {}{s}", what.name()),
     }
 }

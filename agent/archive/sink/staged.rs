@@ -34,8 +34,8 @@ impl Writer {
         let open = std::mem::take(&mut self.passing);
         let passed = stages.pass(&self.partition, bytes, open, aborted).await?;
         self.passing = passed.open;
-        for (stage, batch) in passed.dead_letters {
-            self.keep_dead_letter(stages, stage, batch).await?;
+        for batch in passed.dead_letters {
+            self.keep_dead_letter(batch).await?;
         }
         permit.keep(passed.bytes.len());
         let is_paid = permit.grow(passed.bytes.len());
@@ -57,10 +57,9 @@ impl Writer {
         }
     }
 
-    async fn keep_dead_letter(&self, stages: &Stages, stage: usize, batch: Bytes) -> Result<()> {
+    async fn keep_dead_letter(&self, batch: Bytes) -> Result<()> {
         let first = Header::read(&batch)?.base_offset;
-        let folder = layout::dead_letters(stages.pipeline(), stage, stages.plugin(stage), &self.partition);
-        let key = format!("{folder}{}", layout::copy_name(first, batch.len() as u64, xxh3_128(&batch)));
+        let key = layout::dead_letter(&self.partition, first, batch.len() as u64, xxh3_128(&batch));
         crash::point("dead-letter-due", &self.partition);
         // One that is there has these bytes: its name says so.
         let _created = self.archive.store().create(&key, batch).await?;
@@ -68,3 +67,6 @@ impl Writer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

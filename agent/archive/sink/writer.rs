@@ -381,7 +381,8 @@ impl Writer {
 
     /// Tells of an error. `None` when it is the end: a one-shot command does not wait for ever.
     fn report(&mut self, error: Error) -> Option<()> {
-        let error = error.with("partition", &self.partition);
+        let is_named = error.to_string().contains(&self.partition.to_string());
+        let error = if is_named { error } else { error.with("partition", &self.partition) };
         let failing_since = self.failing.since();
         if let Some(patience) = self.options.give_up_after
             && (!error.retryable() || failing_since.elapsed() >= patience)

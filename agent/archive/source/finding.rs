@@ -8,7 +8,7 @@ use super::chunks::Segment;
 use super::{Place, Timeline};
 use crate::archive::{Archive, layout};
 use crate::error::{Error, Kind, Result};
-use crate::record::OffsetRange;
+use crate::record::{LeftOut, OffsetRange};
 
 /// What was found, where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,11 +62,13 @@ pub enum What {
     NoLongerThere,
     /// A transaction of which nothing that is left tells whether it was aborted: readers leave its records out.
     Undecided,
+    /// Records that are not held because a stage of a pipeline failed at them, and its policy was to leave them out.
+    LeftOut,
 }
 
 impl What {
     /// All there are, the worst first.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::DamagedLog,
         Self::NoSidecar,
         Self::DamagedSidecar,
@@ -80,6 +82,7 @@ impl What {
         Self::Unfinished,
         Self::EarlyBegin,
         Self::Fork,
+        Self::LeftOut,
         Self::UnknownObject,
         Self::ClockBack,
         Self::Compacted,
@@ -95,7 +98,7 @@ impl What {
             Self::DamagedCatalog | Self::MissingCatalog | Self::Difference => Some(Kind::Damaged),
             Self::Unchecked => Some(Kind::Failed),
             Self::Undecided => Some(Kind::Partial),
-            Self::Unfinished | Self::Debris | Self::EarlyBegin | Self::Fork => None,
+            Self::Unfinished | Self::Debris | Self::EarlyBegin | Self::Fork | Self::LeftOut => None,
             Self::UnknownObject | Self::ClockBack | Self::Compacted | Self::NoLongerThere => None,
         }
     }
@@ -121,6 +124,7 @@ impl What {
             Self::Compacted => "compacted since",
             Self::NoLongerThere => "no longer there",
             Self::Undecided => "undecided transaction",
+            Self::LeftOut => "left out by a stage",
         }
     }
 }
@@ -153,6 +157,29 @@ impl Finding {
     pub fn unknown(archive: &Archive, key: &str) -> Self {
         let detail = "nothing explains its name, and no reader reads it".to_owned();
         Self { what: What::UnknownObject, object: archive.store().describe(key), range: None, detail }
+    }
+
+    /// Adds what a segment's sidecar says that stages left out: one finding for each stage and policy.
+    pub fn left_out(segment: &Segment, findings: &mut Vec<Self>) {
+        let sidecar = &segment.sidecar;
+        let mut sums: Vec<(LeftOut, u64)> = Vec::new();
+        for left_out in &sidecar.left_out {
+            let alike = |(sum, _): &&mut (LeftOut, u64)| (sum.stage, sum.is_kept) == (left_out.stage, left_out.is_kept);
+            match sums.iter_mut().find(alike) {
+                Some((sum, records)) => {
+                    sum.range.next = left_out.range.next;
+                    *records += u64::from(left_out.records);
+                }
+                None => sums.push((*left_out, left_out.records.into())),
+            }
+        }
+        for (sum, records) in sums {
+            let stage = sidecar.stages.get(usize::from(sum.stage)).map_or("of no name", String::as_str);
+            let fate = if sum.is_kept { "their batches are among the dead letters" } else { "they were skipped" };
+            let detail = format!("stage {} ({stage}) failed at {records} records: {fate}", sum.stage + 1);
+            let (object, range) = (segment.describe(), Some(sum.range));
+            findings.push(Self { what: What::LeftOut, object, range, detail });
+        }
     }
 
     /// Adds what a segment's sidecar says of undecided transactions; one that spans segments is told of once.

@@ -103,6 +103,17 @@ impl Fixture {
         self.put(&partition, log, &builder.seal().0).await;
     }
 
+    /// A segment of partition 0 of topic `t` whose records went through a stage.
+    pub(crate) async fn staged_segment(&self, first: Offset, batches: &[Bytes]) {
+        let partition = partition("t", "_", 0);
+        let kind = if first == 0 { SegmentKind::First } else { SegmentKind::Data };
+        let builder = Builder::new(&partition, first, kind, OpenTransactions::default());
+        let mut builder = builder.staged(&["mask 00".to_owned()]);
+        let log = Bytes::from(batches.concat());
+        builder.append(&log, &[], u64::MAX).expect("sound batches");
+        self.put(&partition, log, &builder.seal().0).await;
+    }
+
     /// The first segment of a fork of partition 0 of topic `t`.
     pub(crate) async fn fork_segment(&self, fork: Fork, batches: &[Bytes]) {
         self.fork_segment_at(fork, fork.end, batches).await;

@@ -1,6 +1,6 @@
 //! What two sides of one partition come to: the source's batches, as they come, against the archive's.
 //!
-//! Batches of equal bytes are equal. Else their records are held against each other: the source's log cleaner may have
+//! Batches of equal bytes are equal. What went through stages of plugins cannot be compared, and that is said. Else their records are held against each other: the source's log cleaner may have
 //! taken records, and what it left of a batch is another batch; batches that were made of an older format are cut where
 //! a fetch ended. Every record that the source still has must be in the archive, the same at the same offset.
 
@@ -31,6 +31,8 @@ pub(super) struct Comparison {
     log_start: Offset,
     /// What could not be compared because the archive's side cannot be read.
     unread: Option<(OffsetRange, String)>,
+    /// What cannot be compared because it went through stages, from the first of its segments on.
+    staged: Option<(OffsetRange, String)>,
     /// The records that the source does not have any more: how many, from where to where, in which segment first.
     taken: Option<(u64, OffsetRange, String)>,
     outcome: Outcome,
@@ -51,7 +53,7 @@ impl Comparison {
         let (at, first) = (Some((first.clone(), None)), first.range.first);
         let outcome = Outcome::default();
         let (told, log_start) = (first, first);
-        Ok(Some(Self { held, at, first, told, log_start, unread: None, taken: None, outcome, more: 0 }))
+        Ok(Some(Self { held, at, first, told, log_start, unread: None, staged: None, taken: None, outcome, more: 0 }))
     }
 
     /// Returns the first offset that the archive holds.
@@ -89,6 +91,12 @@ impl Comparison {
                 self.advance().await
             }
             None if self.end_of_archive() <= from => Ok(()),
+            Some((held, _)) if held.is_staged && held.range.first < next => {
+                let range = OffsetRange { first: held.range.first.max(from), next };
+                let (all, _) = self.staged.get_or_insert_with(|| (range, held.object.clone()));
+                all.next = next;
+                self.pass_over(next).await
+            }
             _ => self.records(from, header, bytes).await,
         }
     }
@@ -128,6 +136,10 @@ impl Comparison {
         }
         if let Some((range, object)) = self.unread.take() {
             let detail = "they could not be compared: the archive's side cannot be read".to_owned();
+            self.outcome.findings.push(Finding { what: What::Unchecked, object, range: Some(range), detail });
+        }
+        if let Some((range, object)) = self.staged.take() {
+            let detail = "they went through stages of plugins, and are not what the source had".to_owned();
             self.outcome.findings.push(Finding { what: What::Unchecked, object, range: Some(range), detail });
         }
         if self.more > 0
@@ -248,7 +260,7 @@ impl Comparison {
                 Some(records) => records.len() as u64,
                 None => held.header.count.max(0) as u64,
             };
-            if left > 0 {
+            if left > 0 && !held.is_staged {
                 let (range, object) = (held.range, held.object.clone());
                 self.note_taken(left, range, &object);
             }

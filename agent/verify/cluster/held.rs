@@ -26,6 +26,8 @@ pub(super) struct HeldBatch {
     pub(super) object: String,
     /// Something before it could not be read.
     pub(super) is_behind_damage: bool,
+    /// Its records went through stages of plugins: it is not what the source had.
+    pub(super) is_staged: bool,
 }
 
 /// The batches of one partition.
@@ -114,7 +116,8 @@ impl Held {
         let is_behind_damage = std::mem::take(&mut self.was_damaged);
         self.reached = self.reached.max(Some(range.next));
         let (bytes, object) = (rest.slice(..header.total_bytes), segment.describe());
-        Some(HeldBatch { header, bytes, range, object, is_behind_damage })
+        let is_staged = !segment.sidecar.stages.is_empty();
+        Some(HeldBatch { header, bytes, range, object, is_behind_damage, is_staged })
     }
 
     async fn next_chunk(&mut self) -> Result<bool> {
