@@ -11,6 +11,7 @@ mod ahead;
 pub mod audit;
 pub mod chain;
 pub mod chunks;
+pub mod dead_letters;
 pub mod finding;
 pub mod opened;
 pub(crate) mod side_by_side;

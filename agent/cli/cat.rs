@@ -5,6 +5,7 @@
 //! outside the ones asked for are not looked at: the index says where to begin. Memory: the index, one chunk and one
 //! decompressed batch.
 
+mod dead_letters;
 pub(super) mod line;
 
 use std::collections::HashSet;
@@ -79,6 +80,9 @@ struct Choice {
     /// Print the records of transactions of which nobody knows any more whether they were aborted, too
     #[arg(long)]
     undecided: bool,
+    /// Print, instead of what is held, the records of the batches that a stage failed at and that were kept as they came
+    #[arg(long)]
+    dead_letters: bool,
     /// Print at most so many records, all partitions together
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = whole::<u64>)]
     limit: Option<u64>,
@@ -124,7 +128,11 @@ pub async fn run(args: Args) -> Result<()> {
     let mut printer = Printer::new(args.choice, Output::stdout()?);
     let mut failed = None;
     for (partition, branch) in &chosen {
-        match printer.partition(&archive, partition, *branch).await {
+        let printed = match printer.choice.dead_letters {
+            false => printer.partition(&archive, partition, *branch).await,
+            true => printer.dead_letters(&archive, partition, *branch).await,
+        };
+        match printed {
             Ok(()) if printer.is_done() => break,
             Ok(()) => {}
             Err(error) => {

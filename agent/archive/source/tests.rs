@@ -15,7 +15,7 @@ use crate::batch::records::{self, Record, Records};
 use crate::batch::transactions::OpenTransactions;
 use crate::batch::{self, Compression, Header};
 use crate::pipeline::{Topic, TopicConfig};
-use crate::record::{AbortedTransaction, Offset, OffsetRange};
+use crate::record::{AbortedTransaction, LeftOut, Offset, OffsetRange};
 use crate::store::Creation;
 
 mod ahead;
@@ -103,14 +103,23 @@ impl Fixture {
         self.put(&partition, log, &builder.seal().0).await;
     }
 
-    /// A segment of partition 0 of topic `t` whose records went through a stage.
-    pub(crate) async fn staged_segment(&self, first: Offset, batches: &[Bytes]) {
+    /// A dead letter of partition 0 of topic `t`.
+    pub(crate) async fn dead_letter(&self, batch: &Bytes) {
+        let first = Header::read(batch).expect("sound").base_offset;
+        let digest = xxhash_rust::xxh3::xxh3_128(batch);
+        let key = layout::dead_letter(&partition("t", "_", 0), first, batch.len() as u64, digest);
+        self.create(&key, batch.clone()).await;
+    }
+
+    /// A segment of partition 0 of topic `t` whose records went through a stage, which has left these out.
+    pub(crate) async fn staged_segment(&self, first: Offset, batches: &[Bytes], left_out: &[LeftOut]) {
         let partition = partition("t", "_", 0);
         let kind = if first == 0 { SegmentKind::First } else { SegmentKind::Data };
         let builder = Builder::new(&partition, first, kind, OpenTransactions::default());
         let mut builder = builder.staged(&["mask 00".to_owned()]);
         let log = Bytes::from(batches.concat());
         builder.append(&log, &[], u64::MAX).expect("sound batches");
+        builder.leave_out(left_out.iter().copied());
         self.put(&partition, log, &builder.seal().0).await;
     }
 

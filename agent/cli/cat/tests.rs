@@ -9,6 +9,7 @@ use crate::archive::source::tests::{Fixture, three};
 use crate::batch::records::Record;
 use crate::batch::{Compression, records};
 use crate::error::Kind;
+use crate::record::LeftOut;
 
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -29,7 +30,10 @@ async fn printed(fixture: &Fixture, choice: Choice) -> (Vec<serde_json::Value>, 
     let mut printer = Printer::new(choice, Output::to(Box::new(written.clone())));
     let timelines = source::timelines(&fixture.archive).await.expect("listed");
     let (partition, branch) = choose(timelines, &[], &printer.choice).expect("some").remove(0);
-    let result = printer.partition(&fixture.archive, &partition, branch).await;
+    let result = match printer.choice.dead_letters {
+        false => printer.partition(&fixture.archive, &partition, branch).await,
+        true => printer.dead_letters(&fixture.archive, &partition, branch).await,
+    };
     printer.output.finish().expect("written");
     let text = String::from_utf8(written.0.lock().expect("nobody panics").clone()).expect("JSON is UTF-8");
     (text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect(), result)
@@ -194,4 +198,23 @@ async fn a_fork_is_not_printed_behind_what_its_parent_has_lost() {
     let (lines, result) = printed(&holed, Choice::default()).await;
     assert_eq!((lines.len(), result.expect_err("a hole").kind()), (0, Kind::Hole));
     assert_eq!(offsets(&holed, Choice { from_offset: Some(7), ..Choice::default() }).await, [7, 8, 9, 10]);
+}
+
+#[tokio::test]
+async fn dead_letters_are_printed_as_they_came_where_a_segment_leaves_them_out() {
+    let fixture = Fixture::new("b").await;
+    fixture.dead_letter(&fixture.batch(10, 5)).await;
+    fixture.dead_letter(&fixture.batch(100, 5)).await;
+    fixture.staged_segment(0, &[fixture.batch(0, 10)], &[]).await;
+    let kept = LeftOut { range: OffsetRange { first: 10, next: 15 }, records: 5, stage: 0, is_kept: true };
+    let emptied = crate::batch::gap(kept.range, 0);
+    fixture.staged_segment(10, &[emptied.clone()], &[kept]).await;
+    let choice = || Choice { dead_letters: true, ..Choice::default() };
+    assert_eq!(offsets(&fixture, choice()).await, [10, 11, 12, 13, 14]);
+    assert_eq!(offsets(&fixture, Choice { to_offset: Some(12), ..choice() }).await, [10, 11]);
+    assert_eq!(offsets(&fixture, Choice::default()).await, (0..10).collect::<Vec<_>>());
+    let lost = LeftOut { range: OffsetRange { first: 15, next: 16 }, ..kept };
+    fixture.staged_segment(15, &[crate::batch::gap(lost.range, 0)], &[lost]).await;
+    let (lines, result) = printed(&fixture, choice()).await;
+    assert_eq!((lines.len(), result.expect_err("it is missing").kind()), (5, Kind::Damaged));
 }

@@ -171,7 +171,7 @@ async fn a_hole_that_the_source_still_has_is_a_difference_and_damage_is_not_comp
 async fn what_went_through_stages_cannot_be_compared_and_the_rest_is() {
     let fixture = Fixture::new("b").await;
     fixture.segment("t", 0, 0, Kind::First, &[fixture.batch(0, 5)]).await;
-    fixture.staged_segment(5, &[cleaned(&fixture, 5, 5, |offset| offset > 6), fixture.batch(10, 5)]).await;
+    fixture.staged_segment(5, &[cleaned(&fixture, 5, 5, |offset| offset > 6), fixture.batch(10, 5)], &[]).await;
     fixture.segment("t", 0, 15, Kind::Data, &[fixture.batch(15, 5)]).await;
     let outcome = compared(&fixture, &batches(&fixture)).await;
     assert_eq!(whats(&outcome), [(What::Unchecked, Some((5, 10)))]);
