@@ -126,7 +126,7 @@ async fn aborted_and_control_batches_pass_as_they_are_and_later_ones_of_the_prod
         marker(2, false),
         batch(&of_producer(3, 0x10), 2),
         marker(5, true),
-        Bytes::from(crate::batch::gap(OffsetRange { first: 6, next: 9 }, 0)),
+        crate::batch::gap(OffsetRange { first: 6, next: 9 }, 0),
     ];
     let bytes = Bytes::from(all.concat());
     let aborted = [AbortedTransaction { producer_id: 7, first: 0 }];
@@ -229,7 +229,7 @@ async fn a_batch_that_cannot_be_decoded_is_the_first_stages_to_decide_on() {
 
 #[test]
 fn a_plugin_that_sends_records_elsewhere_is_no_stage_of_a_capture() {
-    let refused = |stage: Stage| Stages::start("p", &[stage], 1).err().expect("refused");
+    let refused = |stage: Stage| Stages::start("p", &[stage], 1).expect_err("refused");
     let fanout = refused(stage("restore-fanout", &[("to", "a")], OnError::Fail));
     assert_eq!(fanout.kind(), Kind::Usage, "{fanout}");
     let said = refused(stage("faults", &[], OnError::Skip)).to_string();

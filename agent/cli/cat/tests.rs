@@ -207,8 +207,7 @@ async fn dead_letters_are_printed_as_they_came_where_a_segment_leaves_them_out()
     fixture.dead_letter(&fixture.batch(100, 5)).await;
     fixture.staged_segment(0, &[fixture.batch(0, 10)], &[]).await;
     let kept = LeftOut { range: OffsetRange { first: 10, next: 15 }, records: 5, stage: 0, is_kept: true };
-    let emptied = crate::batch::gap(kept.range, 0);
-    fixture.staged_segment(10, &[emptied.clone()], &[kept]).await;
+    fixture.staged_segment(10, &[crate::batch::gap(kept.range, 0)], &[kept]).await;
     let choice = || Choice { dead_letters: true, ..Choice::default() };
     assert_eq!(offsets(&fixture, choice()).await, [10, 11, 12, 13, 14]);
     assert_eq!(offsets(&fixture, Choice { to_offset: Some(12), ..choice() }).await, [10, 11]);
