@@ -207,7 +207,8 @@ impl Message {
         if !crc_matches(entry) {
             return Err(Error::damaged("its checksum does not match its bytes"));
         }
-        if offset < 0 || magic > 1 {
+        // There must be an offset to read after it.
+        if !(0..Offset::MAX).contains(&offset) || magic > 1 {
             return Err(Error::damaged(format!("a message of format v{magic} has offset {offset}")));
         }
         let attributes = rest.try_get_u8().map_err(too_short)?;
@@ -261,6 +262,9 @@ impl Message {
         let last = records.last().ok_or_else(|| Error::damaged("a compressed message holds none"))?.offset;
         if last > self.offset {
             return Err(Error::damaged(format!("a compressed message holds offset {last} beyond its own")));
+        }
+        if let Some(record) = records.iter().find(|record| record.offset > last) {
+            return Err(Error::damaged(format!("a compressed message holds offset {} before {last}", record.offset)));
         }
         let shift = if self.magic == 1 { self.offset - last } else { 0 };
         for record in &mut records {

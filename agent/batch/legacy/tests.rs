@@ -7,7 +7,8 @@ use crate::batch::{crc_matches, walk};
 const V0: &[u8] = include_bytes!("v0.log");
 const V1: &[u8] = include_bytes!("v1.log");
 
-const CODECS: [Compression; 4] = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4];
+const CODECS: [Compression; 4] =
+    [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4];
 
 /// A message to be written.
 #[derive(Debug, Clone)]
@@ -266,6 +267,18 @@ fn damage_is_named_with_its_offset_and_what_precedes_it_is_kept() {
     assert_damaged(message(1, 1, &packed(&inner)), 4, "checksum");
     let back = [plain(1, 1, "v"), plain(0, 1, "v"), plain(2, 1, "v")].map(|plain| message(1, 0, &plain)).concat();
     assert_damaged(message(1, 1, &packed(&back)), 4, "do not fit");
+}
+
+#[test]
+fn offsets_that_no_next_one_can_follow_are_damage() {
+    for magic in [0, 1] {
+        let last = plain(Offset::MAX, 1, "v");
+        assert_damaged(message(magic, 0, &last), Offset::MAX, "has offset 9223372036854775807");
+        // Where offsets are relative, the first would lie beyond all numbers.
+        let set = [plain(Offset::MAX - 1, 1, "v"), plain(0, 1, "v")].map(|plain| message(magic, 0, &plain)).concat();
+        let packed = Plain { value: Some(codec::compress(Compression::Gzip, &set).to_vec()), ..plain(9, 1, "") };
+        assert_damaged(message(magic, 1, &packed), 9, "holds offset 9223372036854775806 before 0");
+    }
 }
 
 #[test]
