@@ -259,7 +259,7 @@ pub fn encode(template: &Header, records: &[Record], compression: Compression) -
     let mut last_delta = -1;
     for record in records {
         let delta = record.offset.checked_sub(template.base_offset).and_then(|delta| i32::try_from(delta).ok());
-        let delta = delta.filter(|delta| *delta > last_delta && *delta < i32::MAX);
+        let delta = delta.filter(|delta| *delta > last_delta);
         let delta = delta.ok_or_else(|| unfit("records do not fit one batch").with("offset", record.offset))?;
         let time_delta = record.timestamp.0.checked_sub(base_time.0).ok_or_else(|| unfit("record times overflow"))?;
         varint::put_record(&mut body, time_delta, delta, record).ok_or_else(|| unfit("record is too large"))?;
