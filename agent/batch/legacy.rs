@@ -305,4 +305,6 @@ fn mended(frame: &[u8]) -> Cow<'_, [u8]> {
 }
 
 #[cfg(test)]
+pub(super) mod mutation;
+#[cfg(test)]
 mod tests;

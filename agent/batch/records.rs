@@ -301,4 +301,6 @@ fn damaged(what: impl Into<String>) -> Error {
 }
 
 #[cfg(test)]
+pub(super) mod mutation;
+#[cfg(test)]
 pub(crate) mod tests;

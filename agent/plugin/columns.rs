@@ -391,4 +391,6 @@ fn ascending(what: &str, which: &str, numbers: &[u32], bound: usize) -> Result<(
 }
 
 #[cfg(test)]
+mod mutation;
+#[cfg(test)]
 mod tests;
