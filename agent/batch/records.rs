@@ -291,7 +291,7 @@ fn seal(
     let mut max_time = None;
     for (at, (offset, time)) in places.enumerate() {
         let delta = offset.checked_sub(template.base_offset).and_then(|delta| i32::try_from(delta).ok());
-        let delta = delta.filter(|delta| *delta > last_delta && *delta < i32::MAX);
+        let delta = delta.filter(|delta| *delta > last_delta);
         let delta = delta.ok_or_else(|| unfit("records do not fit one batch").with("offset", offset))?;
         let time_delta = time.0.checked_sub(base_time.0).ok_or_else(|| unfit("record times overflow"))?;
         put(&mut body, at, time_delta, delta).ok_or_else(|| unfit("record is too large"))?;
@@ -333,5 +333,7 @@ fn damaged(what: impl Into<String>) -> Error {
     Error::damaged(what)
 }
 
+#[cfg(test)]
+pub(super) mod mutation;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -20,9 +20,10 @@ use crate::record::{Partition, Timestamp};
 /// likely wrong than useful, and each row costs the host memory whatever it holds.
 const MOST_ROWS: usize = 1 << 20;
 
-/// The most bytes that the rows of one answer may hold together. The same record may be named a million times at no cost
-/// to the plugin; what comes of it must still fit into the agent.
-const MOST_BYTES: usize = 256 << 20;
+/// The most bytes that the rows of one answer may hold together beyond those of the records that it is for. The same
+/// record may be named a million times at no cost to the plugin; what comes of it must still fit into the agent, beside
+/// whatever else it holds. A call is sent a megabyte, unless a single record is larger; that one can then still pass.
+const MOST_BYTES: usize = 64 << 20;
 
 /// The most topics that rows may be sent to. A restore makes and fences all of them; clusters have some thousands.
 const MOST_TARGETS: usize = 10_000;
@@ -182,6 +183,7 @@ pub(super) fn check_plan(plan: &Plan) -> Result<(), Wrong> {
 pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Plan) -> Result<Answer, Wrong> {
     let Output { source, topics, partitions, timestamps, keys, values, headers } = output;
     let sent = &rows.rows()[sent];
+    let most = most_bytes(sent.iter().map(|row| rows.size_bytes(row)).sum());
     if let Some(source) = &source {
         chosen(source, sent.len(), plan)?;
     }
@@ -206,7 +208,7 @@ pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Pla
     }
     if let Some(edit) = headers {
         declared("headers", plan, Touches::HEADERS)?;
-        headers::edited(rows, edit, &mut derived, &mut made)?;
+        headers::edited(rows, edit, most, &mut derived, &mut made)?;
     }
     let topics = topics.map(|route| routed(route, made.len(), plan)).transpose()?;
     if let Some(partitions) = &partitions {
@@ -218,9 +220,14 @@ pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Pla
     }
     let rows = derived.finish(made);
     match rows.rows().iter().map(|row| rows.size_bytes(row)).sum::<usize>() {
-        ..=MOST_BYTES => Ok(Answer { rows, topics, partitions }),
-        bytes => Err(format!("the rows are {bytes} bytes, the most is {MOST_BYTES}")),
+        bytes if bytes <= most => Ok(Answer { rows, topics, partitions }),
+        bytes => Err(format!("the rows are {bytes} bytes, the most is {most}")),
     }
+}
+
+/// Returns how many bytes the rows of an answer may be for records of so many: what a buffer can hold at most.
+fn most_bytes(sent: usize) -> usize {
+    sent.saturating_add(MOST_BYTES).min(u32::MAX as usize)
 }
 
 /// Checks which records rows are made from.
@@ -383,5 +390,7 @@ fn ascending(what: &str, which: &str, numbers: &[u32], bound: usize) -> Result<(
     }
 }
 
+#[cfg(test)]
+mod mutation;
 #[cfg(test)]
 mod tests;

@@ -16,8 +16,9 @@ use crate::error::{Error, Result};
 use crate::record::{Offset, Timestamp};
 
 /// The most rows of one batch. A row takes nine times as many bytes as the least record, and a megabyte of zstd can hold
-/// seventy million of those; a producer's batch has some thousands.
-const MOST_ROWS: i32 = 4 << 20;
+/// seventy million of those; a producer's batch has some thousands. These are 128 MiB; twice as many would alone be as
+/// much as an agent has for all of its partitions.
+pub(super) const MOST_ROWS: i32 = 2 << 20;
 
 /// The rows that are made room for at once: what a header says is not believed beyond that.
 const FIRST_ROWS: usize = 64 << 10;
@@ -425,7 +426,7 @@ mod tests {
         let bytes = Bytes::from(bytes);
         let header = Header::read(&bytes).expect("it does not contradict itself");
         let said = Rows::of(&header, &bytes).expect_err("too many").to_string();
-        let wanted = "record batch has 2147483647 records, the most that can be transformed is 4194304 (batch 0)";
+        let wanted = "record batch has 2147483647 records, the most that can be transformed is 2097152 (batch 0)";
         assert_eq!(said, wanted);
         let fewer = Header { count: MOST_ROWS, ..header };
         assert!(Rows::of(&fewer, &bytes).is_err(), "there are none");

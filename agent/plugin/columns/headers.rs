@@ -5,7 +5,7 @@
 use std::iter::Peekable;
 use std::slice::Iter;
 
-use super::{Checked, MOST_BYTES, Wrong, ascending, counted, rising};
+use super::{Checked, Wrong, ascending, counted, rising};
 use crate::batch::records::rows::{Derived, Row, Rows, put_header};
 use crate::plugin::wit::{HeaderColumn, HeaderEdit, Removal};
 
@@ -31,14 +31,20 @@ impl Work {
     }
 }
 
-/// Gives rows the headers of an edit; `rows` are those that were sent.
-pub(super) fn edited(rows: &Rows, edit: HeaderEdit, derived: &mut Derived, made: &mut [Row]) -> Result<(), Wrong> {
+/// Gives rows the headers of an edit, which are `most` bytes at most; `rows` are those that were sent.
+pub(super) fn edited(
+    rows: &Rows,
+    edit: HeaderEdit,
+    most: usize,
+    derived: &mut Derived,
+    made: &mut [Row],
+) -> Result<(), Wrong> {
     let HeaderEdit { remove, add } = edit;
-    let mut removals = remove.iter().map(|one| Removing::new(one, made.len())).collect::<Result<Vec<_>, _>>()?;
-    if removals.len() > MOST_REMOVALS {
-        return Err(format!("`remove` has {} entries, the most is {MOST_REMOVALS}", removals.len()));
+    if remove.len() > MOST_REMOVALS {
+        return Err(format!("`remove` has {} entries, the most is {MOST_REMOVALS}", remove.len()));
     }
-    let adding = add.map(|column| Adding::new(column, made.len())).transpose()?;
+    let mut removals = remove.iter().map(|one| Removing::new(one, made.len())).collect::<Result<Vec<_>, _>>()?;
+    let adding = add.map(|column| Adding::new(column, made.len(), most)).transpose()?;
     let mut work = Work { left: MOST_STEPS };
     let mut wire = Vec::new();
     let mut written = Vec::with_capacity(made.len());
@@ -62,7 +68,7 @@ pub(super) fn edited(rows: &Rows, edit: HeaderEdit, derived: &mut Derived, made:
                 .checked_add(count)
                 .ok_or("a row has too many headers")?;
         }
-        fits(wire.len())?;
+        fits(wire.len(), most)?;
         written.push((count, start..wire.len()));
     }
     let buffer = derived.add(wire.into());
@@ -72,8 +78,8 @@ pub(super) fn edited(rows: &Rows, edit: HeaderEdit, derived: &mut Derived, made:
     Ok(())
 }
 
-fn fits(bytes: usize) -> Result<(), Wrong> {
-    if bytes <= MOST_BYTES { Ok(()) } else { Err(format!("the headers are more than {MOST_BYTES} bytes")) }
+fn fits(bytes: usize, most: usize) -> Result<(), Wrong> {
+    if bytes <= most { Ok(()) } else { Err(format!("the headers are more than {most} bytes")) }
 }
 
 /// What is taken from one row.
@@ -118,10 +124,12 @@ struct Adding {
     values: Checked,
     /// Which values are null, one for each header.
     is_null: Vec<bool>,
+    /// The most bytes of headers that the answer may have.
+    most: usize,
 }
 
 impl Adding {
-    fn new(column: HeaderColumn, count: usize) -> Result<Self, Wrong> {
+    fn new(column: HeaderColumn, count: usize, most: usize) -> Result<Self, Wrong> {
         let HeaderColumn { row_ends, names, name_indexes, values } = column;
         let names = Checked::new("header names", names)?;
         let values = Checked::new("header values", values)?;
@@ -139,7 +147,7 @@ impl Adding {
         let is_text = (0..names.len()).map(|cell| std::str::from_utf8(&names.0.data[names.range(cell)]).is_ok());
         let is_text = is_text.collect();
         let is_null = values.ranges().map(|range| range.is_none()).collect();
-        Ok(Self { row_ends, names, is_text, name_indexes, values, is_null })
+        Ok(Self { row_ends, names, is_text, name_indexes, values, is_null, most })
     }
 
     /// Writes the headers of a row, which comes from `row`; returns how many they are.
@@ -159,7 +167,7 @@ impl Adding {
             }
             let value = &self.values.0.data[self.values.range(header)];
             // One long name of the dictionary can be meant a million times by one row.
-            fits(wire.len() + name.len() + value.len())?;
+            fits(wire.len() + name.len() + value.len(), self.most)?;
             put_header(wire, name, (!self.is_null[header]).then_some(value));
         }
         Ok(own.end - own.start)
