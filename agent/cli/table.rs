@@ -60,7 +60,7 @@ impl Output {
         self.write(&text)
     }
 
-    /// Returns whether nobody reads any more.
+    /// Returns whether nothing more can be written: nobody reads any more, or a write has failed.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
@@ -80,7 +80,11 @@ impl Output {
                 self.closed = true;
                 Ok(())
             }
-            Err(error) => Err(Error::failed("cannot write to stdout").source(error)),
+            Err(error) => {
+                // What is left in the buffer would fail again, with the same words.
+                self.closed = true;
+                Err(Error::failed("cannot write to stdout").source(error))
+            }
             Ok(()) => Ok(()),
         }
     }

@@ -108,6 +108,32 @@ async fn it_prints_up_to_damage_says_where_and_reads_on_behind_it_when_told() {
     assert_eq!(offsets(&fixture, Choice { to_offset: Some(10), ..Choice::default() }).await.len(), 10);
 }
 
+/// An output behind which the disk is full.
+struct Full;
+
+impl Write for Full {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::StorageFull.into())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_output_that_takes_nothing_more_is_named_and_not_the_archive() {
+    let fixture = Fixture::new("b").await;
+    // More than is gathered before a write.
+    for partition in 0..2 {
+        fixture.segment("t", partition, 0, SegmentKind::First, &[fixture.batch(0, 4000)]).await;
+    }
+    let timelines = source::timelines(&fixture.archive).await.expect("listed");
+    let chosen = choose(timelines, &[], &Choice::default()).expect("two");
+    let printer = Printer::new(Choice::default(), Output::to(Box::new(Full)));
+    let error = print(&fixture.archive, &chosen, printer).await.expect_err("full");
+    assert_eq!((error.kind(), &*error.to_string()), (Kind::Failed, "cannot write to stdout: no storage space"));
+}
+
 #[tokio::test]
 async fn it_prints_up_to_a_hole() {
     let fixture = three().await.but(|key, bytes| (!key.contains("0010.")).then_some(bytes)).await;
