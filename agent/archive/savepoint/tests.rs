@@ -59,7 +59,10 @@ fn arbitrary() -> impl Strategy<Value = State> {
         let ends = |ends: BTreeMap<_, _>| ends.into_iter().map(end).collect::<Vec<_>>();
         let committed =
             |offsets: BTreeMap<_, _>| offsets.into_iter().map(|(i, (o, m))| Committed(i, o, m)).collect::<Vec<_>>();
-        let mut state = State { groups_unread: unread, ..State::default() };
+        let error = unread.clone();
+        let topics_unread = error.map(|error| Unread { topic: "c".into(), topic_id: "x".into(), error });
+        let topics_unread = topics_unread.into_iter().collect();
+        let mut state = State { topics_unread, groups_unread: unread, ..State::default() };
         state.topics = named(topics.into_iter().map(|(key, of)| (key, ends(of))));
         state.groups = groups
             .into_iter()

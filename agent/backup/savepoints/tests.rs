@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, TopicPartitionList};
 
 use super::*;
@@ -206,7 +207,7 @@ async fn a_topic_that_is_another_one_between_groups_and_ends_begins_the_look_ane
     let maker = bench.maker(Reached::default());
     let nothing = (BTreeSet::new(), BTreeSet::new());
     let asking = asking(&maker, None, &nothing);
-    let (_, mut before) = asking.topics().await.expect("told");
+    let mut before = asking.topics().await.expect("told").covered;
     assert!(asking.ends(&before).await.expect("told").is_some());
     before.get_mut("orders").expect("it is there").topic_id = TopicId(uuid::Uuid::from_u128(7));
     assert!(asking.ends(&before).await.expect("told").is_none(), "its offsets are not those of the one that ends");
@@ -276,7 +277,7 @@ async fn a_newest_savepoint_that_cannot_be_read_makes_nobody_forget_what_others_
 async fn a_group_of_another_agent_that_may_not_be_read_stays_as_it_was_and_that_is_said() {
     let bench = bench("groups = [\"shop\"]").await;
     let maker = bench.maker(Reached::default());
-    let topics = asking(&maker, None, &Default::default()).topics().await.expect("told").1;
+    let topics = asking(&maker, None, &Default::default()).topics().await.expect("told").covered;
     let mut before = crate::archive::savepoint::tests::state(&[1]);
     before.groups.push(Group { group: "till".into(), ..before.groups[0].clone() });
     let topic_id = topics["orders"].topic_id.to_string();
@@ -289,6 +290,38 @@ async fn a_group_of_another_agent_that_may_not_be_read_stays_as_it_was_and_that_
     assert_eq!(till.error.as_deref(), Some("as an earlier savepoint has it: forbidden"));
     assert!(carried("shop").is_none(), "its own is asked for by this agent");
     assert!(carried("new").is_none());
+}
+
+#[tokio::test]
+async fn topics_of_another_agent_that_may_not_be_looked_at_are_named_by_each_of_the_two() {
+    let bench = bench("groups = [\"shop\"]").await;
+    bench.cluster.create_topic("pay", 1, 1).expect("created");
+    bench.hold("orders").await;
+    bench.hold("pay").await;
+    let forbid = |topic: &str, is_forbidden| {
+        let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+        let code = if is_forbidden { denied } else { RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR };
+        bench.cluster.topic_error(topic, code).expect("taken");
+    };
+    let (mut one, mut other) = (bench.maker(Reached::default()), bench.other(&["till"]));
+    let _ = one.once().await.expect("made");
+    for at in 0..2 {
+        for (maker, own, others) in [(&mut other, "pay", "orders"), (&mut one, "orders", "pay")] {
+            forbid(others, true);
+            let name = maker.once().await.expect("made").name();
+            forbid(others, false);
+            let state = bench.read(name).await.1;
+            assert_eq!(covered(&state).0, [own]);
+            let unread: Vec<_> = state.topics_unread.iter().map(|unread| &*unread.topic).collect();
+            // They know of each other by what each has made; what is said of it then lasts.
+            assert_eq!(unread, [others], "{at}");
+            assert!(maker.unread.contains(&format!("looked at: {others} (")), "{}", maker.unread);
+            assert!(state.topics_unread[0].error.contains("(29)"), "{:?}", state.topics_unread);
+        }
+    }
+    let made = other.once().await.expect("made").name();
+    let state = bench.read(made).await.1;
+    assert_eq!((covered(&state).0, &*state.topics_unread), (vec!["orders", "pay"], &[][..]), "it may look again");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::*;
 use crate::archive::layout;
 use crate::archive::savepoint::tests::{name, state, topic};
-use crate::archive::savepoint::{Archived, End, Hanging};
+use crate::archive::savepoint::{Archived, End, Hanging, Unread};
 use crate::archive::source::Fork;
 use crate::archive::source::tests::{Fixture, three};
 use crate::record::{Partition, Timestamp, TopicId};
@@ -70,6 +70,25 @@ async fn a_savepoint_is_complete_when_every_end_is_passed_and_damage_is_a_row_an
     let (table, _) = listed(&archive, 0, Format::Table).await;
     assert_eq!(table.lines().count(), 7, "{table}");
     assert!(table.contains("no: t-0 lacks 30"), "{table}");
+}
+
+#[tokio::test]
+async fn a_savepoint_that_does_not_cover_a_topic_of_the_backup_is_not_complete() {
+    let fixture = three().await;
+    let unread = |topic: &str| Unread { topic: topic.into(), topic_id: "_".into(), error: "forbidden".into() };
+    let mut state = State { topics_unread: vec![unread("pay"), unread("till")], ..State::default() };
+    for (at, cell) in [("0", "no: pay is not covered, and 1 more"), ("1", "no: t-0 lacks 5, and 2 more")] {
+        let savepoint = Savepoint::full(name(&format!("20261122T10{at}000.000Z")), Timestamp(0), None, state.clone());
+        fixture.create(&layout::savepoint(savepoint.name), savepoint.encode()).await;
+        let (csv, result) = listed(&fixture.archive, 1, Format::Csv).await;
+        result.expect("nothing is lost");
+        let row = format!(",\"{cell}\",topic pay unread: forbidden (and 1 more)\n");
+        assert!(csv.ends_with(&row), "{csv}");
+        state.topics = vec![topic("t", vec![End { partition: 0, high_watermark: 25, archived: None }])];
+    }
+    let (json, _) = listed(&fixture.archive, 0, Format::Json).await;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&json[0]["complete"], &json[0]["topics_unread"][1]["topic"]), (&false.into(), &"till".into()));
 }
 
 #[tokio::test]
