@@ -196,8 +196,35 @@ pub fn counted(count: u64, noun: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    /// What an output has written to memory.
+    #[derive(Clone, Default)]
+    pub(in crate::cli) struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Written {
+        /// Returns an output, and what it will have written.
+        pub(in crate::cli) fn output() -> (Output, Self) {
+            let written = Self::default();
+            (Output::to(Box::new(written.clone())), written)
+        }
+
+        pub(in crate::cli) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().expect("nobody panics").clone()).expect("UTF-8")
+        }
+    }
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("nobody panics").write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
 
     #[test]
     fn a_table_is_as_wide_as_its_widest_cell() {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::perform::perform;
 use super::*;
+use crate::archive::savepoint::tests::durable;
 use crate::archive::sidecar::{Kind as SegmentKind, Sidecar};
 use crate::archive::source::tests::{Fixture, three};
 use crate::archive::{Archive, catalog, layout};
@@ -403,17 +404,10 @@ async fn a_fork_is_repaired_as_its_own_chain() {
 
 #[tokio::test]
 async fn a_savepoint_knows_the_cluster_and_that_an_end_is_lost() {
-    use crate::archive::savepoint::{Archived, End, Name, Savepoint, State, Topic};
-    use crate::record::Timestamp;
-
     let fixture = three().await;
-    let archived = Some(Archived { chain: "0".into(), next: 20 });
-    let end = End { partition: 0, high_watermark: 20, archived };
-    let topic = Topic { topic: "t".into(), topic_id: "_".into(), partitions: vec![end] };
-    let state = State { cluster_id: Some("of-savepoint".into()), topics: vec![topic], ..State::default() };
-    let at = Timestamp(1_700_000_100_000);
-    let savepoint = Savepoint::full(Name::at(at), at, None, state);
-    let _ = fixture.archive.create_savepoint(savepoint.name, savepoint.encode()).await.expect("created");
+    let mut savepoint = durable(0, None, &[("0", 20)]);
+    savepoint.state.cluster_id = Some("of-savepoint".into());
+    fixture.savepoint(&savepoint).await;
     fixture.archive.store().delete(layout::BACKUP).await.expect("deleted");
     fixture.archive.store().delete(&format!("{FOLDER}{}", layout::log(15))).await.expect("deleted");
     let plan = planned(&fixture, ACCEPTING).await;

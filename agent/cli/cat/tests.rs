@@ -1,8 +1,8 @@
 //! What `cat` prints, and where it stops.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
 
+use super::super::table::tests::Written;
 use super::*;
 use crate::archive::sidecar::Kind as SegmentKind;
 use crate::archive::source::tests::{Fixture, three};
@@ -10,29 +10,15 @@ use crate::batch::records::Record;
 use crate::batch::{Compression, records};
 use crate::error::Kind;
 
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("nobody panics").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Prints the first place of the archive; returns the lines and how it ended.
 async fn printed(fixture: &Fixture, choice: Choice) -> (Vec<serde_json::Value>, Result<()>) {
-    let written = Shared::default();
-    let mut printer = Printer::new(choice, Output::to(Box::new(written.clone())));
+    let (output, written) = Written::output();
+    let mut printer = Printer::new(choice, output);
     let timelines = source::timelines(&fixture.archive).await.expect("listed");
     let (partition, branch) = choose(timelines, &[], &printer.choice).expect("some").remove(0);
     let result = printer.partition(&fixture.archive, &partition, branch).await;
     printer.output.finish().expect("written");
-    let text = String::from_utf8(written.0.lock().expect("nobody panics").clone()).expect("JSON is UTF-8");
-    (text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect(), result)
+    (written.text().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect(), result)
 }
 
 async fn offsets(fixture: &Fixture, choice: Choice) -> Vec<i64> {
