@@ -9,6 +9,7 @@ use super::audit::{Carried, audit};
 use super::chain::{Chain, Finding, Link, What};
 use super::chunks::Segment;
 use super::*;
+use crate::archive::savepoint::Savepoint;
 use crate::archive::segment::Builder;
 use crate::archive::sidecar::{Kind as SegmentKind, Sidecar};
 use crate::batch::records::{self, Record, Records};
@@ -170,6 +171,10 @@ impl Fixture {
         let name = layout::sidecar(sidecar.range.first, sidecar.length_bytes, sidecar.digest);
         self.create(&format!("{folder}{name}"), sidecar.encode()).await;
         self.create(&format!("{folder}{}", layout::log(sidecar.range.first)), log).await;
+    }
+
+    pub(crate) async fn savepoint(&self, savepoint: &Savepoint) {
+        self.create(&layout::savepoint(savepoint.name), savepoint.encode()).await;
     }
 
     pub(crate) async fn create(&self, key: &str, bytes: Bytes) {
