@@ -247,6 +247,16 @@ impl Instance {
         &self.plan
     }
 
+    /// Returns what it is called in errors.
+    pub fn named(&self) -> String {
+        self.plugin.named()
+    }
+
+    /// Gives up what it remembers of records: the next call has a new instance.
+    pub fn renew(&mut self) {
+        self.live = None;
+    }
+
     /// Transforms rows of `partition`, call by call; each answer is handed on with the rows that it is for.
     ///
     /// # Errors
@@ -269,8 +279,8 @@ impl Instance {
     }
 
     /// Transforms rows as [`apply`](Self::apply) does, and goes on where the plugin has failed for good: `refused` is told
-    /// what it failed at, and why. Of a pure plugin that is single records, as far as its time allows; of another one all
-    /// the records of a call, because what it had seen of them is lost with it.
+    /// what it failed at, and why. Of a pure plugin that is single records, as far as can be found out in the time of two
+    /// calls; of another one all the records of a call, because what it had seen of them is lost with it.
     ///
     /// # Errors
     /// A failure that the plugin calls retriable, or that no record is to blame for; and what `take` failed with.
@@ -284,6 +294,7 @@ impl Instance {
         for piece in pieces(rows) {
             // What is still to be sent, the first records last.
             let mut left = vec![piece];
+            let began = Instant::now();
             while let Some(range) = left.pop() {
                 let called = self.call(partition, rows, range.clone());
                 self.say();
@@ -294,7 +305,8 @@ impl Instance {
                     }
                     Err(failed) => failed,
                 };
-                let parts = if self.plan.pure { failed.parts() } else { None };
+                let is_in_time = began.elapsed() < self.limits.deadline.saturating_mul(2);
+                let parts = if self.plan.pure && is_in_time { failed.parts() } else { None };
                 match parts {
                     _ if failed.must_be_told() => return Err(self.described(partition, rows, failed)),
                     Some(Parts::Halves(halves)) => left.extend(halves.into_iter().rev()),
@@ -348,7 +360,13 @@ impl Instance {
     fn described(&self, partition: &Partition, rows: &Rows, failed: Failed) -> Error {
         let Failed { fault, rows: range, in_configure } = failed;
         if in_configure {
-            return self.plugin.unconfigured(fault);
+            // It could be once: no record is to blame, and another time it may be again.
+            let what = format!("{} cannot be configured again", self.plugin.named());
+            let why = match fault {
+                Fault::Told(failure) => failure.message,
+                Fault::Dead { why, .. } => why,
+            };
+            return Error::transient(what).source(shown(&why));
         }
         let (why, record, retriable) = match fault {
             Fault::Told(failure) => (failure.message, failure.record, failure.retriable),

@@ -134,13 +134,17 @@ pub fn survey(batch: &[u8], header: &Header, from: Offset) -> Result<Survey> {
 
 /// Returns the plain records of the batch at the start of `batch`.
 fn unpack<'a>(header: &Header, batch: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+    unpack_at_most(header, batch, codec::LIMIT_BYTES)
+}
+
+fn unpack_at_most<'a>(header: &Header, batch: &'a [u8], limit_bytes: usize) -> Result<Cow<'a, [u8]>> {
     let packed = batch.get(HEADER_BYTES..header.total_bytes);
     let packed = packed.ok_or_else(|| damaged("record batch is cut off").with("offset", header.base_offset))?;
     // A batch that compaction emptied has no body at all, not even a compressed one.
     if packed.is_empty() && header.count == 0 {
         return Ok(Cow::Borrowed(packed));
     }
-    codec::decompress(header.compression()?, packed, codec::LIMIT_BYTES)
+    codec::decompress(header.compression()?, packed, limit_bytes)
         .map_err(|error| error.with("offset", header.base_offset))
 }
 

@@ -40,6 +40,8 @@ pub struct Answer {
     pub topics: Option<Topics>,
     /// The partition that each is sent to, −1 where the plugin leaves it open; `None`: it does so for all.
     pub partitions: Option<Vec<i32>>,
+    /// The bytes of the fields of all rows.
+    pub bytes: usize,
 }
 
 /// The topics of rows.
@@ -220,7 +222,7 @@ pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Pla
     }
     let rows = derived.finish(made);
     match rows.rows().iter().map(|row| rows.size_bytes(row)).sum::<usize>() {
-        bytes if bytes <= most => Ok(Answer { rows, topics, partitions }),
+        bytes if bytes <= most => Ok(Answer { rows, topics, partitions, bytes }),
         bytes => Err(format!("the rows are {bytes} bytes, the most is {most}")),
     }
 }

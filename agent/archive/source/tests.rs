@@ -16,7 +16,7 @@ use crate::batch::records::{self, Record, Records};
 use crate::batch::transactions::OpenTransactions;
 use crate::batch::{self, Compression, Header};
 use crate::pipeline::{Topic, TopicConfig};
-use crate::record::{AbortedTransaction, LeftOut, Offset, OffsetRange};
+use crate::record::{AbortedTransaction, DeadLetter, LeftOut, Offset, OffsetRange};
 use crate::store::Creation;
 
 mod ahead;
@@ -105,11 +105,12 @@ impl Fixture {
     }
 
     /// A dead letter of partition 0 of topic `t`.
-    pub(crate) async fn dead_letter(&self, batch: &Bytes) {
+    pub(crate) async fn dead_letter(&self, batch: &Bytes) -> DeadLetter {
         let first = Header::read(batch).expect("sound").base_offset;
         let digest = xxhash_rust::xxh3::xxh3_128(batch);
         let key = layout::dead_letter(&partition("t", "_", 0), first, batch.len() as u64, digest);
         self.create(&key, batch.clone()).await;
+        DeadLetter { length_bytes: batch.len() as u64, digest }
     }
 
     /// A segment of partition 0 of topic `t` whose records went through a stage, which has left these out.

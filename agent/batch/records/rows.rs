@@ -10,7 +10,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::varint::{Cursor, begin_record, put_field};
-use super::{Record, Walk, damaged, unpack};
+use super::{Record, Walk, codec, damaged, unpack_at_most};
 use crate::batch::Header;
 use crate::error::{Error, Result};
 use crate::record::{Offset, Timestamp};
@@ -78,12 +78,20 @@ impl Rows {
     /// [`Kind::Damaged`](crate::error::Kind::Damaged) when bytes are missing, do not decompress, or are no records;
     /// [`Kind::Failed`](crate::error::Kind::Failed) when they are more than can be taken apart at once.
     pub fn of(header: &Header, batch: &Bytes) -> Result<Self> {
+        Self::of_at_most(header, batch, codec::LIMIT_BYTES)
+    }
+
+    /// Opens a batch as [`of`](Self::of) does, if its plain records are at most so many bytes.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of), and [`Kind::Damaged`](crate::error::Kind::Damaged) where they are more.
+    pub fn of_at_most(header: &Header, batch: &Bytes, limit_bytes: usize) -> Result<Self> {
         if header.count > MOST_ROWS {
             let what =
                 format!("record batch has {} records, the most that can be transformed is {MOST_ROWS}", header.count);
             return Err(Error::failed(what).with("batch", header.base_offset));
         }
-        let body = match unpack(header, batch)? {
+        let body = match unpack_at_most(header, batch, limit_bytes)? {
             Cow::Borrowed(plain) => batch.slice_ref(plain),
             Cow::Owned(plain) => Bytes::from(plain),
         };

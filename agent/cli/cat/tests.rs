@@ -215,16 +215,18 @@ async fn a_fork_is_not_printed_behind_what_its_parent_has_lost() {
 #[tokio::test]
 async fn dead_letters_are_printed_as_they_came_where_a_segment_leaves_them_out() {
     let fixture = Fixture::new("b").await;
-    fixture.dead_letter(&fixture.batch(10, 5)).await;
-    fixture.dead_letter(&fixture.batch(100, 5)).await;
+    let letter = fixture.dead_letter(&fixture.batch(10, 5)).await;
+    let _left_by_a_crash = fixture.dead_letter(&fixture.batch(10, 4)).await;
     fixture.staged_segment(0, &[fixture.batch(0, 10)], &[]).await;
-    let kept = LeftOut { range: OffsetRange { first: 10, next: 15 }, records: 5, stage: 0, is_kept: true };
+    let kept = LeftOut { range: OffsetRange { first: 10, next: 15 }, records: 5, stage: 0, dead_letter: Some(letter) };
     fixture.staged_segment(10, &[crate::batch::gap(kept.range, 0)], &[kept]).await;
     let choice = || Choice { dead_letters: true, ..Choice::default() };
     assert_eq!(offsets(&fixture, choice()).await, [10, 11, 12, 13, 14]);
     assert_eq!(offsets(&fixture, Choice { to_offset: Some(12), ..choice() }).await, [10, 11]);
     assert_eq!(offsets(&fixture, Choice::default()).await, (0..10).collect::<Vec<_>>());
     let lost = LeftOut { range: OffsetRange { first: 15, next: 16 }, ..kept };
+    // Of the same name, but for another offset.
+
     fixture.staged_segment(15, &[crate::batch::gap(lost.range, 0)], &[lost]).await;
     let (lines, result) = printed(&fixture, choice()).await;
     assert_eq!((lines.len(), result.expect_err("it is missing").kind()), (5, Kind::Damaged));

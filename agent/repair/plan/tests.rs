@@ -151,7 +151,7 @@ fn of_next_version(key: &str, bytes: Bytes) -> Bytes {
         return sealed::pretty(&serde_json::json!({"number": {"major": 0}, "name": ["t"], "offset": "0"}));
     }
     let mut bytes = bytes.to_vec();
-    bytes[7] = b'2';
+    bytes[7] = b'9';
     let body = bytes.len() - 4;
     let crc = crc32c::crc32c(&bytes[..body]).to_be_bytes();
     bytes[body..].copy_from_slice(&crc);
