@@ -32,6 +32,7 @@ mod repair;
 mod roll;
 mod savepoints;
 mod scale;
+mod stages;
 mod support;
 mod topic_life;
 mod verify;

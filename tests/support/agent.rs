@@ -197,7 +197,17 @@ path = {:?}
 
     /// Starts `run` or `backup` with environment variables.
     pub(crate) fn start(&self, verb: &str, environment: &[(&str, &str)]) -> Agent {
-        let config = self.write_config(&self.config());
+        self.start_config(verb, &self.config(), environment)
+    }
+
+    /// Starts the agent with a configuration of its own.
+    pub(crate) fn run_config(&self, config: &str, environment: &[(&str, &str)]) -> Agent {
+        self.start_config("run", config, environment)
+    }
+
+    /// Starts `run` or `backup` with a configuration of its own.
+    pub(crate) fn start_config(&self, verb: &str, config: &str, environment: &[(&str, &str)]) -> Agent {
+        let config = self.write_config(config);
         let stderr = config.with_extension("stderr");
         let mut command = program();
         command.arg(verb).arg("--config").arg(config).envs(environment.iter().copied());

@@ -1,0 +1,397 @@
+//! Plugins that misbehave on capture: what is at fault is named, the agent lives, other pipelines do not notice, and what
+//! `on_error` says holds whenever the agent is killed.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use kafka_backup::archive::sidecar::Sidecar;
+
+use crate::support::agent::Backup;
+use crate::support::chain::{assert_same, headers, up_to};
+use crate::support::kafka::{self, Kafka};
+use crate::support::reader::{Record, read_committed};
+use crate::support::workload::{Contents, Writer};
+
+const INJECT: &str = "plugin = \"header-injector\"\n";
+
+fn built(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("plugins/{name}/{name}.wasm"))
+}
+
+/// Returns the keys of a stage that meets `fault` at the record of `offset`.
+fn faults(fault: &str, offset: i64, on_error: &str) -> String {
+    format!(
+        "plugin = {:?}\nsettings = {{ fault = {fault:?}, offset = \"{offset}\", routes = \"false\" }}\n\
+         on_error = {on_error:?}\ndeadline = \"300ms\"\nmemory_bytes = \"16MiB\"\n",
+        built("faults")
+    )
+}
+
+/// Returns the backup's configuration with these stages.
+fn staged(backup: &Backup, stages: &[&str]) -> String {
+    let stages: String = stages.iter().map(|stage| format!("[[pipeline.stage]]\n{stage}\n")).collect();
+    backup.config().replace("[pipeline.sink]", &format!("{stages}[pipeline.sink]"))
+}
+
+/// Returns what the injector makes of records.
+fn injected(mut records: Vec<Record>) -> Vec<Record> {
+    for record in &mut records {
+        let named =
+            [("offset", record.offset), ("timestamp", record.timestamp), ("partition", record.partition.into())];
+        let named = named.map(|(name, value)| (format!("x-kafka-backup-{name}"), Some(value.to_string().into_bytes())));
+        record.headers.extend(named);
+    }
+    records
+}
+
+#[track_caller]
+fn assert_records(what: &str, held: &[Record], wanted: &[Record]) {
+    let differs = held.iter().zip(wanted).find(|(held, wanted)| held != wanted);
+    assert!(differs.is_none(), "{what}: held and wanted: {differs:#?}");
+    assert_eq!(held.len(), wanted.len(), "{what}: records");
+}
+
+/// Has Kafka's own tool check every batch of the archive.
+fn check_with_kafka(backup: &Backup, topics: &[String]) {
+    let segments: Vec<_> = topics.iter().flat_map(|topic| backup.chain(topic, 0).0).collect();
+    let files: Vec<_> = segments.iter().map(|segment| segment.path.to_str().expect("UTF-8")).collect();
+    let printed = kafka::tool("kafka.tools.DumpLogSegments", &["--deep-iteration", "--files", &files.join(",")]);
+    let batches: usize = segments.iter().map(|segment| headers(&segment.bytes).len()).sum();
+    assert!(batches > 0, "there is something to check");
+    assert_eq!(printed.matches("isvalid: true").count(), batches, "{printed}");
+    assert!(!printed.contains("isvalid: false") && !printed.contains("invalid bytes"), "{printed}");
+}
+
+/// The files below `folder`, at any depth.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+const FAULTS: [(&str, &str); 8] = [
+    ("endless-loop", "took longer than 0.3 s"),
+    ("memory-bomb", "needs more memory than it may have"),
+    ("deep-recursion", "calls itself too deeply"),
+    ("panic", "a fault on purpose"),
+    ("wrong-rows", "its answer is wrong: `source` names record"),
+    ("wrong-lengths", "its answer is wrong: `values` has"),
+    ("invalid-utf8", "its answer is wrong: the name of header"),
+    ("huge-output", "needs more memory than it may have"),
+];
+
+#[test]
+fn a_plugin_that_misbehaves_stops_its_partition_and_no_other_pipeline() {
+    let kafka = Kafka::shared_with_disk();
+    let writer = Writer::new(kafka, &[("batch.num.messages", "10")]);
+    let mut contents = Contents::new();
+    let (sick, well) = (kafka.topic("stage-sick", 1, &[]), kafka.topic("stage-well", 1, &[]));
+    let _ = writer.write(&sick, &contents.records(1, 100, 100));
+    let healthy = Backup::of(kafka, &[&well]);
+    let backups = FAULTS.map(|_| Backup::of(kafka, &[&sick]));
+    let mut config = staged(&healthy, &[INJECT]);
+    for ((fault, _), backup) in FAULTS.iter().zip(&backups) {
+        let pipeline = staged(backup, &[&faults(fault, 55, "fail")]);
+        let (_, pipeline) = pipeline.split_once("[[pipeline]]").expect("a pipeline");
+        config += &format!("\n[[pipeline]]{}", pipeline.replace("name = \"test\"", &format!("name = {fault:?}")));
+    }
+    // One that does not come back for as long as this test lasts: who shared its worker would not either.
+    let hanging = Backup::of(kafka, &[&sick]);
+    let pipeline = staged(&hanging, &[&faults("endless-loop", 55, "fail").replace("300ms", "10m")]);
+    let (_, pipeline) = pipeline.split_once("[[pipeline]]").expect("a pipeline");
+    config += &format!("\n[[pipeline]]{}", pipeline.replace("name = \"test\"", "name = \"hanging\""));
+    let mut agent = healthy.run_config(&config, &[]);
+    for (fault, why) in FAULTS {
+        let named = format!("plugin `faults` (stage 1 of pipeline `{fault}`, faults.wasm) failed at {sick}-0 offset");
+        agent.wait_until(&format!("{fault} is named"), |agent| {
+            let (code, told) = agent.get("/readyz")?;
+            let line = told.lines().find(|line| line.contains(&named) && line.contains(why))?;
+            // Records of one that was late are not told apart.
+            let one = line.contains("offset 55: ") || (fault == "endless-loop" && line.contains("offsets ["));
+            (code == 503 && one).then_some(())
+        });
+    }
+    let _ = writer.write(&well, &contents.records(1, 500, 100));
+    agent.wait_until("the other pipeline has all", |_| (healthy.chain(&well, 0).next() == 500).then_some(()));
+    let log = kafka.log_bytes(&sick, 0);
+    for ((fault, _), backup) in FAULTS.iter().zip(&backups) {
+        assert_same(fault, &backup.chain(&sick, 0).bytes(), up_to(&log, 55));
+    }
+    agent.kill();
+    assert_records("the other pipeline", &healthy.cat(&well), &injected(read_committed(kafka, &well)));
+    for ((fault, _), backup) in FAULTS.iter().zip(&backups) {
+        let _ = backup.backup().ok();
+        assert_same(fault, &backup.chain(&sick, 0).bytes(), &log);
+        let _ = backup.command("verify", &["--deep"]).ok();
+    }
+}
+
+#[test]
+fn a_file_that_is_no_plugin_is_refused_before_anything_is_made() {
+    let kafka = Kafka::shared();
+    let topic = kafka.topic("stage-refused", 1, &[]);
+    let backup = Backup::of(kafka, &[&topic]);
+    let sound = fs::read(built("faults")).expect("it is there");
+    let replaced = |from: &[u8], to: &[u8]| {
+        let mut bytes = sound.clone();
+        for at in 0..bytes.len() - from.len() {
+            if bytes[at..].starts_with(from) {
+                bytes[at..at + to.len()].copy_from_slice(to);
+            }
+        }
+        bytes
+    };
+    // A component that imports an instance of this name, which has nothing.
+    let wasi = b"wasi:cli/environment@0.2.0";
+    let wasi = [
+        b"\0asm\x0d\0\x01\0\x07\x03\x01\x42\0\x0a",
+        &[wasi.len() as u8 + 5, 1, 0, wasi.len() as u8][..],
+        wasi,
+        &[5, 0],
+    ]
+    .concat();
+    let damaged = [
+        ("other", replaced(b"@0.1.0", b"@0.2.0"), "needs interface 0.2, this agent speaks 0.1"),
+        ("wasi", wasi, "imports `wasi:cli/environment@0.2.0`"),
+        ("cut", sound[..sound.len() / 2].to_vec(), "the file is damaged, or cut off"),
+        ("text", b"no plugin\n".to_vec(), "is no WebAssembly"),
+    ];
+    for (name, bytes, why) in damaged {
+        let file = backup.folder().join(format!("{name}.wasm"));
+        fs::write(&file, bytes).expect("writable");
+        for verb in ["backup", "run"] {
+            let stage = format!("plugin = {:?}\n", file.display().to_string());
+            let config = backup.write_config(&staged(&backup, &[&stage]));
+            let ended = crate::support::agent::program_with(&[verb, "--config", config.to_str().expect("UTF-8")]);
+            ended.fails_with(2, &[why, &format!("{name}.wasm")]);
+        }
+    }
+    assert_eq!(files(Path::new(backup.archive())), Vec::<PathBuf>::new(), "nothing is made");
+}
+
+/// A topic with transactions, an archive of it as it is, and a record that is to fail.
+struct Case {
+    topic: String,
+    plain: Backup,
+    consumed: Vec<Record>,
+    failing: i64,
+}
+
+const PARTITIONS: i32 = 2;
+
+impl Case {
+    fn new(theme: &str) -> Self {
+        let kafka = Kafka::shared_with_disk();
+        let topic = kafka.topic(theme, PARTITIONS, &[]);
+        let writer = Writer::transactional(kafka, theme);
+        let mut contents = Contents::new();
+        for round in 0..10 {
+            let records = contents.records(PARTITIONS, 150, 100);
+            let write = if round % 3 == 1 { Writer::abort_records } else { Writer::commit_records };
+            let _ = write(&writer, &topic, &records);
+        }
+        let plain = Backup::of(kafka, &[&topic]);
+        let _ = plain.backup().ok();
+        let consumed = read_committed(kafka, &topic);
+        assert!(consumed.len() > 1500);
+        let of = |partition| consumed.iter().filter(move |record| record.partition == partition);
+        let others: HashSet<_> = of(1).map(|record| record.offset).collect();
+        let failing = of(0).skip(300).find(|record| others.contains(&record.offset)).expect("committed in both").offset;
+        Self { topic, plain, consumed, failing }
+    }
+
+    fn backup(&self) -> Backup {
+        Backup::of(Kafka::shared(), &[&self.topic]).sink("roll_bytes", "16KiB").sink("roll_interval", "100ms")
+    }
+
+    fn config(&self, backup: &Backup, policy: &str) -> String {
+        staged(backup, &[INJECT, &faults("fail", self.failing, policy)])
+    }
+
+    /// The batch of the failing offset in each partition: its range, and its bytes.
+    fn batches(&self) -> Vec<(i64, i64, Vec<u8>)> {
+        let of = |partition| {
+            let log = self.plain.chain(&self.topic, partition).bytes();
+            let header =
+                headers(&log).into_iter().find(|header| header.last_offset >= self.failing).expect("it is there");
+            let batch = log[header.position..header.position + header.bytes].to_vec();
+            (header.base_offset, header.last_offset, batch)
+        };
+        (0..PARTITIONS).map(of).collect()
+    }
+
+    /// Asserts that a backup holds all but what the policy leaves out, and tells what that is.
+    fn assert_whole(&self, backup: &Backup, policy: &str, when: &str) {
+        let batches = self.batches();
+        let leaves = |record: &Record| match policy {
+            "skip" => record.offset == self.failing,
+            _ => {
+                let (first, last, _) = batches[record.partition as usize];
+                (first..=last).contains(&record.offset)
+            }
+        };
+        let wanted = self.consumed.iter().filter(|record| !leaves(record)).cloned().collect();
+        assert_records(when, &backup.cat(&self.topic), &injected(wanted));
+        let _ = backup.command("verify", &["--deep"]).ok();
+        let mut kept: Vec<_> = files(&backup.file("topics"))
+            .iter()
+            .filter(|file| file.to_string_lossy().contains("/dead-letter/"))
+            .map(|file| fs::read(file).expect("it is there"))
+            .collect();
+        let mut dead: Vec<_> =
+            batches.iter().map(|(_, _, bytes)| bytes.clone()).filter(|_| policy == "dead-letter").collect();
+        (kept.sort(), dead.sort());
+        assert!(kept == dead, "{when}: {} dead letters, {} wanted", kept.len(), dead.len());
+        let letters = backup.command("cat", &["--topic", &self.topic, "--dead-letters"]).ok();
+        let plain = self.plain.command("cat", &["--topic", &self.topic]).ok();
+        let is_dead = |line: &&str| policy == "dead-letter" && letters.lines().any(|dead| dead == *line);
+        assert_eq!(plain.lines().filter(is_dead).count(), letters.lines().count(), "{when}: as they came, once");
+        let mut left = 0;
+        for file in files(&backup.file("topics")).iter().filter(|file| file.extension().is_some_and(|it| it == "index"))
+        {
+            let sidecar = Sidecar::decode(&fs::read(file).expect("it is there")).expect("sound");
+            assert_eq!(sidecar.stages.len(), 2, "{when}");
+            for left_out in sidecar.left_out {
+                assert_eq!((left_out.stage, left_out.dead_letter.is_some()), (1, policy == "dead-letter"), "{when}");
+                assert!((left_out.range.first..left_out.range.next).contains(&self.failing), "{when}");
+                left += left_out.records as usize;
+            }
+        }
+        assert_eq!(left, self.consumed.iter().filter(|record| leaves(record)).count(), "{when}: told as left out");
+    }
+}
+
+#[test]
+fn what_a_policy_leaves_out_is_exact_however_the_agent_is_killed() {
+    let case = Case::new("stage-policy");
+    let points = ["dead-letter-due", "dead-letter-kept", "log-synced", "sidecar-created", "log-created", "reported"];
+    for policy in ["skip", "dead-letter"] {
+        for point in points.iter().filter(|point| policy == "dead-letter" || !point.starts_with("dead")) {
+            for n in 1..=2 {
+                let (backup, at) = (case.backup(), format!("{point}:{n}"));
+                let config = case.config(&backup, policy);
+                let died = backup.start_config("backup", &config, &[("KAFKA_BACKUP_CRASH_AT", &at)]).wait();
+                assert_eq!(std::os::unix::process::ExitStatusExt::signal(&died), Some(9), "{policy}, {at}: {died}");
+                let _ = backup.command("verify", &["--deep"]).ok();
+                let ended = backup.start_config("backup", &config, &[]).wait();
+                assert_eq!(ended.code(), Some(0), "{policy}, {at}");
+                case.assert_whole(&backup, policy, &format!("{policy}, killed at {at}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_policy_leaves_out_is_exact_after_kills_at_random_moments() {
+    let kills: u32 = std::env::var("KILLS").map_or(5, |kills| kills.parse().expect("KILLS is a number"));
+    let case = Case::new("stage-kills");
+    for kill in 1..=kills {
+        for policy in ["skip", "dead-letter"] {
+            let backup = case.backup();
+            let config = case.config(&backup, policy);
+            let agent = backup.run_config(&config, &[]);
+            std::thread::sleep(Duration::from_millis(fastrand::u64(50..500)));
+            agent.kill();
+            let ended = backup.start_config("backup", &config, &[]).wait();
+            assert_eq!(ended.code(), Some(0), "{policy}, kill {kill}");
+            case.assert_whole(&backup, policy, &format!("{policy}, kill {kill}"));
+        }
+    }
+}
+
+#[test]
+fn a_failing_stage_never_skips_and_goes_on_at_the_record_once_mended() {
+    let case = Case::new("stage-fail");
+    let backup = case.backup();
+    let config = case.config(&backup, "fail");
+    let batches = case.batches();
+    for is_killed in [true, false] {
+        let mut agent = backup.run_config(&config, &[]);
+        agent.wait_until("both partitions stand before the record", |agent| {
+            let (_, told) = agent.get("/readyz")?;
+            (0..PARTITIONS)
+                .all(|at| told.contains(&format!("{}-{at} offset {}: ", case.topic, case.failing)))
+                .then_some(())
+        });
+        if is_killed {
+            agent.kill()
+        } else {
+            agent.terminate()
+        }
+        for (partition, (first, _, _)) in (0..).zip(&batches) {
+            assert_eq!(backup.chain(&case.topic, partition).next(), *first, "all before its batch is durable");
+        }
+    }
+    let mut pass = backup.start_config("backup", &config, &[]);
+    assert_eq!(pass.wait().code(), Some(1), "{}", pass.log());
+    assert!(pass.log().contains(&format!("offset {}: a failure on purpose", case.failing)), "{}", pass.log());
+    let ended = backup.start_config("backup", &staged(&backup, &[INJECT]), &[]).wait();
+    assert_eq!(ended.code(), Some(0));
+    assert_records("mended", &backup.cat(&case.topic), &injected(case.consumed.clone()));
+    let _ = backup.command("verify", &["--deep"]).ok();
+}
+
+#[test]
+fn kafkas_own_tool_reads_what_stages_made() {
+    let kafka = Kafka::shared_with_disk();
+    let mut contents = Contents::new();
+    let topics = ["none", "gzip", "snappy", "lz4", "zstd", "appended"].map(|codec| {
+        let kind = if codec == "appended" { "LogAppendTime" } else { "CreateTime" };
+        let topic = kafka.topic(&format!("stage-{codec}"), 1, &[("message.timestamp.type", kind)]);
+        let codec = if codec == "appended" { "zstd" } else { codec };
+        let properties = [("compression.type", codec), ("batch.num.messages", "20"), ("enable.idempotence", "true")];
+        let _ = Writer::new(kafka, &properties).write(&topic, &contents.records(1, 200, 300));
+        topic
+    });
+    let names = topics.each_ref().map(String::as_str);
+    let backup = Backup::of(kafka, &names).sink("roll_bytes", "16KiB");
+    assert_eq!(backup.start_config("backup", &staged(&backup, &[INJECT]), &[]).wait().code(), Some(0));
+    for topic in &topics {
+        assert_records(topic, &backup.cat(topic), &injected(read_committed(kafka, topic)));
+        let told = |bytes: &[u8]| -> Vec<_> {
+            headers(bytes)
+                .iter()
+                .map(|it| (it.attributes & 7, it.producer_id, it.base_sequence, it.last_offset))
+                .collect()
+        };
+        assert_eq!(told(&backup.chain(topic, 0).bytes()), told(&kafka.log_bytes(topic, 0)), "{topic}");
+    }
+    check_with_kafka(&backup, &topics);
+    let compared = backup.command("verify", &["--against-cluster", "-b", kafka.brokers()]);
+    assert_eq!(compared.code, Some(1), "not to have compared is no success:\n{}", compared.stderr);
+    assert_eq!(
+        compared.stdout.matches("they went through stages of plugins").count(),
+        topics.len(),
+        "{}",
+        compared.stdout
+    );
+    let emptied = Backup::of(kafka, &names);
+    let filter = "plugin = \"pitr-filter\"\nsettings = { until = \"1000\" }\n";
+    assert_eq!(emptied.start_config("backup", &staged(&emptied, &[filter]), &[]).wait().code(), Some(0));
+    for topic in &topics {
+        assert_eq!((emptied.chain(topic, 0).next(), emptied.cat(topic).len()), (200, 0), "{topic}");
+    }
+    check_with_kafka(&emptied, &topics);
+    let _ = (backup.command("verify", &["--deep"]).ok(), emptied.command("verify", &["--deep"]).ok());
+}
+
+#[test]
+fn what_a_stage_makes_larger_stays_within_memory() {
+    const RECORDS: usize = 60_000;
+    let kafka = Kafka::shared();
+    let topic = kafka.topic("stage-memory", 2, &[]);
+    let writer = Writer::new(kafka, &[("compression.type", "zstd"), ("batch.num.messages", "1000")]);
+    let _ = writer.write(&topic, &Contents::new().records(2, RECORDS / 2, 20));
+    let backup = Backup::of(kafka, &[&topic]).sink("memory_bytes", "32MiB").sink("roll_bytes", "8MiB");
+    let stage = format!("{INJECT}settings = {{ headers = {{ x = {:?} }} }}\n", "x".repeat(4000));
+    let mut agent = backup.run_config(&staged(&backup, &[&stage]), &[]);
+    agent.wait_until("all arrives", |_| {
+        ((0..2).map(|partition| backup.chain(&topic, partition).next()).sum::<i64>() == RECORDS as i64).then_some(())
+    });
+    let peak = agent.peak_bytes();
+    println!("a peak of {} MiB", peak >> 20);
+    agent.terminate();
+    assert!(peak < 160 << 20, "a peak of {} MiB for {} MiB of records", peak >> 20, RECORDS * 4000 >> 20);
+    let _ = backup.command("verify", &["--deep"]).ok();
+}
