@@ -241,7 +241,8 @@ impl Case {
             .collect();
         let mut dead: Vec<_> =
             batches.iter().map(|(_, _, bytes)| bytes.clone()).filter(|_| policy == "dead-letter").collect();
-        (kept.sort(), dead.sort());
+        kept.sort();
+        dead.sort();
         assert!(kept == dead, "{when}: {} dead letters, {} wanted", kept.len(), dead.len());
         let letters = backup.command("cat", &["--topic", &self.topic, "--dead-letters"]).ok();
         let plain = self.plain.command("cat", &["--topic", &self.topic]).ok();
@@ -392,6 +393,6 @@ fn what_a_stage_makes_larger_stays_within_memory() {
     let peak = agent.peak_bytes();
     println!("a peak of {} MiB", peak >> 20);
     agent.terminate();
-    assert!(peak < 160 << 20, "a peak of {} MiB for {} MiB of records", peak >> 20, RECORDS * 4000 >> 20);
+    assert!(peak < 160 << 20, "a peak of {} MiB for {} MiB of records", peak >> 20, (RECORDS * 4000) >> 20);
     let _ = backup.command("verify", &["--deep"]).ok();
 }
