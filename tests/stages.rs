@@ -4,13 +4,12 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use kafka_backup::archive::sidecar::Sidecar;
 
 use crate::support::agent::Backup;
-use crate::support::chain::{assert_same, headers, up_to};
-use crate::support::kafka::{self, Kafka};
+use crate::support::chain::{assert_same, check_with_kafka, headers, up_to};
+use crate::support::kafka::Kafka;
 use crate::support::reader::{Record, read_committed};
 use crate::support::workload::{Contents, Writer};
 
@@ -53,15 +52,9 @@ fn assert_records(what: &str, held: &[Record], wanted: &[Record]) {
     assert_eq!(held.len(), wanted.len(), "{what}: records");
 }
 
-/// Has Kafka's own tool check every batch of the archive.
-fn check_with_kafka(backup: &Backup, topics: &[String]) {
-    let segments: Vec<_> = topics.iter().flat_map(|topic| backup.chain(topic, 0).0).collect();
-    let files: Vec<_> = segments.iter().map(|segment| segment.path.to_str().expect("UTF-8")).collect();
-    let printed = kafka::tool("kafka.tools.DumpLogSegments", &["--deep-iteration", "--files", &files.join(",")]);
-    let batches: usize = segments.iter().map(|segment| headers(&segment.bytes).len()).sum();
-    assert!(batches > 0, "there is something to check");
-    assert_eq!(printed.matches("isvalid: true").count(), batches, "{printed}");
-    assert!(!printed.contains("isvalid: false") && !printed.contains("invalid bytes"), "{printed}");
+/// How far all partitions are, together.
+fn next(backup: &Backup, topic: &str) -> i64 {
+    (0..PARTITIONS).map(|partition| backup.chain(topic, partition).next()).sum()
 }
 
 /// The files below `folder`, at any depth.
@@ -291,8 +284,10 @@ fn what_a_policy_leaves_out_is_exact_after_kills_at_random_moments() {
         for policy in ["skip", "dead-letter"] {
             let backup = case.backup();
             let config = case.config(&backup, policy);
-            let agent = backup.run_config(&config, &[]);
-            std::thread::sleep(Duration::from_millis(fastrand::u64(50..500)));
+            let mut agent = backup.run_config(&config, &[]);
+            // Between the first segment and the last there is a moment for each kill.
+            let reached = fastrand::i64(1..next(&case.plain, &case.topic));
+            agent.wait_until("it has come so far", |_| (next(&backup, &case.topic) >= reached).then_some(()));
             agent.kill();
             let ended = backup.start_config("backup", &config, &[]).wait();
             assert_eq!(ended.code(), Some(0), "{policy}, kill {kill}");
@@ -358,7 +353,7 @@ fn kafkas_own_tool_reads_what_stages_made() {
         };
         assert_eq!(told(&backup.chain(topic, 0).bytes()), told(&kafka.log_bytes(topic, 0)), "{topic}");
     }
-    check_with_kafka(&backup, &topics);
+    check_with_kafka(kafka, &backup, &names);
     let compared = backup.command("verify", &["--against-cluster", "-b", kafka.brokers()]);
     assert_eq!(compared.code, Some(1), "not to have compared is no success:\n{}", compared.stderr);
     assert_eq!(
@@ -373,7 +368,7 @@ fn kafkas_own_tool_reads_what_stages_made() {
     for topic in &topics {
         assert_eq!((emptied.chain(topic, 0).next(), emptied.cat(topic).len()), (200, 0), "{topic}");
     }
-    check_with_kafka(&emptied, &topics);
+    check_with_kafka(kafka, &emptied, &names);
     let _ = (backup.command("verify", &["--deep"]).ok(), emptied.command("verify", &["--deep"]).ok());
 }
 

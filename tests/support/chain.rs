@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::agent::Backup;
+use super::kafka::{self, Kafka};
+
 /// What the tests need of a record batch's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -25,6 +28,18 @@ impl Header {
     pub(crate) fn control(&self) -> bool {
         self.attributes & 0x20 != 0
     }
+}
+
+/// Has Kafka's own tool check every batch of the archive.
+pub(crate) fn check_with_kafka(kafka: &Kafka, backup: &Backup, topics: &[&str]) {
+    let partitions = topics.iter().flat_map(|topic| (0..kafka.partitions(topic)).map(move |p| (topic, p)));
+    let segments: Vec<_> = partitions.flat_map(|(topic, partition)| backup.chain(topic, partition).0).collect();
+    let files: Vec<_> = segments.iter().map(|segment| segment.path.to_str().expect("UTF-8")).collect();
+    let printed = kafka::tool("kafka.tools.DumpLogSegments", &["--deep-iteration", "--files", &files.join(",")]);
+    let batches: usize = segments.iter().map(|segment| headers(&segment.bytes).len()).sum();
+    assert!(batches > 0, "there is something to check");
+    assert_eq!(printed.matches("isvalid: true").count(), batches, "{printed}");
+    assert!(!printed.contains("isvalid: false") && !printed.contains("invalid bytes"), "{printed}");
 }
 
 /// Returns the headers of the batches in `log`, which must hold whole ones.
