@@ -29,12 +29,12 @@ use self::columns::Answer;
 pub use self::host::wit;
 use self::host::{Fault, Level, Live, Loaded};
 pub use self::text::shown;
-use crate::batch::records::rows::Rows;
+use crate::batch::records::rows::{Row, Rows};
 use crate::error::{Error, Result};
 use crate::record::{OffsetRange, Partition};
 
-/// Bytes of records that one call is sent, unless a single record is larger. Below a quarter the cost of the call itself
-/// begins to show; four times as much no longer fits the processor's caches.
+/// Bytes of keys, values and headers that one call is sent, unless a single record has more. Below a quarter the cost of
+/// the call itself begins to show; four times as much no longer fits the processor's caches.
 const CALL_BYTES: usize = 1 << 20;
 
 /// The plugins that are part of the agent.
@@ -46,6 +46,9 @@ const SHIPPED: [(&str, &[u8]); 3] = [
 
 /// The most records of one call; records may be empty.
 const CALL_RECORDS: usize = 10_000;
+
+/// Where the buffers of rows are larger, bytes that are not sent count too: an answer may make more of them.
+const LARGE_BYTES: usize = 64 << 20;
 
 /// What a plugin may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,7 +260,7 @@ impl Instance {
         rows: &Rows,
         mut take: impl FnMut(Range<usize>, Answer) -> Result<()>,
     ) -> Result<()> {
-        for piece in pieces(rows) {
+        for piece in pieces(rows, self.plan.needs) {
             let called = self.call(partition, rows, piece.clone());
             self.say();
             match called {
@@ -281,7 +284,7 @@ impl Instance {
         mut take: impl FnMut(Range<usize>, Answer) -> Result<()>,
         mut refused: impl FnMut(Range<usize>, Error),
     ) -> Result<()> {
-        for piece in pieces(rows) {
+        for piece in pieces(rows, self.plan.needs) {
             // What is still to be sent, the first records last.
             let mut left = vec![piece];
             while let Some(range) = left.pop() {
@@ -395,13 +398,24 @@ fn halved(mut failed: Failed, mut call: impl FnMut(Range<usize>) -> Option<Faile
     failed
 }
 
-/// Splits rows into what one call takes.
-fn pieces(rows: &Rows) -> impl Iterator<Item = Range<usize>> {
+/// Splits rows into what one call takes, of columns that are needed.
+fn pieces(rows: &Rows, needs: wit::Columns) -> impl Iterator<Item = Range<usize>> {
+    let needs = if rows.buffer_bytes() > LARGE_BYTES { wit::Columns::all() } else { needs };
+    let has = move |column| needs.contains(column);
+    let crossing = move |row: &Row| {
+        let key = if has(wit::Columns::KEYS) { rows.field_bytes(row.key) } else { 0 };
+        let value = if has(wit::Columns::VALUES) { rows.field_bytes(row.value) } else { 0 };
+        let headers = if has(wit::Columns::HEADERS) { rows.header_bytes(row.headers).len() } else { 0 };
+        key + value + headers
+    };
     let mut from = 0;
     std::iter::from_fn(move || {
         let (start, mut bytes) = (from, 0);
-        for row in &rows.rows()[start..] {
-            bytes += rows.size_bytes(row);
+        if needs == wit::Columns::empty() {
+            from = rows.len().min(start + CALL_RECORDS);
+        }
+        for row in &rows.rows()[from..] {
+            bytes += crossing(row);
             if from > start && (bytes > CALL_BYTES || from - start >= CALL_RECORDS) {
                 break;
             }

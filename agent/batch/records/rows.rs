@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::varint::{Cursor, begin_record, put_field};
+use super::varint::{self, Cursor, begin_record};
 use super::{Record, Walk, damaged, unpack};
 use crate::batch::Header;
 use crate::error::{Error, Result};
@@ -166,10 +166,19 @@ impl Rows {
         self.at(headers.place)
     }
 
+    /// Returns how many bytes the buffers are in which the fields lie.
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffers.iter().map(Bytes::len).sum()
+    }
+
+    /// Returns how many bytes a field of one of these rows is.
+    pub fn field_bytes(&self, field: Field) -> usize {
+        field.0.map_or(0, |place| (place.end - place.start) as usize)
+    }
+
     /// Returns how many bytes the fields of a row are.
     pub fn size_bytes(&self, row: &Row) -> usize {
-        let field = |field: Field| field.0.map_or(0, |place| (place.end - place.start) as usize);
-        field(row.key) + field(row.value) + (row.headers.place.end - row.headers.place.start) as usize
+        self.field_bytes(row.key) + self.field_bytes(row.value) + self.header_bytes(row.headers).len()
     }
 
     /// Returns the record of a row, with its bytes copied.
@@ -205,6 +214,10 @@ impl Rows {
     pub fn append(&mut self, more: Self) {
         let is_shared = |(mine, other): &(&Bytes, &Bytes)| mine.as_ptr_range() == other.as_ptr_range();
         let shared = self.buffers.iter().zip(&more.buffers).take_while(is_shared).count();
+        if self.rows.is_empty() && shared == self.buffers.len() {
+            *self = Self { is_log_append_time: self.is_log_append_time && more.is_log_append_time, ..more };
+            return;
+        }
         let by = (self.buffers.len() - shared) as u32;
         let moved = |place: Place| match place.buffer as usize {
             buffer if buffer < shared => place,
@@ -272,7 +285,14 @@ impl Buffer {
     }
 }
 
+/// Appends a name or a value of a header as it is on the wire: behind its length.
+#[inline]
+pub fn put_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
+    varint::put_field(out, field);
+}
+
 /// Appends a header as it is on the wire.
+#[inline]
 pub fn put_header(out: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
     put_field(out, Some(name));
     put_field(out, value);
@@ -283,6 +303,13 @@ pub fn put_header(out: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
 pub struct HeaderIter<'a> {
     bytes: &'a [u8],
     cursor: Cursor<'a>,
+}
+
+impl HeaderIter<'_> {
+    /// Returns how many bytes have been read: where the next header begins.
+    pub fn position(&self) -> usize {
+        self.bytes.len() - self.cursor.left()
+    }
 }
 
 impl<'a> Iterator for HeaderIter<'a> {

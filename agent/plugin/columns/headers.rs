@@ -3,10 +3,11 @@
 //! Headers stay as they are on the wire; those of a row that nothing happens to stay where they are.
 
 use std::iter::Peekable;
+use std::ops::Range;
 use std::slice::Iter;
 
 use super::{Checked, MOST_BYTES, Wrong, ascending, counted, rising};
-use crate::batch::records::rows::{Derived, Row, Rows, put_header};
+use crate::batch::records::rows::{Derived, Row, Rows, put_field};
 use crate::plugin::wit::{HeaderColumn, HeaderEdit, Removal};
 
 /// The most removals of one answer. One names a header or all of them; each is looked at for each row.
@@ -15,6 +16,9 @@ const MOST_REMOVALS: usize = 256;
 /// The most steps over headers that one answer may cost: each compares two names, or sixteen bytes of two long ones. That
 /// is about a second, and no deadline is counted meanwhile. An honest answer takes a thousandth.
 const MOST_STEPS: u64 = 1 << 28;
+
+/// The most bytes of a length on the wire.
+const MOST_LENGTH_BYTES: usize = 5;
 
 /// Counts steps over headers.
 struct Work {
@@ -38,25 +42,25 @@ pub(super) fn edited(rows: &Rows, edit: HeaderEdit, derived: &mut Derived, made:
     if removals.len() > MOST_REMOVALS {
         return Err(format!("`remove` has {} entries, the most is {MOST_REMOVALS}", removals.len()));
     }
-    let adding = add.map(|column| Adding::new(column, made.len())).transpose()?;
+    let mut adding = add.map(|column| Adding::new(column, made.len())).transpose()?;
+    let there: usize = made.iter().map(|row| rows.header_bytes(row.headers).len()).sum();
+    let added = adding.as_ref().map_or(0, |adding| adding.bytes);
+    fits(added)?;
     let mut work = Work { left: MOST_STEPS };
-    let mut wire = Vec::new();
+    let mut wire = Vec::with_capacity(there.saturating_add(added).min(MOST_BYTES));
     let mut written = Vec::with_capacity(made.len());
+    let mut took = Taken::default();
+    // What is taken from all rows alike, as most plugins do, is collected once.
+    let is_alike = removals.iter().all(|removal| removal.rows.is_none());
+    removals.iter_mut().filter(|_| is_alike).for_each(|removal| removal.take(0, &mut took));
     for (at, row) in made.iter().enumerate() {
-        let (start, mut count) = (wire.len(), 0);
-        let mut took = Taken::default();
-        removals.iter_mut().for_each(|removal| removal.take(at, &mut took));
-        if took.names.is_empty() && !took.all {
-            wire.extend_from_slice(rows.header_bytes(row.headers));
-            count = row.headers.count;
-        } else if !took.all {
-            took.names.iter().try_for_each(|name| work.compare(name, row.headers.count))?;
-            for (name, value) in rows.headers(row.headers).filter(|(name, _)| !took.names.contains(name)) {
-                put_header(&mut wire, name, value);
-                count += 1;
-            }
+        let start = wire.len();
+        if !is_alike {
+            took.clear();
+            removals.iter_mut().for_each(|removal| removal.take(at, &mut took));
         }
-        if let Some(adding) = &adding {
+        let mut count = took.leave(rows, row, &mut work, &mut wire)?;
+        if let Some(adding) = &mut adding {
             count = adding
                 .put(at, rows, row, &mut work, &mut wire)?
                 .checked_add(count)
@@ -81,6 +85,42 @@ fn fits(bytes: usize) -> Result<(), Wrong> {
 struct Taken<'a> {
     all: bool,
     names: Vec<&'a [u8]>,
+}
+
+impl Taken<'_> {
+    fn clear(&mut self) {
+        self.all = false;
+        self.names.clear();
+    }
+
+    /// Writes what is left of a row's headers, as it is; returns how many they are.
+    fn leave(&self, rows: &Rows, row: &Row, work: &mut Work, wire: &mut Vec<u8>) -> Result<u32, Wrong> {
+        let count = row.headers.count;
+        if self.all || count == 0 {
+            return Ok(0);
+        }
+        let bytes = rows.header_bytes(row.headers);
+        if self.names.is_empty() {
+            wire.extend_from_slice(bytes);
+            return Ok(count);
+        }
+        self.names.iter().try_for_each(|name| work.compare(name, count))?;
+        // Those that stay are copied in runs.
+        let (mut left, mut run, mut at) = (0, 0, 0);
+        let mut headers = rows.headers(row.headers);
+        while let Some((name, _)) = headers.next() {
+            let next = headers.position();
+            if self.names.contains(&name) {
+                wire.extend_from_slice(&bytes[run..at]);
+                run = next;
+            } else {
+                left += 1;
+            }
+            at = next;
+        }
+        wire.extend_from_slice(&bytes[run..]);
+        Ok(left)
+    }
 }
 
 /// A removal, on its way along the rows.
@@ -108,24 +148,36 @@ impl<'a> Removing<'a> {
     }
 }
 
-/// Headers to be added.
+/// Headers to be added, row by row.
 struct Adding {
     row_ends: Vec<u32>,
-    names: Checked,
-    /// Whether each name is text, as Kafka's are.
-    is_text: Vec<bool>,
+    /// The names as they are on the wire, one after the other.
+    wire: Vec<u8>,
+    names: Vec<Name>,
     name_indexes: Vec<u32>,
     values: Checked,
-    /// Which values are null, one for each header.
-    is_null: Vec<bool>,
+    /// What all of them take on the wire at most.
+    bytes: usize,
+    /// The next header, and where its value begins.
+    next: usize,
+    start: usize,
+}
+
+/// A name of the dictionary.
+struct Name {
+    /// Where it is on the wire, with its length before it.
+    wire: Range<usize>,
+    length: usize,
+    /// Whether it is text, as Kafka's are.
+    is_text: bool,
 }
 
 impl Adding {
     fn new(column: HeaderColumn, count: usize) -> Result<Self, Wrong> {
-        let HeaderColumn { row_ends, names, name_indexes, values } = column;
-        let names = Checked::new("header names", names)?;
+        let HeaderColumn { row_ends, names: dictionary, name_indexes, values } = column;
+        let dictionary = Checked::new("header names", dictionary)?;
         let values = Checked::new("header values", values)?;
-        if let Some(null) = names.0.nulls.first() {
+        if let Some(null) = dictionary.0.nulls.first() {
             return Err(format!("the name of headers, cell {null}, is null"));
         }
         counted("headers", row_ends.len(), count)?;
@@ -133,35 +185,46 @@ impl Adding {
         if values.len() != name_indexes.len() {
             return Err(format!("{} headers have {} values", name_indexes.len(), values.len()));
         }
-        if let Some(wrong) = name_indexes.iter().find(|index| **index as usize >= names.len()) {
-            return Err(format!("`name-indexes` picks name {wrong} of {}", names.len()));
+        if let Some(wrong) = name_indexes.iter().find(|index| **index as usize >= dictionary.len()) {
+            return Err(format!("`name-indexes` picks name {wrong} of {}", dictionary.len()));
         }
-        let is_text = (0..names.len()).map(|cell| std::str::from_utf8(&names.0.data[names.range(cell)]).is_ok());
-        let is_text = is_text.collect();
-        let is_null = values.ranges().map(|range| range.is_none()).collect();
-        Ok(Self { row_ends, names, is_text, name_indexes, values, is_null })
+        let (mut wire, mut names) = (Vec::new(), Vec::with_capacity(dictionary.len()));
+        for cell in 0..dictionary.len() {
+            let (start, name) = (wire.len(), &dictionary.0.data[dictionary.range(cell)]);
+            put_field(&mut wire, Some(name));
+            let is_text = std::str::from_utf8(name).is_ok();
+            names.push(Name { wire: start..wire.len(), length: name.len(), is_text });
+        }
+        // One long name of the dictionary can be meant a million times by one row.
+        let bytes = name_indexes.iter().map(|index| names[*index as usize].wire.len()).sum::<usize>()
+            + values.0.data.len()
+            + MOST_LENGTH_BYTES * values.len();
+        Ok(Self { row_ends, wire, names, name_indexes, values, bytes, next: 0, start: 0 })
     }
 
-    /// Writes the headers of a row, which comes from `row`; returns how many they are.
-    fn put(&self, at: usize, rows: &Rows, row: &Row, work: &mut Work, wire: &mut Vec<u8>) -> Result<u32, Wrong> {
-        let start = at.checked_sub(1).map_or(0, |before| self.row_ends[before]);
-        let own = start..self.row_ends[at];
+    /// Writes the headers of the next row, which comes from `row`; returns how many they are.
+    fn put(&mut self, at: usize, rows: &Rows, row: &Row, work: &mut Work, wire: &mut Vec<u8>) -> Result<u32, Wrong> {
+        let own = self.next..self.row_ends[at] as usize;
         for header in own.clone() {
-            let header = header as usize;
-            let index = self.name_indexes[header] as usize;
-            let name = &self.names.0.data[self.names.range(index)];
+            let name = &self.names[self.name_indexes[header] as usize];
             // A producer may have broken the rule; what it wrote may stay.
-            if !self.is_text[index] {
-                work.compare(name, row.headers.count)?;
-                if !rows.headers(row.headers).any(|(brought, _)| brought == name) {
+            if !name.is_text {
+                let bytes = &self.wire[name.wire.end - name.length..name.wire.end];
+                work.compare(bytes, row.headers.count)?;
+                if !rows.headers(row.headers).any(|(brought, _)| brought == bytes) {
                     return Err(format!("the name of header {header} is not UTF-8"));
                 }
             }
-            let value = &self.values.0.data[self.values.range(header)];
-            // One long name of the dictionary can be meant a million times by one row.
-            fits(wire.len() + name.len() + value.len())?;
-            put_header(wire, name, (!self.is_null[header]).then_some(value));
+            wire.extend_from_slice(&self.wire[name.wire.clone()]);
+            let column = &self.values.0;
+            let end = column.ends[header] as usize;
+            let value = &column.data[self.start..end];
+            // Only a cell without bytes can be null.
+            let is_null = value.is_empty() && column.nulls.binary_search(&(header as u32)).is_ok();
+            put_field(wire, (!is_null).then_some(value));
+            self.start = end;
         }
-        Ok(own.end - own.start)
+        self.next = own.end;
+        Ok((own.end - own.start) as u32)
     }
 }
