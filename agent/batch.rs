@@ -281,6 +281,9 @@ fn i64_at(bytes: &[u8], at: usize) -> i64 {
 }
 
 #[cfg(test)]
+mod mutation;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -311,7 +311,7 @@ fn read_stage(section: &mut Section) -> Result<Stage> {
         "" => Err("must not be empty".to_owned()),
         plugin => Ok(plugin.to_owned()),
     })?;
-    let settings = section.optional_properties("settings")?.into_iter().collect();
+    let settings = section.settings("settings")?;
     let on_error = section.read("on_error", |text| match text {
         "fail" => Ok(OnError::Fail),
         "skip" => Ok(OnError::Skip),

@@ -51,6 +51,8 @@ pub mod crash;
 pub mod demo;
 pub mod error;
 pub mod kafka;
+#[cfg(test)]
+mod mutation;
 pub mod pipeline;
 pub mod plugin;
 pub mod progress;

@@ -29,12 +29,12 @@ use self::columns::Answer;
 pub use self::host::wit;
 use self::host::{Fault, Level, Live, Loaded};
 pub use self::text::shown;
-use crate::batch::records::rows::{Row, Rows};
+use crate::batch::records::rows::Rows;
 use crate::error::{Error, Result};
 use crate::record::{OffsetRange, Partition};
 
-/// Bytes of keys, values and headers that one call is sent, unless a single record has more. Below a quarter the cost of
-/// the call itself begins to show; four times as much no longer fits the processor's caches.
+/// Bytes of records that one call is sent, unless a single record is larger. Below a quarter the cost of the call itself
+/// begins to show; four times as much no longer fits the processor's caches.
 const CALL_BYTES: usize = 1 << 20;
 
 /// The plugins that are part of the agent.
@@ -46,9 +46,6 @@ const SHIPPED: [(&str, &[u8]); 3] = [
 
 /// The most records of one call; records may be empty.
 const CALL_RECORDS: usize = 10_000;
-
-/// Where the buffers of rows are larger, bytes that are not sent count too: an answer may make more of them.
-const LARGE_BYTES: usize = 64 << 20;
 
 /// What a plugin may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,6 +247,16 @@ impl Instance {
         &self.plan
     }
 
+    /// Returns what it is called in errors.
+    pub fn named(&self) -> String {
+        self.plugin.named()
+    }
+
+    /// Gives up what it remembers of records: the next call has a new instance.
+    pub fn renew(&mut self) {
+        self.live = None;
+    }
+
     /// Transforms rows of `partition`, call by call; each answer is handed on with the rows that it is for.
     ///
     /// # Errors
@@ -260,7 +267,7 @@ impl Instance {
         rows: &Rows,
         mut take: impl FnMut(Range<usize>, Answer) -> Result<()>,
     ) -> Result<()> {
-        for piece in pieces(rows, self.plan.needs) {
+        for piece in pieces(rows) {
             let called = self.call(partition, rows, piece.clone());
             self.say();
             match called {
@@ -272,8 +279,8 @@ impl Instance {
     }
 
     /// Transforms rows as [`apply`](Self::apply) does, and goes on where the plugin has failed for good: `refused` is told
-    /// what it failed at, and why. Of a pure plugin that is single records, as far as its time allows; of another one all
-    /// the records of a call, because what it had seen of them is lost with it.
+    /// what it failed at, and why. Of a pure plugin that is single records, as far as can be found out in the time of two
+    /// calls; of another one all the records of a call, because what it had seen of them is lost with it.
     ///
     /// # Errors
     /// A failure that the plugin calls retriable, or that no record is to blame for; and what `take` failed with.
@@ -284,9 +291,10 @@ impl Instance {
         mut take: impl FnMut(Range<usize>, Answer) -> Result<()>,
         mut refused: impl FnMut(Range<usize>, Error),
     ) -> Result<()> {
-        for piece in pieces(rows, self.plan.needs) {
+        for piece in pieces(rows) {
             // What is still to be sent, the first records last.
             let mut left = vec![piece];
+            let began = Instant::now();
             while let Some(range) = left.pop() {
                 let called = self.call(partition, rows, range.clone());
                 self.say();
@@ -297,7 +305,8 @@ impl Instance {
                     }
                     Err(failed) => failed,
                 };
-                let parts = if self.plan.pure { failed.parts() } else { None };
+                let is_in_time = began.elapsed() < self.limits.deadline.saturating_mul(2);
+                let parts = if self.plan.pure && is_in_time { failed.parts() } else { None };
                 match parts {
                     _ if failed.must_be_told() => return Err(self.described(partition, rows, failed)),
                     Some(Parts::Halves(halves)) => left.extend(halves.into_iter().rev()),
@@ -351,7 +360,13 @@ impl Instance {
     fn described(&self, partition: &Partition, rows: &Rows, failed: Failed) -> Error {
         let Failed { fault, rows: range, in_configure } = failed;
         if in_configure {
-            return self.plugin.unconfigured(fault);
+            // It could be once: no record is to blame, and another time it may be again.
+            let what = format!("{} cannot be configured again", self.plugin.named());
+            let why = match fault {
+                Fault::Told(failure) => failure.message,
+                Fault::Dead { why, .. } => why,
+            };
+            return Error::transient(what).source(shown(&why));
         }
         let (why, record, retriable) = match fault {
             Fault::Told(failure) => (failure.message, failure.record, failure.retriable),
@@ -398,24 +413,13 @@ fn halved(mut failed: Failed, mut call: impl FnMut(Range<usize>) -> Option<Faile
     failed
 }
 
-/// Splits rows into what one call takes, of columns that are needed.
-fn pieces(rows: &Rows, needs: wit::Columns) -> impl Iterator<Item = Range<usize>> {
-    let needs = if rows.buffer_bytes() > LARGE_BYTES { wit::Columns::all() } else { needs };
-    let has = move |column| needs.contains(column);
-    let crossing = move |row: &Row| {
-        let key = if has(wit::Columns::KEYS) { rows.field_bytes(row.key) } else { 0 };
-        let value = if has(wit::Columns::VALUES) { rows.field_bytes(row.value) } else { 0 };
-        let headers = if has(wit::Columns::HEADERS) { rows.header_bytes(row.headers).len() } else { 0 };
-        key + value + headers
-    };
+/// Splits rows into what one call takes.
+fn pieces(rows: &Rows) -> impl Iterator<Item = Range<usize>> {
     let mut from = 0;
     std::iter::from_fn(move || {
         let (start, mut bytes) = (from, 0);
-        if needs == wit::Columns::empty() {
-            from = rows.len().min(start + CALL_RECORDS);
-        }
-        for row in &rows.rows()[from..] {
-            bytes += crossing(row);
+        for row in &rows.rows()[start..] {
+            bytes += rows.size_bytes(row);
             if from > start && (bytes > CALL_BYTES || from - start >= CALL_RECORDS) {
                 break;
             }

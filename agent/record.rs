@@ -185,14 +185,24 @@ pub struct LeftOut {
     pub records: u32,
     /// The number of the stage among its pipeline's, from 0.
     pub stage: u8,
-    /// Whether their batches were kept, as they came, among the dead letters.
-    pub is_kept: bool,
+    /// The dead letter that their batch was kept as, as it came; of one batch alone then.
+    pub dead_letter: Option<DeadLetter>,
+}
+
+/// A batch that a stage failed at, as its object's name tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its bytes.
+    pub length_bytes: u64,
+    /// XXH3-128 of them.
+    pub digest: u128,
 }
 
 impl LeftOut {
-    /// Returns whether `more`, of the next batch, can be told together with this.
+    /// Returns whether `more`, of the next batch, can be told together with this; dead letters are told one by one.
     pub fn goes_on_with(&self, more: &Self) -> bool {
-        (self.stage, self.is_kept, self.range.next) == (more.stage, more.is_kept, more.range.first)
+        let is_kept = self.dead_letter.is_some() || more.dead_letter.is_some();
+        !is_kept && (self.stage, self.range.next) == (more.stage, more.range.first)
     }
 }
 

@@ -9,7 +9,12 @@
 //! aborted transactions and empty ones pass as they are, and what no plugin has changed keeps its bytes ([`worker`]).
 //!
 //! **Bounds.** A worker's queue has [`QUEUED`] places; who finds none waits, and with it the payment for its bytes, which
-//! is how a slow plugin slows the source down. A worker holds one batch decoded and one encoded beside what it was handed.
+//! is how a slow plugin slows the source down. A worker holds one batch decoded and what came of it beside what it was
+//! handed, and hands back what was made when that is some MiB ([`Passed::rest`]). A batch that is large when decoded is
+//! worked on alone in the process.
+//!
+//! **State.** An instance of a plugin that is not pure remembers records. Whenever a partition is begun anew, or a run has
+//! failed, its records come again: then such an instance is given up, lest it take them for ones that it has seen.
 //!
 //! **Failure.** What becomes of records that a plugin failed at is [`OnError`]; which they were is told with what was
 //! made ([`Passed::left_out`]), so that the archive can keep it. A failure that the plugin calls retriable is never
@@ -18,6 +23,7 @@
 mod worker;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::thread;
 
@@ -28,7 +34,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::batch::transactions::OpenTransactions;
 use crate::error::{Error, Result};
 use crate::plugin::{Limits, Plugin, wit};
-use crate::record::{AbortedTransaction, LeftOut, Partition};
+use crate::record::{AbortedTransaction, LeftOut, Offset, Partition};
 use crate::telemetry::metrics::stage_left_out;
 use worker::Worker;
 
@@ -85,25 +91,38 @@ struct Queue {
 /// Batches on their way to a worker.
 struct Run {
     partition: Partition,
+    /// That of the partition's last start.
+    generation: u32,
     bytes: Bytes,
     open: OpenTransactions,
     answer: oneshot::Sender<Passed>,
 }
 
 /// What became of a run of batches.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Passed {
     /// The batches, as many as there were and in the same order, up to the one that ended the pass; each covers the
     /// offsets that it covered before.
     pub bytes: Bytes,
+    /// The offset behind them; `None` where there are none.
+    pub next: Option<Offset>,
+    /// Batches that are to be passed next: enough was made for once.
+    pub rest: Bytes,
     /// The aborted transactions that are still open behind them.
     pub open: OpenTransactions,
     /// Which records are not in them.
     pub left_out: Vec<LeftOut>,
-    /// The batches that are to be kept beside, as they came.
+    /// The batches that are to be kept beside, as they came: those of [`left_out`](Self::left_out) that have one, in order.
     pub dead_letters: Vec<Bytes>,
     /// Why the pass ended before the last batch.
     pub failure: Option<Error>,
+}
+
+impl Passed {
+    /// Makes that of a run of which nothing passed.
+    fn failed(failure: Error) -> Self {
+        Self { failure: Some(failure), ..Self::default() }
+    }
 }
 
 impl Stages {
@@ -154,13 +173,23 @@ impl Stages {
         &self.names
     }
 
-    /// Passes whole batches of a partition through all stages, in order. `open` are the aborted transactions that were open
+    /// Counts what an archive does not hold because a stage failed at it.
+    pub fn count(&self, left_out: &[LeftOut]) {
+        for LeftOut { records, stage, dead_letter, .. } in left_out {
+            let plugin = &self.plugins[usize::from(*stage)];
+            let policy = if dead_letter.is_some() { "dead-letter" } else { "skip" };
+            stage_left_out(&self.pipeline, stage + 1, plugin, policy).increment((*records).into());
+        }
+    }
+
+    /// Passes whole batches of a partition, read after its `generation`th start, through all stages, in order. `open` are the aborted transactions that were open
     /// before them, `aborted` those that the broker reported with them.
     ///
     /// Cancel: what was handed over is transformed for nobody.
     pub async fn pass(
         &self,
         partition: &Partition,
+        generation: u32,
         bytes: Bytes,
         mut open: OpenTransactions,
         aborted: &[AbortedTransaction],
@@ -170,22 +199,10 @@ impl Stages {
         let queue = &self.workers[worker_of(partition, self.workers.len())];
         let place = queue.places.clone().acquire_owned().await.map_err(|_| defect())?;
         let (answer, answered) = oneshot::channel();
-        let run = Run { partition: partition.clone(), bytes, open, answer };
+        let run = Run { partition: partition.clone(), generation, bytes, open, answer };
         // There is room for as many as there are places: this never waits.
         queue.runs.try_send((run, place)).map_err(|_| defect())?;
-        let passed = answered.await.map_err(|_| defect())?;
-        for left_out in &passed.left_out {
-            self.count(left_out);
-        }
-        Ok(passed)
-    }
-}
-
-impl Stages {
-    fn count(&self, left_out: &LeftOut) {
-        let stage = &self.plugins[usize::from(left_out.stage)];
-        let policy = if left_out.is_kept { "dead-letter" } else { "skip" };
-        stage_left_out(&self.pipeline, stage, policy).increment(left_out.records.into());
+        answered.await.map_err(|_| defect())
     }
 }
 
@@ -194,9 +211,16 @@ fn begin(mut worker: Worker, runs: Receiver<(Run, OwnedSemaphorePermit)>) -> Res
     let work = move || {
         for (run, place) in runs {
             drop(place);
-            let Run { partition, bytes, open, answer } = run;
+            let Run { partition, generation, bytes, open, answer } = run;
             // Whoever asked may be gone: then nobody needs the answer.
-            let _ = answer.send(worker.pass(&partition, &bytes, open));
+            let is_void = || answer.is_closed();
+            worker.begin(&partition, generation);
+            let passed = panic::catch_unwind(AssertUnwindSafe(|| worker.pass(&partition, &bytes, open, &is_void)));
+            let passed = passed.unwrap_or_else(|_| {
+                worker.forget_all();
+                Passed::failed(Error::transient("a worker of the stages met a defect"))
+            });
+            let _ = answer.send(passed);
         }
     };
     let started = thread::Builder::new().name("stages".to_owned()).spawn(work);

@@ -24,7 +24,7 @@ def sealed(path, **told):
     return value if value and value | told == value else problem(4, "not what it was, or another object", path) or {}
 def sidecar(path):
     data, at, lists = Path(path).read_bytes(), 133, []
-    if data[:8] != b"KBINDEX1" or int.from_bytes(data[-4:], "big") != google_crc32c.value(data[:-4]):
+    if data[:8] not in (b"KBINDEX1", b"KBINDEX2") or int.from_bytes(data[-4:], "big") != google_crc32c.value(data[:-4]):
         return problem(4, "no sidecar, or its checksum does not hold", path)
     for form in (">qQqqq", ">iq", ">qqq", ">qqq", ">c"):  # entries, leader epochs, aborted, undecided, note
         start, at = at + 4, at + 4 + struct.unpack_from(">I", data, at)[0] * struct.calcsize(form)

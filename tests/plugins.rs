@@ -134,6 +134,10 @@ fn a_check_tells_what_a_plugin_is() {
         (&"core module".into(), &"0.1".into(), &true.into())
     );
     assert_eq!((&told["touches"], &told["keeps_until_ms"]), (&serde_json::json!(["drops"]), &5000.into()));
+    let shipped = program_with(&["plugin", "check", "header-injector"]).ok();
     let table = plugin("check", "header-injector", &[]).ok();
+    let but_compiling = |table: &str| table.lines().filter(|line| !line.contains("Compile")).collect::<String>();
+    assert_eq!(but_compiling(&shipped), but_compiling(&table));
+    program_with(&["plugin", "check", "header-injectr"]).fails_with(2, &["there is no plugin `header-injectr`"]);
     assert!(table.contains("Plugin: header-injector") && table.contains("headers"), "{table}");
 }

@@ -106,11 +106,6 @@ pub fn dead_letter(partition: &Partition, first: Offset, length_bytes: u64, dige
     format!("{}{DEAD_LETTERS}{}", partition_folder(partition), copy_name(first, length_bytes, digest))
 }
 
-/// Reads the name below [`DEAD_LETTERS`]: the first offset, the length and the digest; `None` when it is none's.
-pub fn parse_dead_letter(name: &str) -> Option<(Offset, u64, u128)> {
-    parse_copy(name)
-}
-
 /// Reads the name of an object in [`COPIES`]: the first offset, the length and the digest of the log that it is the copy
 /// of; `None` when it is none's.
 pub fn parse_copy(name: &str) -> Option<(Offset, u64, u128)> {

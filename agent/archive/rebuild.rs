@@ -27,7 +27,7 @@ use super::sidecar::{Kind, Sidecar, Transaction};
 use crate::batch::records::Records;
 use crate::batch::{self, Header};
 use crate::error::Result;
-use crate::record::{Offset, OffsetRange, Partition, Timestamp};
+use crate::record::{LeftOut, Offset, OffsetRange, Partition, Timestamp};
 
 /// What became of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -278,6 +278,10 @@ pub struct Beyond {
     pub sealed_after: Timestamp,
     /// Its note, if that is known.
     pub note: Option<String>,
+    /// The stages that its records went through, as far as that is known.
+    pub stages: Vec<String>,
+    /// What those left out, of it and of its neighbours.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// Makes a sidecar of a log, chunk by chunk.
@@ -292,7 +296,7 @@ impl Rebuild {
     pub fn new(partition: &Partition, first: Offset, mut beyond: Beyond) -> Self {
         let aborted = std::mem::take(&mut beyond.aborted);
         let undecided = std::mem::take(&mut beyond.undecided);
-        let builder = Builder::decided(partition, first, beyond.kind, aborted, undecided);
+        let builder = Builder::decided(partition, first, beyond.kind, aborted, undecided).staged(&beyond.stages);
         Self { builder, beyond, only_gaps: true }
     }
 
@@ -310,7 +314,10 @@ impl Rebuild {
 
     /// Returns the sidecar.
     pub fn finish(self) -> Sidecar {
-        let Self { builder, beyond, only_gaps } = self;
+        let Self { mut builder, beyond, only_gaps } = self;
+        let range = builder.range();
+        let is_within = |left_out: &&LeftOut| left_out.range.first < range.next && left_out.range.next > range.first;
+        builder.leave_out(beyond.left_out.iter().filter(is_within).copied());
         let (mut sidecar, _) = builder.seal();
         if only_gaps {
             sidecar.kind = Kind::Gap;

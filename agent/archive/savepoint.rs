@@ -57,8 +57,11 @@ pub struct Savepoint {
 pub struct State {
     /// The cluster; `None` where it has no id.
     pub cluster_id: Option<String>,
-    /// The ends of all partitions of all topics that agents of the backup capture.
+    /// The ends of all partitions of all topics that agents of the backup capture, but for those of `topics_unread`.
     pub topics: Vec<Topic<End>>,
+    /// The topics that the backup holds and of which its maker may not know where they end: it does not cover them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topics_unread: Vec<Unread>,
     /// The groups, each with its committed offsets on those topics.
     pub groups: Vec<Group>,
     /// Why groups could not be listed: those that nobody named may be missing.
@@ -76,6 +79,17 @@ pub struct Topic<P> {
     pub topic_id: String,
     /// One for each partition, by index.
     pub partitions: Vec<P>,
+}
+
+/// A topic that its maker may not look at.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Unread {
+    /// The topic's name.
+    pub topic: String,
+    /// Its id, as an earlier savepoint has it.
+    pub topic_id: String,
+    /// Why not.
+    pub error: String,
 }
 
 /// Where a partition ended.
@@ -207,6 +221,7 @@ impl State {
             topic.partitions.sort_by_key(|end| end.partition);
         }
         self.topics.sort_by(|a, b| (&a.topic, &a.topic_id).cmp(&(&b.topic, &b.topic_id)));
+        self.topics_unread.sort();
         for group in &mut self.groups {
             for topic in &mut group.offsets {
                 topic.partitions.sort_by_key(|committed| committed.0);

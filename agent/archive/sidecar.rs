@@ -10,13 +10,19 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::error::{Error, Result};
-use crate::record::{LeftOut, Offset, OffsetRange, Timestamp, TopicId};
+use crate::record::{DeadLetter, LeftOut, Offset, OffsetRange, Timestamp, TopicId};
 
-/// The first bytes of every sidecar; the digit is the version of the layout.
+/// The first bytes of a sidecar; the digit is the version of the layout.
 pub const MAGIC: &[u8; 8] = b"KBINDEX1";
+
+/// The first bytes of a sidecar that names stages: who does not know of those must not take it for all there is.
+pub const MAGIC_STAGED: &[u8; 8] = b"KBINDEX2";
 
 /// What it begins with in any version.
 const MAGIC_OF_ANY: &[u8] = b"KBINDEX";
+
+/// Bytes of one stretch that was left out.
+const LEFT_OUT_BYTES: usize = 46;
 
 /// In place of a time that is not proven.
 const UNPROVEN: i64 = i64::MIN;
@@ -135,7 +141,7 @@ impl Sidecar {
     /// Writes the sidecar's bytes.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(256 + 40 * self.entries.len() + self.note.len());
-        out.put_slice(MAGIC);
+        out.put_slice(if self.stages.is_empty() { MAGIC } else { MAGIC_STAGED });
         out.put_slice(self.topic_id.0.as_bytes());
         out.put_i32(self.partition);
         out.put_i64(self.range.first);
@@ -187,7 +193,11 @@ impl Sidecar {
                 out.put_i64(left_out.range.next);
                 out.put_u32(left_out.records);
                 out.put_u8(left_out.stage);
-                out.put_u8(left_out.is_kept.into());
+                out.put_u8(left_out.dead_letter.is_some().into());
+                let none = DeadLetter { length_bytes: 0, digest: 0 };
+                let DeadLetter { length_bytes, digest } = left_out.dead_letter.unwrap_or(none);
+                out.put_u64(length_bytes);
+                out.put_u128(digest);
             }
         }
         let crc = crc32c::crc32c(&out);
@@ -206,17 +216,19 @@ impl Sidecar {
         if crc.get_u32() != crc32c::crc32c(body) {
             return Err(Error::damaged("sidecar does not match its checksum"));
         }
-        if body.starts_with(MAGIC_OF_ANY) && !body.starts_with(MAGIC) {
-            return Err(Error::newer("sidecar"));
-        }
-        let Some(mut body) = body.strip_prefix(MAGIC) else { return Err(Error::damaged("sidecar is none")) };
-        Self::decode_body(&mut body)
+        let (is_staged, mut body) = match (body.strip_prefix(MAGIC), body.strip_prefix(MAGIC_STAGED)) {
+            (Some(body), _) => (false, body),
+            (_, Some(body)) => (true, body),
+            _ if body.starts_with(MAGIC_OF_ANY) => return Err(Error::newer("sidecar")),
+            _ => return Err(Error::damaged("sidecar is none")),
+        };
+        Self::decode_body(&mut body, is_staged)
             .filter(|_| body.is_empty())
             .ok_or_else(|| Error::damaged("sidecar contradicts itself"))
     }
 
     /// Reads what stands between magic and checksum; `None` where it does not fit.
-    fn decode_body(body: &mut &[u8]) -> Option<Self> {
+    fn decode_body(body: &mut &[u8], is_staged: bool) -> Option<Self> {
         let mut topic_id = [0; 16];
         body.try_copy_to_slice(&mut topic_id).ok()?;
         Some(Self {
@@ -249,17 +261,13 @@ impl Sidecar {
             aborted: get_list(body, 24, get_transaction)?,
             undecided: get_list(body, 24, get_transaction)?,
             note: get_text(body)?,
-            stages: if body.is_empty() {
-                Vec::new()
-            } else {
-                get_list(body, 4, get_text).filter(|all| !all.is_empty())?
-            },
-            left_out: if body.is_empty() { Vec::new() } else { get_list(body, 22, get_left_out)? },
+            stages: if is_staged { get_list(body, 4, get_text).filter(|all| !all.is_empty())? } else { Vec::new() },
+            left_out: if is_staged { get_list(body, LEFT_OUT_BYTES, get_left_out)? } else { Vec::new() },
         })
     }
 
     /// Returns whether `other` describes the same log of the same partition and knows the same of its transactions; the
-    /// time of sealing and the note may differ.
+    /// time of sealing, the note and what is said of stages may differ: whoever was first has decided what is left out.
     pub fn says_the_same(&self, other: &Self) -> bool {
         let sorted = |transactions: &[Transaction]| {
             let mut sorted: Vec<_> =
@@ -271,7 +279,6 @@ impl Sidecar {
             && (self.length_bytes, self.digest, self.kind) == (other.length_bytes, other.digest, other.kind)
             && sorted(&self.aborted) == sorted(&other.aborted)
             && sorted(&self.undecided) == sorted(&other.undecided)
-            && (&self.stages, &self.left_out) == (&other.stages, &other.left_out)
     }
 
     /// Returns whether a transactional data batch of `producer_id` at `offset` was aborted.
@@ -309,10 +316,14 @@ fn get_left_out(body: &mut &[u8]) -> Option<LeftOut> {
         range: OffsetRange { first: body.try_get_i64().ok()?, next: body.try_get_i64().ok()? },
         records: body.try_get_u32().ok()?,
         stage: body.try_get_u8().ok()?,
-        is_kept: match body.try_get_u8().ok()? {
-            0 => false,
-            1 => true,
-            _ => return None,
+        dead_letter: {
+            let is_kept = body.try_get_u8().ok()?;
+            let letter = DeadLetter { length_bytes: body.try_get_u64().ok()?, digest: body.try_get_u128().ok()? };
+            match is_kept {
+                0 => None,
+                1 => Some(letter),
+                _ => return None,
+            }
         },
     })
 }
@@ -368,7 +379,12 @@ mod tests {
             undecided: vec![Transaction { producer_id: 3, first: 5, last: Some(7) }],
             note: "begins at the log start".into(),
             stages: vec!["mask 00ff".into(), "drop 11".into()],
-            left_out: vec![LeftOut { range: OffsetRange { first: 5, next: 9 }, records: 3, stage: 1, is_kept: true }],
+            left_out: vec![LeftOut {
+                range: OffsetRange { first: 5, next: 9 },
+                records: 3,
+                stage: 1,
+                dead_letter: Some(DeadLetter { length_bytes: 80, digest: 9 }),
+            }],
         }
     }
 
@@ -377,7 +393,7 @@ mod tests {
         assert_eq!(Sidecar::decode(&sample().encode()).expect("sound"), sample());
         let plain = Sidecar { stages: Vec::new(), left_out: Vec::new(), ..sample() };
         assert_eq!(Sidecar::decode(&plain.encode()).expect("sound"), plain);
-        assert_eq!(plain.encode().len() + 4 + 4 + 9 + 4 + 7 + 4 + 22, sample().encode().len());
+        assert_eq!(plain.encode().len() + 4 + 4 + 9 + 4 + 7 + 4 + LEFT_OUT_BYTES, sample().encode().len());
     }
 
     #[test]
@@ -394,7 +410,7 @@ mod tests {
     #[test]
     fn a_sidecar_of_a_later_version_is_newer_and_not_damaged() {
         let mut bytes = sample().encode().to_vec();
-        bytes[MAGIC.len() - 1] = b'2';
+        bytes[MAGIC.len() - 1] = b'3';
         assert_eq!(Sidecar::decode(&bytes).expect_err("damaged").kind(), crate::error::Kind::Damaged);
         let body = bytes.len() - 4;
         let crc = crc32c::crc32c(&bytes[..body]).to_be_bytes();

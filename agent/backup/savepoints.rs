@@ -42,7 +42,7 @@ use self::scope::Scope;
 pub(crate) use self::scope::by_backup as backups;
 use crate::archive::Archive;
 use crate::archive::layout;
-use crate::archive::savepoint::{Archived, Name, State};
+use crate::archive::savepoint::{Archived, Name, State, Unread};
 use crate::archive::sink::Reached;
 use crate::config;
 use crate::crash;
@@ -334,6 +334,13 @@ impl Maker {
         self.ahead = std::mem::take(&mut taken.ahead);
         let earlier = before.as_ref().map(|state| state.hanging.as_slice()).unwrap_or_default();
         taken.state.hanging = self.standing.hanging(&self.client, &taken.held_back, earlier).await;
+        for (timeline, error) in std::mem::take(&mut taken.unread) {
+            // Of what we have chosen and nobody holds the pipeline tells.
+            if self.beside.is_held(archive, &timeline).await? {
+                let (topic, topic_id) = (timeline.0, timeline.1.to_string());
+                taken.state.topics_unread.push(Unread { topic, topic_id, error });
+            }
+        }
         add_archived(&mut taken.state, &self.reached);
         if let Some(before) = &before {
             taken.state.keep_archived(before);
@@ -343,9 +350,17 @@ impl Maker {
         Ok(taken)
     }
 
-    /// Logs which groups cannot be read, when that has changed.
+    /// Logs which topics and groups cannot be read, when that has changed.
     fn tell_unread(&mut self, state: &State) {
         let mut unread: Vec<String> = state.groups_unread.iter().cloned().collect();
+        if let Some(first) = state.topics_unread.first() {
+            let names: Vec<_> = state.topics_unread.iter().map(|topic| &*topic.topic).collect();
+            let (names, error) = (names.join(", "), &first.error);
+            unread.push(format!(
+                "topics that the backup holds may not be looked at: {names} ({error}); grant Describe on them to the \
+                 agent's user"
+            ));
+        }
         let refused = state.groups.iter().filter_map(|group| group.error.as_ref().map(|error| (&group.group, error)));
         let refused: Vec<_> = refused.collect();
         if let Some((group, error)) = refused.first() {
@@ -354,7 +369,9 @@ impl Maker {
         let unread = unread.join("; ");
         if unread != self.unread {
             match unread.is_empty() {
-                true => tracing::info!(pipeline = self.pipeline.name, "savepoints: all groups can be read again"),
+                true => {
+                    tracing::info!(pipeline = self.pipeline.name, "savepoints: all topics and groups can be read again")
+                }
                 false => tracing::warn!(pipeline = self.pipeline.name, "savepoints are made without them: {unread}"),
             }
             self.unread = unread;

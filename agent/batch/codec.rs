@@ -142,8 +142,9 @@ fn snap_blocks(input: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Reads Zstandard frames, one after the other. zstd's own streaming call writes straight into `out` and keeps no
-/// window beside it; the window that a frame may ask for is bounded by zstd itself (128 MiB).
+/// Reads Zstandard frames, one after the other, by zstd's own streaming call. Where `out` has no room for the whole frame,
+/// or the frame does not tell its size, that keeps a window beside it: as much as was decompressed, at most what the frame
+/// asks for, which is bounded by zstd itself (128 MiB).
 fn unzstd(input: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Result<()> {
     let mut context = zstd_safe::DCtx::create();
     let mut source = zstd_safe::InBuffer::around(input);

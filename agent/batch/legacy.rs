@@ -207,7 +207,8 @@ impl Message {
         if !crc_matches(entry) {
             return Err(Error::damaged("its checksum does not match its bytes"));
         }
-        if offset < 0 || magic > 1 {
+        // There must be an offset to read after it.
+        if !(0..Offset::MAX).contains(&offset) || magic > 1 {
             return Err(Error::damaged(format!("a message of format v{magic} has offset {offset}")));
         }
         let attributes = rest.try_get_u8().map_err(too_short)?;
@@ -262,6 +263,9 @@ impl Message {
         if last > self.offset {
             return Err(Error::damaged(format!("a compressed message holds offset {last} beyond its own")));
         }
+        if let Some(record) = records.iter().find(|record| record.offset > last) {
+            return Err(Error::damaged(format!("a compressed message holds offset {} before {last}", record.offset)));
+        }
         let shift = if self.magic == 1 { self.offset - last } else { 0 };
         for record in &mut records {
             record.offset += shift;
@@ -300,5 +304,7 @@ fn mended(frame: &[u8]) -> Cow<'_, [u8]> {
     frame.into()
 }
 
+#[cfg(test)]
+pub(super) mod mutation;
 #[cfg(test)]
 mod tests;

@@ -134,13 +134,17 @@ pub fn survey(batch: &[u8], header: &Header, from: Offset) -> Result<Survey> {
 
 /// Returns the plain records of the batch at the start of `batch`.
 fn unpack<'a>(header: &Header, batch: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+    unpack_at_most(header, batch, codec::LIMIT_BYTES)
+}
+
+fn unpack_at_most<'a>(header: &Header, batch: &'a [u8], limit_bytes: usize) -> Result<Cow<'a, [u8]>> {
     let packed = batch.get(HEADER_BYTES..header.total_bytes);
     let packed = packed.ok_or_else(|| damaged("record batch is cut off").with("offset", header.base_offset))?;
     // A batch that compaction emptied has no body at all, not even a compressed one.
     if packed.is_empty() && header.count == 0 {
         return Ok(Cow::Borrowed(packed));
     }
-    codec::decompress(header.compression()?, packed, codec::LIMIT_BYTES)
+    codec::decompress(header.compression()?, packed, limit_bytes)
         .map_err(|error| error.with("offset", header.base_offset))
 }
 
@@ -291,7 +295,7 @@ fn seal(
     let mut max_time = None;
     for (at, (offset, time)) in places.enumerate() {
         let delta = offset.checked_sub(template.base_offset).and_then(|delta| i32::try_from(delta).ok());
-        let delta = delta.filter(|delta| *delta > last_delta && *delta < i32::MAX);
+        let delta = delta.filter(|delta| *delta > last_delta);
         let delta = delta.ok_or_else(|| unfit("records do not fit one batch").with("offset", offset))?;
         let time_delta = time.0.checked_sub(base_time.0).ok_or_else(|| unfit("record times overflow"))?;
         put(&mut body, at, time_delta, delta).ok_or_else(|| unfit("record is too large"))?;
@@ -333,5 +337,7 @@ fn damaged(what: impl Into<String>) -> Error {
     Error::damaged(what)
 }
 
+#[cfg(test)]
+pub(super) mod mutation;
 #[cfg(test)]
 pub(crate) mod tests;

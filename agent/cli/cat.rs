@@ -125,16 +125,22 @@ pub async fn run(args: Args) -> Result<()> {
     let root = super::open(&args.path)?;
     let archive = source::open(&root, &args.backup_id).await?;
     let chosen = choose(source::timelines(&archive).await?, &args.topic, &args.choice)?;
-    let mut printer = Printer::new(args.choice, Output::stdout()?);
+    print(&archive, &chosen, Printer::new(args.choice, Output::stdout()?)).await
+}
+
+/// Prints what was chosen.
+async fn print(archive: &Archive, chosen: &[(Partition, Branch)], mut printer: Printer) -> Result<()> {
     let mut failed = None;
-    for (partition, branch) in &chosen {
+    for (partition, branch) in chosen {
         let printed = match printer.choice.dead_letters {
-            false => printer.partition(&archive, partition, *branch).await,
-            true => printer.dead_letters(&archive, partition, *branch).await,
+            false => printer.partition(archive, partition, *branch).await,
+            true => printer.dead_letters(archive, partition, *branch).await,
         };
         match printed {
             Ok(()) if printer.is_done() => break,
             Ok(()) => {}
+            // The output's own: the archive has nothing to do with it.
+            Err(error) if printer.output.is_closed() => return Err(error),
             Err(error) => {
                 let error = error.with("topic", &partition.topic).with("partition", partition.index);
                 match &failed {
@@ -321,6 +327,9 @@ impl Printer {
                 opened => opened?,
             };
             if let Err(error) = self.segment(&segment, place, wanted).await {
+                if self.output.is_closed() {
+                    return Err(error);
+                }
                 let name = layout::log(first);
                 let listed = archive.store().list_from(&place.folder, &name).await?;
                 let is_whole = listed.iter().any(|log| log.name == name && log.size_bytes == row.length_bytes);
@@ -387,8 +396,9 @@ impl Printer {
                     continue;
                 }
                 let bytes = chunk.bytes.slice(at..at + header.total_bytes);
-                self.batch(&header, &bytes, place, from, to).map_err(|error| {
-                    error.with("object", segment.describe()).with("position", chunk.position + at as u64)
+                self.batch(&header, &bytes, place, from, to).map_err(|error| match self.output.is_closed() {
+                    true => error,
+                    false => error.with("object", segment.describe()).with("position", chunk.position + at as u64),
                 })?;
             }
         }

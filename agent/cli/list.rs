@@ -306,34 +306,18 @@ impl ForkRow {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
+    use super::super::table::tests::Written;
     use super::*;
     use crate::archive::sealed;
     use crate::archive::source::Fork;
     use crate::archive::source::tests::{Fixture, three};
 
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Shared {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().expect("nobody panics").write(bytes)
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
     /// Lists the backups below `root`; returns the table and how it ended.
     async fn listed(root: &Store, path: &str) -> (String, Result<()>) {
-        let written = Shared::default();
-        let mut output = Output::to(Box::new(written.clone()));
+        let (mut output, written) = Written::output();
         let result = list_backups(root, path, Format::Table, &mut output).await;
         output.finish().expect("written");
-        let text = String::from_utf8(written.0.lock().expect("nobody panics").clone()).expect("UTF-8");
-        (text, result)
+        (written.text(), result)
     }
 
     #[tokio::test]
@@ -395,11 +379,10 @@ mod tests {
 
     /// Lists the topics of the backup in `format`.
     async fn topics(fixture: &Fixture, format: Format) -> String {
-        let written = Shared::default();
-        let mut output = Output::to(Box::new(written.clone()));
+        let (mut output, written) = Written::output();
         list_topics(&fixture.archive, format, &mut output).await.expect("sound");
         output.finish().expect("written");
-        String::from_utf8(written.0.lock().expect("nobody panics").clone()).expect("UTF-8")
+        written.text()
     }
 
     #[tokio::test]
@@ -423,7 +406,7 @@ mod tests {
         let fixture = Fixture::new("b").await;
         fixture.topic("t", "_", 1).await;
         let broken = fixture.but(|_, bytes| Some(bytes.slice(..9))).await;
-        let mut output = Output::to(Box::new(Shared::default()));
+        let (mut output, _) = Written::output();
         let result = list_topics(&broken.archive, Format::Table, &mut output).await;
         assert_eq!(result.expect_err("damage").exit_code(), 4);
     }

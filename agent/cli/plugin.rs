@@ -30,7 +30,7 @@ use crate::telemetry::logging;
 pub enum Verb {
     /// Check whether a file is a plugin for this agent, and show what it needs and does
     Check {
-        /// The plugin: a .wasm file
+        /// The plugin: a .wasm file, or the name of one that ships with the program
         file: PathBuf,
         /// Its settings and limits
         #[command(flatten)]
@@ -41,7 +41,7 @@ pub enum Verb {
     },
     /// Pass records through a plugin: JSON lines as `cat` prints them, in and out
     Run {
-        /// The plugin: a .wasm file
+        /// The plugin: a .wasm file, or the name of one that ships with the program
         file: PathBuf,
         /// The records, one a line; `-` for stdin
         #[arg(long, value_name = "FILE", default_value = "-")]
@@ -82,13 +82,21 @@ impl Settings {
 pub async fn run(verb: Verb) -> Result<()> {
     // A plugin computes, and waits for nothing.
     let work = tokio::task::spawn_blocking(move || match verb {
-        Verb::Check { file, settings, format } => check(&Plugin::open(&file)?, &settings, format),
+        Verb::Check { file, settings, format } => check(&found(&file)?, &settings, format),
         Verb::Run { file, input, settings } => {
-            let instance = settings.start(&Plugin::open(&file)?)?;
+            let instance = settings.start(&found(&file)?)?;
             pass(instance, opened(&input)?)
         }
     });
     work.await.map_err(|error| Error::failed("the work ended early").source(error))?
+}
+
+/// Opens a file, or a plugin that is part of the agent where there is no file of that name.
+fn found(file: &Path) -> Result<Plugin> {
+    match file.to_str().filter(|_| !file.exists()) {
+        Some(name) => Plugin::find(name),
+        None => Plugin::open(file),
+    }
 }
 
 /// What `check` tells.

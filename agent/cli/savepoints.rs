@@ -14,7 +14,7 @@ use serde::Serialize;
 use self::ends::Ends;
 use super::Format;
 use super::table::{self, Output, Page};
-use crate::archive::savepoint::{Lack, Lost, Name, Savepoint, State, lacking, lost};
+use crate::archive::savepoint::{Lack, Lost, Name, Savepoint, State, Unread, lacking, lost};
 use crate::archive::source::side_by_side;
 use crate::archive::{Archive, source};
 use crate::backup::savepoints::{self, Made};
@@ -89,6 +89,9 @@ struct Row {
     complete: Option<bool>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lacks: Vec<LackRow>,
+    /// Topics of the backup that it does not cover.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    topics_unread: Vec<Unread>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lost: Vec<LostRow>,
     /// Partitions of which it cannot be told how far they go.
@@ -315,7 +318,11 @@ impl Row {
             previous: savepoint.previous,
             groups: Some(state.groups.len()),
             partitions: Some(state.partitions()),
-            complete: (unknown.is_empty() || !lacks.is_empty()).then_some(lacks.is_empty()),
+            complete: match lacks.is_empty() && state.topics_unread.is_empty() {
+                true => unknown.is_empty().then_some(true),
+                false => Some(false),
+            },
+            topics_unread: state.topics_unread.clone(),
             lacks: lacks.into_iter().map(lack).collect(),
             lost: lost.into_iter().map(gone).collect(),
             unknown,
@@ -336,6 +343,7 @@ impl Row {
             partitions: None,
             complete: None,
             lacks: Vec::new(),
+            topics_unread: Vec::new(),
             lost: Vec::new(),
             unknown: Vec::new(),
             groups_unread: None,
@@ -359,12 +367,13 @@ impl Row {
     }
 
     fn complete_text(&self) -> String {
-        let Some(first) = self.lacks.first() else { return "yes".to_owned() };
-        let more = match self.lacks.len() - 1 {
-            0 => String::new(),
-            more => format!(", and {more} more"),
-        };
-        format!("no: {}-{} lacks {}{more}", first.topic, first.partition, first.offsets)
+        let lacks = self.lacks.iter().map(|lack| format!("{}-{} lacks {}", lack.topic, lack.partition, lack.offsets));
+        let mut why = lacks.chain(self.topics_unread.iter().map(|topic| format!("{} is not covered", topic.topic)));
+        let Some(first) = why.next() else { return "yes".to_owned() };
+        match why.count() {
+            0 => format!("no: {first}"),
+            more => format!("no: {first}, and {more} more"),
+        }
     }
 
     fn note(&self) -> Option<String> {
@@ -377,6 +386,9 @@ impl Row {
         }
         if let Some(first) = self.unknown.first() {
             notes.push(format!("nobody knows where {first} ends{}: run verify", more(&self.unknown)));
+        }
+        if let Some(first) = self.topics_unread.first() {
+            notes.push(format!("topic {} unread: {}{}", first.topic, first.error, more(&self.topics_unread)));
         }
         notes.extend(self.groups_unread.iter().map(|why| format!("groups unread: {why}")));
         if let Some(first) = self.refused.first() {

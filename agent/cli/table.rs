@@ -60,7 +60,7 @@ impl Output {
         self.write(&text)
     }
 
-    /// Returns whether nobody reads any more.
+    /// Returns whether nothing more can be written: nobody reads any more, or a write has failed.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
@@ -80,7 +80,11 @@ impl Output {
                 self.closed = true;
                 Ok(())
             }
-            Err(error) => Err(Error::failed("cannot write to stdout").source(error)),
+            Err(error) => {
+                // What is left in the buffer would fail again, with the same words.
+                self.closed = true;
+                Err(Error::failed("cannot write to stdout").source(error))
+            }
             Ok(()) => Ok(()),
         }
     }
@@ -192,8 +196,35 @@ pub fn counted(count: u64, noun: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
+
+    /// What an output has written to memory.
+    #[derive(Clone, Default)]
+    pub(in crate::cli) struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Written {
+        /// Returns an output, and what it will have written.
+        pub(in crate::cli) fn output() -> (Output, Self) {
+            let written = Self::default();
+            (Output::to(Box::new(written.clone())), written)
+        }
+
+        pub(in crate::cli) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().expect("nobody panics").clone()).expect("UTF-8")
+        }
+    }
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("nobody panics").write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
 
     #[test]
     fn a_table_is_as_wide_as_its_widest_cell() {

@@ -183,7 +183,7 @@ pub const KEYS: &[Key] = &[
         "fail",
         "what becomes of records that the plugin fails at: `fail` stops their partition before them and tries again, so \
          that nothing is left out; `skip` leaves them out; `dead-letter` leaves their batch out and keeps it as it came, \
-         beside the archive; both are counted and told in the archive",
+         in the partition's folder; both are counted and told in the archive",
     ),
     with_default(
         "pipeline.stage.deadline",

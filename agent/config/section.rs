@@ -175,9 +175,38 @@ impl Section {
         Ok(Some(list))
     }
 
-    /// Takes the table of properties `name`, as [`properties`](Self::properties) does; an empty one where it is left out.
-    pub(super) fn optional_properties(&mut self, name: &str) -> Result<BTreeMap<String, String>> {
-        if self.given.contains_key(name) { self.properties(name) } else { Ok(BTreeMap::new()) }
+    /// Takes the table of a plugin's settings `name`, if it is given, as `wit/transform.wit` promises them: in the file's
+    /// order, as text, tables inside as dotted names, each element of an array as an entry of its own.
+    pub(super) fn settings(&mut self, name: &str) -> Result<Vec<(String, String)>> {
+        let mut settings = Vec::new();
+        match self.given.remove(name) {
+            Some(given @ Value::Object(_)) => {
+                self.keep(name, masked("", &given));
+                self.entries(name, "", given, &mut settings)?;
+            }
+            Some(other) => return Err(self.error(name, format!("must be a table, not {}", kind_of(&other)))),
+            None => {}
+        }
+        Ok(settings)
+    }
+
+    fn entries(&self, name: &str, key: &str, given: Value, settings: &mut Vec<(String, String)>) -> Result<()> {
+        match given {
+            Value::Object(inner) => {
+                let dot = if key.is_empty() { "" } else { "." };
+                inner.into_iter().try_for_each(|(below, value)| {
+                    self.entries(name, &format!("{key}{dot}{below}"), value, settings)
+                })?;
+            }
+            Value::Array(elements) => {
+                elements.into_iter().try_for_each(|element| self.entries(name, key, element, settings))?;
+            }
+            Value::String(text) => settings.push((key.to_owned(), text)),
+            Value::Number(number) => settings.push((key.to_owned(), number.to_string())),
+            Value::Bool(flag) => settings.push((key.to_owned(), flag.to_string())),
+            Value::Null => return Err(self.error(&format!("{name}.\"{key}\""), must_be_text(&Value::Null))),
+        }
+        Ok(())
     }
 
     /// Takes the table of properties `name`. Numbers and booleans are taken as their text, and tables inside (from
@@ -268,6 +297,15 @@ impl Section {
 
 fn must_be_text(value: &Value) -> String {
     format!("must be a text in quotes, not {}", kind_of(value))
+}
+
+/// Returns settings as they may be shown: what the name calls a secret is not.
+fn masked(name: &str, given: &Value) -> Value {
+    match given {
+        Value::Object(inner) => inner.iter().map(|(name, value)| (name.clone(), masked(name, value))).collect(),
+        _ if value::is_secret(name) => value::MASK.into(),
+        other => other.clone(),
+    }
 }
 
 fn kind_of(value: &Value) -> &'static str {

@@ -6,10 +6,11 @@
 //! *lost* (a coordinator that is away, a session that timed out) is read on until the next assignment says who has it.
 //!
 //! Order: a revoked partition is closed ([`Membership::released`]), what is durable of it is committed, then it is let
-//! go, and only then does the next member get it. Retry: librdkafka joins again by itself; after an error that it calls
-//! fatal a new consumer takes its place, with back-off. Cancel: dropping [`Membership`] commits, leaves the group, and
-//! waits for that no longer than [`LEAVE_WITHIN`]. Crash: the others get the partitions when the session times out;
-//! committed offsets are hints for people and tools, nothing is read from them.
+//! go, and only then does the next member get it. An owner that captures on whatever the group says releases it at once.
+//! Retry: librdkafka joins again by itself; after an error that it calls fatal a new consumer takes its place, with
+//! back-off. Cancel: dropping [`Membership`] commits, leaves the group, and waits for that no longer than
+//! [`LEAVE_WITHIN`]. Crash: the others get the partitions when the session times out; committed offsets are hints for
+//! people and tools, nothing is read from them.
 //!
 //! Here alone rdkafka's consumer is named. It is polled on a thread of its own: no runtime thread waits in it.
 
@@ -163,7 +164,7 @@ impl Membership {
         self.shared.lock().holdings.durable(topic, partition, next);
     }
 
-    /// Takes note that a revoked partition is closed.
+    /// Takes note that a revoked partition is closed, or captured on without the group: it is not waited for any more.
     pub fn released(&self, topic: &str, partition: i32) {
         self.shared.lock().holdings.released(topic, partition);
         self.shared.changed.notify_all();

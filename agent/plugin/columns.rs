@@ -20,9 +20,10 @@ use crate::record::{Partition, Timestamp};
 /// likely wrong than useful, and each row costs the host memory whatever it holds.
 const MOST_ROWS: usize = 1 << 20;
 
-/// The most bytes that the rows of one answer may hold together. The same record may be named a million times at no cost
-/// to the plugin; what comes of it must still fit into the agent.
-const MOST_BYTES: usize = 256 << 20;
+/// The most bytes that the rows of one answer may hold together beyond those of the records that it is for. The same
+/// record may be named a million times at no cost to the plugin; what comes of it must still fit into the agent, beside
+/// whatever else it holds. A call is sent a megabyte, unless a single record is larger; that one can then still pass.
+const MOST_BYTES: usize = 64 << 20;
 
 /// The most topics that rows may be sent to. A restore makes and fences all of them; clusters have some thousands.
 const MOST_TARGETS: usize = 10_000;
@@ -43,6 +44,8 @@ pub struct Answer {
     pub topics: Option<Topics>,
     /// The partition that each is sent to, −1 where the plugin leaves it open; `None`: it does so for all.
     pub partitions: Option<Vec<i32>>,
+    /// The bytes of the fields of all rows.
+    pub bytes: usize,
 }
 
 /// The topics of rows.
@@ -190,9 +193,10 @@ pub(super) fn check_plan(plan: &Plan) -> Result<(), Wrong> {
 pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Plan) -> Result<Answer, Wrong> {
     let Output { source, topics, partitions, timestamps, keys, values, headers } = output;
     let sent = &rows.rows()[sent];
-    let copies = source.as_ref().map_or(Ok(false), |source| chosen(source, sent.len(), plan))?;
-    // What was sent fits; without these the answer is no more.
-    let may_grow = copies || keys.is_some() || values.is_some() || headers.is_some();
+    let most = most_bytes(sent.iter().map(|row| rows.size_bytes(row)).sum());
+    if let Some(source) = &source {
+        chosen(source, sent.len(), plan)?;
+    }
     let mut made: Vec<Row> = match &source {
         Some(source) => source.iter().map(|record| sent[*record as usize]).collect(),
         None => sent.to_vec(),
@@ -214,7 +218,7 @@ pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Pla
     }
     if let Some(edit) = headers {
         declared("headers", plan, Touches::HEADERS)?;
-        headers::edited(rows, edit, &mut derived, &mut made)?;
+        headers::edited(rows, edit, most, &mut derived, &mut made)?;
     }
     let topics = topics.map(|route| routed(route, made.len(), plan)).transpose()?;
     if let Some(partitions) = &partitions {
@@ -225,25 +229,19 @@ pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Pla
         }
     }
     let rows = derived.finish(made);
-    if may_grow {
-        bounded(&rows, sent)?;
+    match rows.rows().iter().map(|row| rows.size_bytes(row)).sum::<usize>() {
+        bytes if bytes <= most => Ok(Answer { rows, topics, partitions, bytes }),
+        bytes => Err(format!("the rows are {bytes} bytes, the most is {most}")),
     }
-    Ok(Answer { rows, topics, partitions })
 }
 
-/// Checks that rows do not hold too many bytes; they are made of `sent`.
-fn bounded(made: &Rows, sent: &[Row]) -> Result<(), Wrong> {
-    let bytes = |rows: &[Row]| rows.iter().map(|row| made.size_bytes(row)).sum::<usize>();
-    let all = bytes(made.rows());
-    // What crosses is bounded, but not what rows hold beside that.
-    if all <= MOST_BYTES || all <= 2 * bytes(sent) {
-        return Ok(());
-    }
-    Err(format!("the rows are {all} bytes, the most is {MOST_BYTES}"))
+/// Returns how many bytes the rows of an answer may be for records of so many: what a buffer can hold at most.
+fn most_bytes(sent: usize) -> usize {
+    sent.saturating_add(MOST_BYTES).min(u32::MAX as usize)
 }
 
-/// Checks which records rows are made from; returns whether one of them is there twice.
-fn chosen(source: &[u32], sent: usize, plan: &Plan) -> Result<bool, Wrong> {
+/// Checks which records rows are made from.
+fn chosen(source: &[u32], sent: usize, plan: &Plan) -> Result<(), Wrong> {
     if source.len() > MOST_ROWS {
         return Err(format!("it has {} rows, the most is {MOST_ROWS}", source.len()));
     }
@@ -260,7 +258,7 @@ fn chosen(source: &[u32], sent: usize, plan: &Plan) -> Result<bool, Wrong> {
     if source.len() - copies < sent {
         declared("drops", plan, Touches::DROPS)?;
     }
-    Ok(copies > 0)
+    Ok(())
 }
 
 /// Checks that what the plugin said it drops by time is dropped: the agent may not even have asked it for the rest.
@@ -413,5 +411,7 @@ fn ascending(what: &str, which: &str, numbers: &[u32], bound: usize) -> Result<(
     }
 }
 
+#[cfg(test)]
+mod mutation;
 #[cfg(test)]
 mod tests;

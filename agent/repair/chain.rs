@@ -167,6 +167,8 @@ impl Planner<'_> {
                     sealed_at: row.as_ref().map(|(row, _)| row.sealed_at).or_else(|| self.sealed_at_least()),
                     sealed_after: self.sealed_after,
                     note: row.as_ref().and_then(|(_, note)| note.as_deref().map(str::to_owned)),
+                    stages: Vec::new(),
+                    left_out: Vec::new(),
                 };
                 self.rebuild(segment, beyond, damaged.clone(), *digest, false).await?;
             }
@@ -292,6 +294,8 @@ fn beyond(sidecar: &Sidecar) -> Beyond {
         sealed_at: Some(sidecar.sealed_at),
         sealed_after: Timestamp::NONE,
         note: Some(sidecar.note.clone()),
+        stages: sidecar.stages.clone(),
+        left_out: sidecar.left_out.clone(),
     }
 }
 

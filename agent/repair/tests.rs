@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::perform::perform;
 use super::*;
+use crate::archive::savepoint::tests::durable;
 use crate::archive::sidecar::{Kind as SegmentKind, Sidecar};
 use crate::archive::source::tests::{Fixture, three};
 use crate::archive::{Archive, catalog, layout};
@@ -62,11 +63,23 @@ fn does(plan: &Plan) -> Vec<String> {
 const ACCEPTING: Options<'static> = Options { accept_loss: true, deep: true, cluster_id: None, source: None };
 const DEEP: Options<'static> = Options { accept_loss: false, ..ACCEPTING };
 
+/// Returns every object of the topics.
+async fn chains(archive: &Archive) -> BTreeMap<String, Bytes> {
+    let mut objects = objects(archive).await;
+    objects.retain(|key, _| key.starts_with(layout::TOPICS));
+    objects
+}
+
 /// An archive of 43 segments with their catalogs, a gap among them.
 async fn many() -> Fixture {
+    catalogued(43).await
+}
+
+/// An archive of as many segments with their catalogs, the eighth a gap.
+async fn catalogued(segments: i64) -> Fixture {
     let fixture = Fixture::new("b").await;
     fixture.topic("t", "_", 1).await;
-    for n in 0..43 {
+    for n in 0..segments {
         let kind = if n == 0 { SegmentKind::First } else { SegmentKind::Data };
         match n {
             7 => fixture.gap_of("t", "_", 0, 70..80).await,
@@ -90,7 +103,7 @@ async fn a_sound_backup_is_left_alone() {
 #[tokio::test]
 async fn catalogs_are_made_anew_to_the_byte() {
     let fixture = many().await;
-    let before = objects(&fixture.archive).await;
+    let before = chains(&fixture.archive).await;
     assert_eq!(before.keys().filter(|key| key.contains(catalog::FOLDER)).count(), 8);
     let stripped = fixture.but(|key, bytes| (!key.contains(catalog::FOLDER)).then_some(bytes)).await;
     let _ = repaired(&stripped, Options::default()).await;
@@ -103,10 +116,7 @@ async fn catalogs_are_made_anew_to_the_byte() {
     let plan = repaired(&damaged, Options::default()).await;
     assert_eq!(does(&plan), ["delete catalogs", "make catalogs"]);
     for other in [&stripped, &damaged] {
-        let mut after = objects(&other.archive).await;
-        let of_topics = |key: &String| key.starts_with(layout::TOPICS);
-        after.retain(|key, _| of_topics(key));
-        assert!(before.iter().filter(|(key, _)| of_topics(key)).eq(after.iter()));
+        assert_eq!(before, chains(&other.archive).await);
     }
 }
 
@@ -394,17 +404,10 @@ async fn a_fork_is_repaired_as_its_own_chain() {
 
 #[tokio::test]
 async fn a_savepoint_knows_the_cluster_and_that_an_end_is_lost() {
-    use crate::archive::savepoint::{Archived, End, Name, Savepoint, State, Topic};
-    use crate::record::Timestamp;
-
     let fixture = three().await;
-    let archived = Some(Archived { chain: "0".into(), next: 20 });
-    let end = End { partition: 0, high_watermark: 20, archived };
-    let topic = Topic { topic: "t".into(), topic_id: "_".into(), partitions: vec![end] };
-    let state = State { cluster_id: Some("of-savepoint".into()), topics: vec![topic], ..State::default() };
-    let at = Timestamp(1_700_000_100_000);
-    let savepoint = Savepoint::full(Name::at(at), at, None, state);
-    let _ = fixture.archive.create_savepoint(savepoint.name, savepoint.encode()).await.expect("created");
+    let mut savepoint = durable(0, None, &[("0", 20)]);
+    savepoint.state.cluster_id = Some("of-savepoint".into());
+    fixture.savepoint(&savepoint).await;
     fixture.archive.store().delete(layout::BACKUP).await.expect("deleted");
     fixture.archive.store().delete(&format!("{FOLDER}{}", layout::log(15))).await.expect("deleted");
     let plan = planned(&fixture, ACCEPTING).await;

@@ -57,7 +57,7 @@ fn marker(offset: Offset, commit: bool) -> Bytes {
 
 async fn passed(stages: &[Stage], bytes: Bytes, aborted: &[AbortedTransaction]) -> Passed {
     let stages = Stages::start("p", stages, 2).expect("they are opened");
-    stages.pass(&partition(), bytes, OpenTransactions::default(), aborted).await.expect("they live")
+    stages.pass(&partition(), 1, bytes, OpenTransactions::default(), aborted).await.expect("they live")
 }
 
 /// The offsets that the batches cover, and the records in them.
@@ -126,7 +126,7 @@ async fn aborted_and_control_batches_pass_as_they_are_and_later_ones_of_the_prod
         marker(2, false),
         batch(&of_producer(3, 0x10), 2),
         marker(5, true),
-        Bytes::from(crate::batch::gap(OffsetRange { first: 6, next: 9 }, 0)),
+        crate::batch::gap(OffsetRange { first: 6, next: 9 }, 0),
     ];
     let bytes = Bytes::from(all.concat());
     let aborted = [AbortedTransaction { producer_id: 7, first: 0 }];
@@ -166,7 +166,7 @@ async fn the_record_that_a_pure_plugin_fails_at_is_skipped_and_told() {
         assert_eq!(left, (0..30).filter(|other| *other != offset).collect::<Vec<_>>(), "{fault}");
         assert!(records.iter().all(|record| record.headers.len() == 1), "the other stage has seen them");
         let range = OffsetRange { first: 10, next: 20 };
-        assert_eq!(made.left_out, [LeftOut { range, records: 1, stage: 1, is_kept: false }]);
+        assert_eq!(made.left_out, [LeftOut { range, records: 1, stage: 1, dead_letter: None }]);
     }
 }
 
@@ -192,12 +192,15 @@ async fn a_dead_letter_is_the_batch_as_it_came() {
     assert_eq!(read(&made.bytes).0, COVERED);
     assert_eq!(offsets(&made.bytes), (0..10).chain(20..30).collect::<Vec<_>>());
     let range = OffsetRange { first: 10, next: 20 };
+    let kept = batch(&template(10), 10);
+    let digest = xxhash_rust::xxh3::xxh3_128(&kept);
+    let letter = crate::record::DeadLetter { length_bytes: kept.len() as u64, digest };
     assert_eq!(
         made.left_out,
-        [LeftOut { range, records: 10, stage: 1, is_kept: true }],
+        [LeftOut { range, records: 10, stage: 1, dead_letter: Some(letter) }],
         "and nothing was skipped of it"
     );
-    assert_eq!(made.dead_letters, [batch(&template(10), 10)]);
+    assert_eq!(made.dead_letters, [kept]);
 }
 
 #[tokio::test]
@@ -229,7 +232,7 @@ async fn a_batch_that_cannot_be_decoded_is_the_first_stages_to_decide_on() {
 
 #[test]
 fn a_plugin_that_sends_records_elsewhere_is_no_stage_of_a_capture() {
-    let refused = |stage: Stage| Stages::start("p", &[stage], 1).err().expect("refused");
+    let refused = |stage: Stage| Stages::start("p", &[stage], 1).expect_err("refused");
     let fanout = refused(stage("restore-fanout", &[("to", "a")], OnError::Fail));
     assert_eq!(fanout.kind(), Kind::Usage, "{fanout}");
     let said = refused(stage("faults", &[], OnError::Skip)).to_string();
@@ -249,11 +252,62 @@ async fn many_partitions_share_a_few_workers() {
         let stages = stages.clone();
         let partition = Partition { index, ..partition() };
         runs.spawn(async move {
-            let passed = stages.pass(&partition, three(), OpenTransactions::default(), &[]).await.expect("they live");
+            let passed =
+                stages.pass(&partition, 1, three(), OpenTransactions::default(), &[]).await.expect("they live");
             offsets(&passed.bytes)
         });
     }
     while let Some(made) = runs.join_next().await {
         assert_eq!(made.expect("it ends"), (0..30).collect::<Vec<_>>());
     }
+}
+
+#[tokio::test]
+async fn a_plugin_that_remembers_does_not_take_records_that_come_again_for_seen_ones() {
+    let once = faults(&[("fault", "once"), ("pure", "false")], OnError::Fail);
+    let failing = faults(&[("fault", "fail-retriable"), ("offset", "12")], OnError::Fail);
+    let open = OpenTransactions::default;
+    let stages = Stages::start("p", std::slice::from_ref(&once), 1).expect("they are opened");
+    for (generation, records) in [(1, 30), (1, 0), (2, 30)] {
+        let made = stages.pass(&partition(), generation, three(), open(), &[]).await.expect("they live");
+        assert_eq!(offsets(&made.bytes).len(), records, "generation {generation}");
+    }
+    let stages = Stages::start("p", &[once, failing], 1).expect("they are opened");
+    for _ in 0..2 {
+        let made = stages.pass(&partition(), 1, three(), open(), &[]).await.expect("they live");
+        assert!(made.failure.is_some());
+        assert_eq!(offsets(&made.bytes), (0..10).collect::<Vec<_>>(), "what failed has not been seen");
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_handed_back_in_parts_where_much_is_made_of_it() {
+    let value = Some(Bytes::from(vec![7; 900_000]));
+    let one = |offset| {
+        let record = Record { offset, timestamp: Timestamp(0), key: None, value: value.clone(), headers: Vec::new() };
+        encode(&template(offset), &[record], Compression::None).expect("it fits")
+    };
+    let bytes = Bytes::from((0..12).map(one).collect::<Vec<_>>().concat());
+    let stages = Stages::start("p", &[stage("header-injector", &[], OnError::Fail)], 1).expect("they are opened");
+    let (mut rest, mut parts, mut next) = (bytes, 0, 0);
+    while !rest.is_empty() {
+        let made = stages.pass(&partition(), 1, rest, OpenTransactions::default(), &[]).await.expect("they live");
+        let (covered, _) = read(&made.bytes);
+        assert!(made.bytes.len() < 6_000_000 && covered[0].0 == next);
+        (rest, parts, next) = (made.rest, parts + 1, made.next.expect("something came of it"));
+    }
+    assert_eq!((parts, next), (3, 12));
+}
+
+#[tokio::test]
+async fn where_no_plugin_is_to_blame_the_strictest_policy_decides() {
+    let mut broken = batch(&template(10), 10).to_vec();
+    broken.truncate(crate::batch::HEADER_BYTES + 3);
+    broken[8..12].copy_from_slice(&((crate::batch::HEADER_BYTES + 3 - 12) as i32).to_be_bytes());
+    crate::batch::put_crc(&mut broken);
+    let injector = |on_error| stage("header-injector", &[], on_error);
+    let made = passed(&[injector(OnError::Skip), injector(OnError::Fail)], broken.clone().into(), &[]).await;
+    assert!(made.failure.is_some() && made.left_out.is_empty());
+    let made = passed(&[injector(OnError::Skip), injector(OnError::DeadLetter)], broken.into(), &[]).await;
+    assert_eq!((made.left_out[0].stage, made.dead_letters.len()), (1, 1));
 }

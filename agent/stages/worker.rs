@@ -3,7 +3,11 @@
 //! It has no I/O but the plugins' own calls, and decides batch by batch: what passes as it is, what has to be decoded, what
 //! becomes of what a plugin failed at.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use bytes::{Bytes, BytesMut};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{OnError, Passed};
 use crate::batch::records::encode_rows;
@@ -12,11 +16,31 @@ use crate::batch::transactions::OpenTransactions;
 use crate::batch::{self, Compression, Header};
 use crate::error::{Error, Result};
 use crate::plugin::Instance;
-use crate::record::{LeftOut, OffsetRange, Partition};
+use crate::plugin::columns::Answer;
+use crate::record::{DeadLetter, LeftOut, OffsetRange, Partition};
+
+/// Bytes of batches made anew with which a run is handed back: a segment takes them, and pays for them.
+const MOST_MADE_BYTES: usize = 4 << 20;
+
+/// Bytes of decoded records, and their number, beyond which a batch is large; a producer's has a megabyte and some
+/// thousands.
+const LARGE_BYTES: usize = 16 << 20;
+const LARGE_COUNT: i32 = 250_000;
+
+/// The most bytes of decoded records of one batch.
+const MOST_DECODED_BYTES: usize = 128 << 20;
+
+/// The most bytes that a stage may make of one batch, beyond those that it was given.
+const MOST_ADDED_BYTES: usize = 64 << 20;
+
+/// Whoever works on a large batch holds this: there is one at a time in the process.
+static LARGE: Mutex<()> = Mutex::new(());
 
 /// The stages of one worker, in order.
 pub(super) struct Worker {
     stages: Vec<(Instance, OnError)>,
+    /// The start of each partition after which it was last seen.
+    generations: HashMap<Partition, u32>,
 }
 
 /// What became of one batch.
@@ -32,13 +56,36 @@ enum Made {
 impl Worker {
     /// Makes a worker of configured instances.
     pub(super) fn new(stages: Vec<(Instance, OnError)>) -> Self {
-        Self { stages }
+        Self { stages, generations: HashMap::new() }
     }
 
-    /// Passes whole batches through the stages, up to one that a stage failed at for which that is the policy.
-    pub(super) fn pass(&mut self, partition: &Partition, bytes: &Bytes, open: OpenTransactions) -> Passed {
-        let mut passed =
-            Passed { bytes: Bytes::new(), open, left_out: Vec::new(), dead_letters: Vec::new(), failure: None };
+    /// Takes note of the start after which a partition is read.
+    pub(super) fn begin(&mut self, partition: &Partition, generation: u32) {
+        if self.generations.insert(partition.clone(), generation).is_some_and(|before| before != generation) {
+            self.forget();
+        }
+    }
+
+    /// Gives up what plugins remember of records.
+    fn forget(&mut self) {
+        self.stages.iter_mut().filter(|(instance, _)| !instance.plan().pure).for_each(|(instance, _)| instance.renew());
+    }
+
+    /// Gives up all instances.
+    pub(super) fn forget_all(&mut self) {
+        self.stages.iter_mut().for_each(|(instance, _)| instance.renew());
+    }
+
+    /// Passes whole batches through the stages, up to one that a stage failed at for which that is the policy, until
+    /// enough was made for once, or until the run `is_void`.
+    pub(super) fn pass(
+        &mut self,
+        partition: &Partition,
+        bytes: &Bytes,
+        open: OpenTransactions,
+        is_void: &dyn Fn() -> bool,
+    ) -> Passed {
+        let mut passed = Passed { open, ..Passed::default() };
         let mut out = Out { from: bytes, same: 0..0, made: BytesMut::new() };
         for item in batch::walk(bytes) {
             let made = item.and_then(|(at, header)| {
@@ -49,10 +96,12 @@ impl Worker {
             let (at, header, batch, made) = match made {
                 Ok(made) => made,
                 Err(error) => {
+                    self.forget();
                     passed.failure = Some(error);
                     break;
                 }
             };
+            passed.next = Some(header.next_offset());
             if header.is_control() {
                 let _ended = passed.open.end(header.producer_id, header.base_offset).count();
             }
@@ -63,6 +112,10 @@ impl Worker {
                     passed.dead_letters.push(batch);
                     out.put(&emptied(&header));
                 }
+            }
+            if out.made.len() >= MOST_MADE_BYTES || is_void() {
+                passed.rest = bytes.slice(at + header.total_bytes..);
+                break;
             }
         }
         passed.bytes = out.finish();
@@ -85,9 +138,9 @@ impl Worker {
         if self.drops_all(header) {
             return Ok(Made::New(emptied(header)));
         }
-        let before = match Rows::of(header, bytes) {
-            Ok(rows) => rows,
-            Err(error) => return self.decided(0, header, error, left_out),
+        let (before, _large) = match decoded(header, bytes) {
+            Ok(decoded) => decoded,
+            Err(error) => return self.decided(self.strictest(), header, bytes, error, left_out),
         };
         let (mut rows, mut skipped) = (None, Vec::new());
         for (stage, (instance, on_error)) in self.stages.iter_mut().enumerate() {
@@ -96,18 +149,18 @@ impl Worker {
                 _ if given.is_empty() => break,
                 OnError::Fail | OnError::DeadLetter => whole(instance, partition, given),
                 OnError::Skip => skipping(instance, partition, given, |records| {
-                    skipped.push(LeftOut { range: range_of(header), records, stage: stage as u8, is_kept: false });
+                    skipped.push(LeftOut { range: range_of(header), records, stage: stage as u8, dead_letter: None });
                 }),
             };
             match made {
                 Ok(made) => rows = Some(made),
-                Err(error) => return self.decided(stage, header, error, left_out),
+                Err(error) => return self.decided(stage, header, bytes, error, left_out),
             }
         }
         let made = match rows {
             Some(rows) if !rows.is_same(&before) => match encode_rows(header, &rows, header.compression()?) {
                 Ok(made) => Made::New(made),
-                Err(error) => return self.decided(self.stages.len() - 1, header, error, left_out),
+                Err(error) => return self.decided(self.strictest(), header, bytes, error, left_out),
             },
             _ => Made::Same,
         };
@@ -115,8 +168,21 @@ impl Worker {
         Ok(made)
     }
 
+    /// Returns the first stage of the strictest policy, which decides where no plugin is to blame.
+    fn strictest(&self) -> usize {
+        let of = |policy| self.stages.iter().position(|(_, on_error)| *on_error == policy);
+        of(OnError::Fail).or_else(|| of(OnError::DeadLetter)).unwrap_or(0)
+    }
+
     /// Decides by the policy of a stage what becomes of a batch that came to nothing there.
-    fn decided(&self, stage: usize, header: &Header, error: Error, left_out: &mut Vec<LeftOut>) -> Result<Made> {
+    fn decided(
+        &self,
+        stage: usize,
+        header: &Header,
+        bytes: &Bytes,
+        error: Error,
+        left_out: &mut Vec<LeftOut>,
+    ) -> Result<Made> {
         let records = header.count.cast_unsigned();
         let (policy, offsets) = (self.stages[stage].1, range_of(header));
         match policy {
@@ -124,12 +190,13 @@ impl Worker {
             OnError::Fail => Err(error),
             OnError::Skip => {
                 tracing::warn!(%offsets, records, "{error}; left out its batch");
-                left_out.push(LeftOut { range: offsets, records, stage: stage as u8, is_kept: false });
+                left_out.push(LeftOut { range: offsets, records, stage: stage as u8, dead_letter: None });
                 Ok(Made::New(emptied(header)))
             }
             OnError::DeadLetter => {
                 tracing::warn!(%offsets, records, "{error}; its batch is kept as a dead letter");
-                left_out.push(LeftOut { range: offsets, records, stage: stage as u8, is_kept: true });
+                let letter = DeadLetter { length_bytes: bytes.len() as u64, digest: xxh3_128(bytes) };
+                left_out.push(LeftOut { range: offsets, records, stage: stage as u8, dead_letter: Some(letter) });
                 Ok(Made::Dead)
             }
         }
@@ -145,27 +212,55 @@ impl Worker {
     }
 }
 
+/// Takes a batch apart; one that is large when decoded only while no other is.
+fn decoded(header: &Header, bytes: &Bytes) -> Result<(Rows, Option<MutexGuard<'static, ()>>)> {
+    if header.count <= LARGE_COUNT
+        && let Ok(rows) = Rows::of_at_most(header, bytes, LARGE_BYTES)
+    {
+        return Ok((rows, None));
+    }
+    let alone = LARGE.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok((Rows::of_at_most(header, bytes, MOST_DECODED_BYTES)?, Some(alone)))
+}
+
+/// What a stage makes of one batch, bounded.
+struct Making {
+    rows: Rows,
+    bytes: usize,
+    most_bytes: usize,
+}
+
+impl Making {
+    fn of(given: &Rows) -> Self {
+        let bytes: usize = given.rows().iter().map(|row| given.size_bytes(row)).sum();
+        Self { rows: given.derive().finish(Vec::new()), bytes: 0, most_bytes: bytes.saturating_add(MOST_ADDED_BYTES) }
+    }
+
+    fn take(&mut self, stage: &str, answer: Answer) -> Result<()> {
+        self.bytes = self.bytes.saturating_add(answer.bytes);
+        if self.bytes > self.most_bytes {
+            return Err(Error::failed(format!("{stage} makes more than {} bytes of one batch", self.most_bytes)));
+        }
+        self.rows.append(answer.rows);
+        Ok(())
+    }
+}
+
 /// Passes rows through one stage; all of them, or none.
 fn whole(instance: &mut Instance, partition: &Partition, rows: &Rows) -> Result<Rows> {
-    let mut made = rows.derive().finish(Vec::new());
-    instance.apply(partition, rows, |_, answer| {
-        made.append(answer.rows);
-        Ok(())
-    })?;
-    Ok(made)
+    let (stage, mut making) = (instance.named(), Making::of(rows));
+    instance.apply(partition, rows, |_, answer| making.take(&stage, answer))?;
+    Ok(making.rows)
 }
 
 /// Passes rows through one stage; `skipped` is told how many were left out because the plugin failed at them.
 fn skipping(instance: &mut Instance, partition: &Partition, rows: &Rows, mut skipped: impl FnMut(u32)) -> Result<Rows> {
-    let mut made = rows.derive().finish(Vec::new());
+    let (stage, mut making) = (instance.named(), Making::of(rows));
     let (mut count, mut first) = (0, None);
     instance.apply_past_failures(
         partition,
         rows,
-        |_, answer| {
-            made.append(answer.rows);
-            Ok(())
-        },
+        |_, answer| making.take(&stage, answer),
         |range, error| {
             count += range.len();
             first.get_or_insert(error);
@@ -175,7 +270,7 @@ fn skipping(instance: &mut Instance, partition: &Partition, rows: &Rows, mut ski
         tracing::warn!(records = count, "{error}; left out what it failed at");
         skipped(count as u32);
     }
-    Ok(made)
+    Ok(making.rows)
 }
 
 fn range_of(header: &Header) -> OffsetRange {

@@ -97,9 +97,10 @@ pub fn install() -> Result<PrometheusHandle> {
 }
 
 /// Returns the counter of what a stage's plugin failed at and is left out by this policy.
-pub fn stage_left_out(pipeline: &str, plugin: &str, policy: &'static str) -> Counter {
+pub fn stage_left_out(pipeline: &str, stage: u8, plugin: &str, policy: &'static str) -> Counter {
     metrics::counter!(
-        STAGE_LEFT_OUT, "pipeline" => pipeline.to_owned(), "plugin" => plugin.to_owned(), "policy" => policy
+        STAGE_LEFT_OUT, "pipeline" => pipeline.to_owned(), "stage" => stage.to_string(),
+        "plugin" => plugin.to_owned(), "policy" => policy
     )
 }
 

@@ -1,10 +1,9 @@
 //! One chain: its segments, how neighbours fit, its catalogs, and what else lies in its folder.
 
 use super::catalogs::Catalogs;
-use super::copies;
-use super::dead_letters::Kept;
 use super::savepoints::Claim;
 use super::{Count, Mode};
+use super::{copies, dead_letters};
 use crate::archive::sidecar::{Kind, Sidecar};
 use crate::archive::source::Place;
 use crate::archive::source::audit::{Carried, audit};
@@ -54,7 +53,6 @@ async fn walk(archive: &Archive, place: &Place, mode: Mode, checked: &mut Checke
         checked.findings.push(Finding::unknown(archive, &format!("{}{name}", place.folder)));
     }
     let (mut before, mut carried) = (Before::Nothing, Carried::default());
-    let mut kept = Kept::default();
     while let Some(link) = chain.next().await? {
         match link {
             Link::Finding(finding) => {
@@ -67,14 +65,13 @@ async fn walk(archive: &Archive, place: &Place, mode: Mode, checked: &mut Checke
             Link::Segment(segment) => {
                 before.fits(&segment, place, &mut checked.findings);
                 before = Before::of(&segment.sidecar);
-                kept.add(&segment.sidecar.left_out);
+                dead_letters::check(archive, &place.partition, &segment, mode, &mut checked.findings).await;
                 catalogs.segment(&segment.sidecar, &mut checked.findings).await?;
                 look_at(&segment, mode, &mut carried, checked).await?;
             }
         }
         checked.reach.next = chain.reached();
     }
-    kept.check(archive, &place.partition, mode, &mut checked.findings).await?;
     catalogs.end(chain.reached(), &mut checked.findings).await?;
     checked.reach = Reach { next: chain.reached(), is_whole: true, ..checked.reach };
     Ok(())

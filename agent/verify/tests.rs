@@ -5,14 +5,14 @@ use bytes::Bytes;
 use super::*;
 use crate::archive::catalog::{Catalog, Due, FAN_OUT, Levels, Notes, Row, Rows};
 use crate::archive::layout;
-use crate::archive::savepoint::{Archived, End, Name, Savepoint, State, Topic as SavedTopic};
+use crate::archive::savepoint::tests::{at_minute, durable};
 use crate::archive::sidecar::Kind;
 use crate::archive::source::Fork;
 use crate::archive::source::chain::Chain;
 use crate::archive::source::chain::Link;
 use crate::archive::source::tests::{Fixture, three};
 use crate::pipeline::Topic;
-use crate::record::{Offset, Timestamp};
+use crate::record::Offset;
 use crate::store::Store;
 
 async fn verified(fixture: &Fixture, mode: Mode) -> (Report, Result<()>) {
@@ -355,34 +355,14 @@ async fn a_catalog_that_nobody_expects_is_found() {
     assert!(told(&report).contains("the chain's segments do not give it"), "{}", told(&report));
 }
 
-fn name(minute: i64) -> Name {
-    Name::at(Timestamp(1_700_000_000_000 + 60_000 * minute))
-}
-
-/// A savepoint that says how far the chains of topic `t` were durable.
-fn savepoint(minute: i64, previous: Option<i64>, archived: &[(&str, Offset)]) -> Savepoint {
-    let end = |(chain, next): &(&str, Offset)| End {
-        partition: 0,
-        high_watermark: *next,
-        archived: Some(Archived { chain: (*chain).to_owned(), next: *next }),
-    };
-    let partitions = archived.iter().map(end).collect();
-    let topics = vec![SavedTopic { topic: "t".into(), topic_id: "_".into(), partitions }];
-    Savepoint::full(name(minute), Timestamp(0), previous.map(name), State { topics, ..State::default() })
-}
-
-async fn put(fixture: &Fixture, savepoint: &Savepoint) {
-    fixture.create(&layout::savepoint(savepoint.name), savepoint.encode()).await;
-}
-
 /// [`three`] with a full savepoint, one that differs from it, and one that follows on that.
 async fn saved() -> Fixture {
     let fixture = three().await;
-    let first = savepoint(0, None, &[("0", 10)]);
-    let later = savepoint(1, Some(0), &[("0", 15)]);
-    put(&fixture, &first).await;
-    put(&fixture, &later.relative_to(first.name, &first.state)).await;
-    put(&fixture, &savepoint(2, Some(1), &[("0", 20)])).await;
+    let first = durable(0, None, &[("0", 10)]);
+    let later = durable(1, Some(0), &[("0", 15)]);
+    fixture.savepoint(&first).await;
+    fixture.savepoint(&later.relative_to(first.name, &first.state)).await;
+    fixture.savepoint(&durable(2, Some(1), &[("0", 20)])).await;
     fixture
 }
 
@@ -393,7 +373,7 @@ async fn what_savepoints_name_must_be_there() {
     verdict.expect("sound");
     assert_eq!(report.savepoints, 3);
     for (minute, code) in [(0, 4), (1, 4), (2, 0)] {
-        let key_of = layout::savepoint(name(minute));
+        let key_of = layout::savepoint(at_minute(minute));
         let gone = fixture.but(|key, bytes| (*key != *key_of).then_some(bytes)).await;
         assert_eq!(exit_codes(&gone).await.0, code, "without {key_of}");
         let cut = |key: &str, bytes: Bytes| Some(if *key == *key_of { bytes.slice(1..) } else { bytes });
@@ -404,13 +384,13 @@ async fn what_savepoints_name_must_be_there() {
 #[tokio::test]
 async fn a_savepoint_that_differs_from_one_that_is_not_full_says_nothing() {
     let fixture = saved().await;
-    let (first, second) = (savepoint(0, None, &[("0", 10)]), savepoint(1, Some(0), &[("0", 15)]));
-    let delta = savepoint(3, Some(2), &[("0", 20)]).relative_to(second.name, &second.state);
-    put(&fixture, &delta).await;
+    let (first, second) = (durable(0, None, &[("0", 10)]), durable(1, Some(0), &[("0", 15)]));
+    let delta = durable(3, Some(2), &[("0", 20)]).relative_to(second.name, &second.state);
+    fixture.savepoint(&delta).await;
     let (report, verdict) = verified(&fixture, Mode::Plain).await;
     assert_eq!((verdict.expect_err("damage").exit_code(), report.findings().count()), (4, 1), "{}", told(&report));
-    assert!(told(&report).contains(&format!("{}, which is no full savepoint", name(1))), "{}", told(&report));
-    let sound = savepoint(3, Some(2), &[("0", 20)]).relative_to(first.name, &first.state);
+    assert!(told(&report).contains(&format!("{}, which is no full savepoint", at_minute(1))), "{}", told(&report));
+    let sound = durable(3, Some(2), &[("0", 20)]).relative_to(first.name, &first.state);
     let key = layout::savepoint(sound.name);
     let mended = |at: &str, bytes: Bytes| Some(if *at == *key { sound.encode() } else { bytes });
     assert_eq!(exit_codes(&fixture.but(mended).await).await, (0, 0));
@@ -437,8 +417,8 @@ async fn what_a_savepoint_calls_durable_is_a_hole_when_it_is_gone() {
 #[tokio::test]
 async fn a_savepoint_says_so_of_forks_too() {
     let fixture = forked().await;
-    put(&fixture, &savepoint(0, None, &[("0@7-12", 15)])).await;
+    fixture.savepoint(&durable(0, None, &[("0@7-12", 15)])).await;
     assert_eq!(exit_codes(&fixture).await, (0, 0));
-    put(&fixture, &savepoint(1, Some(0), &[("0@7-12", 16)])).await;
+    fixture.savepoint(&durable(1, Some(0), &[("0@7-12", 16)])).await;
     assert_eq!(exit_codes(&fixture).await, (5, 5));
 }

@@ -79,6 +79,7 @@ async fn savepoints(archive: &Archive) {
     let state = |orders: Vec<End>, payments: &str, groups| State {
         cluster_id: archive.backup().cluster_id.clone(),
         topics: vec![topic("orders", ORDERS, orders), topic("payments", payments, vec![end(0, 1, Some(("0", 1)))])],
+        topics_unread: Vec::new(),
         groups,
         groups_unread: None,
         hanging: Vec::new(),

@@ -189,7 +189,16 @@ fn kind(n: usize) -> Kind {
 
 fn beyond(n: usize) -> Beyond {
     let (kind, sealed_after) = (kind(n), Timestamp::NONE);
-    Beyond { kind, aborted: Vec::new(), undecided: Vec::new(), sealed_at: None, sealed_after, note: None }
+    Beyond {
+        kind,
+        aborted: Vec::new(),
+        undecided: Vec::new(),
+        sealed_at: None,
+        sealed_after,
+        note: None,
+        stages: Vec::new(),
+        left_out: Vec::new(),
+    }
 }
 
 fn control(offset: Offset, producer_id: i64, producer_epoch: i16, commit: bool) -> (Header, Bytes) {

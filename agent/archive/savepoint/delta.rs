@@ -1,7 +1,7 @@
 //! What a savepoint may leave out because an earlier, full one says it: what changed, and what is gone. Pure.
 //!
 //! Partitions and committed offsets are compared one by one; of a group that changed in anything, its type, state and
-//! error stand in the delta; what could not be listed and what hangs are few and stand there whole.
+//! error stand in the delta; what could not be read or listed and what hangs are few and stand there whole.
 
 use std::collections::BTreeMap;
 
@@ -74,8 +74,9 @@ pub fn between(full: &State, state: &State) -> (State, Gone) {
     }
     let there: BTreeMap<&str, ()> = state.groups.iter().map(|group| (&*group.group, ())).collect();
     let gone_groups = before.keys().filter(|name| !there.contains_key(**name)).map(|name| (*name).to_owned()).collect();
-    let (cluster_id, groups_unread) = (state.cluster_id.clone(), state.groups_unread.clone());
-    let changed = State { cluster_id, topics, groups, groups_unread, hanging: state.hanging.clone() };
+    // Each field is named, so that none is forgotten.
+    let State { cluster_id, topics: _, topics_unread, groups: _, groups_unread, hanging } = state.clone();
+    let changed = State { cluster_id, topics, topics_unread, groups, groups_unread, hanging };
     (changed, Gone { groups: gone_groups, topics: gone_topics, offsets: gone_offsets })
 }
 
@@ -96,6 +97,7 @@ pub fn resolve(full: &State, changed: &State, gone: &Gone) -> State {
     let mut state = State {
         cluster_id: changed.cluster_id.clone(),
         topics: applied(&full.topics, &changed.topics, &gone.topics),
+        topics_unread: changed.topics_unread.clone(),
         groups: groups.into_values().collect(),
         groups_unread: changed.groups_unread.clone(),
         hanging: changed.hanging.clone(),

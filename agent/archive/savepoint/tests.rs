@@ -38,6 +38,18 @@ pub(crate) fn state(ends: &[Offset]) -> State {
     }
 }
 
+/// The name of a savepoint of this minute.
+pub(crate) fn at_minute(minute: i64) -> Name {
+    Name::at(Timestamp(1_700_000_000_000 + 60_000 * minute))
+}
+
+/// A savepoint that says how far the chains of partition 0 of topic `t` were durable.
+pub(crate) fn durable(minute: i64, previous: Option<i64>, archived: &[(&str, Offset)]) -> Savepoint {
+    let ends = archived.iter().map(|&(chain, next)| end(0, next, Some((chain, next)))).collect();
+    let state = State { topics: vec![topic("t", ends)], ..State::default() };
+    Savepoint::full(at_minute(minute), Timestamp(0), previous.map(at_minute), state)
+}
+
 fn taken() -> Timestamp {
     Timestamp(1_700_000_000_000)
 }
@@ -59,7 +71,10 @@ fn arbitrary() -> impl Strategy<Value = State> {
         let ends = |ends: BTreeMap<_, _>| ends.into_iter().map(end).collect::<Vec<_>>();
         let committed =
             |offsets: BTreeMap<_, _>| offsets.into_iter().map(|(i, (o, m))| Committed(i, o, m)).collect::<Vec<_>>();
-        let mut state = State { groups_unread: unread, ..State::default() };
+        let error = unread.clone();
+        let topics_unread = error.map(|error| Unread { topic: "c".into(), topic_id: "x".into(), error });
+        let topics_unread = topics_unread.into_iter().collect();
+        let mut state = State { topics_unread, groups_unread: unread, ..State::default() };
         state.topics = named(topics.into_iter().map(|(key, of)| (key, ends(of))));
         state.groups = groups
             .into_iter()

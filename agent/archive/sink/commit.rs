@@ -45,6 +45,9 @@ impl Writer {
             }
         }
         crash::point("log-created", &self.partition);
+        if let Some(stages) = self.stages() {
+            stages.count(&sidecar.left_out);
+        }
         let reason = (sidecar.kind == SegmentKind::Gap).then(|| sidecar.note.as_str().into());
         self.archive.live().committed(&self.partition, self.fork.or(self.chain.fork), &Row::of(&sidecar), reason);
         let mut upkeep = std::mem::take(&mut self.chain.upkeep);

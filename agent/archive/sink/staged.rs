@@ -20,6 +20,9 @@ use crate::error::Result;
 use crate::record::{AbortedTransaction, OffsetRange};
 use crate::stages::Stages;
 
+/// What a growing segment may hold in memory beyond what is paid for, since stages made more of what was.
+const MOST_UNPAID_BYTES: usize = 8 << 20;
+
 impl Writer {
     /// Takes what the stages make of whole batches.
     pub(super) async fn put_staged(
@@ -27,34 +30,42 @@ impl Writer {
         stages: &Stages,
         range: OffsetRange,
         bytes: Bytes,
-        aborted: &[AbortedTransaction],
+        mut aborted: &[AbortedTransaction],
         mut permit: Permit,
     ) -> Result<()> {
         let generation = self.generation;
-        let open = std::mem::take(&mut self.passing);
-        let passed = stages.pass(&self.partition, bytes, open, aborted).await?;
-        self.passing = passed.open;
-        for batch in passed.dead_letters {
-            self.keep_dead_letter(batch).await?;
-        }
-        permit.keep(passed.bytes.len());
-        let is_paid = permit.grow(passed.bytes.len());
-        if !passed.bytes.is_empty() {
-            self.put_encoded(range, passed.bytes, aborted, permit, passed.left_out).await?;
-        }
-        if generation != self.generation {
-            return Ok(());
-        }
-        match passed.failure {
-            Some(failure) => {
+        let (mut first, mut rest) = (range.first, bytes);
+        while !rest.is_empty() && generation == self.generation {
+            let given = rest.len();
+            let open = std::mem::take(&mut self.passing);
+            let passed = stages.pass(&self.partition, generation, rest, open, aborted).await?;
+            self.passing = passed.open;
+            for batch in passed.dead_letters {
+                self.keep_dead_letter(batch).await?;
+            }
+            rest = passed.rest;
+            let mut paid = permit.split(given - rest.len());
+            paid.keep(passed.bytes.len());
+            let _is_paid = paid.grow(passed.bytes.len());
+            if let Some(next) = passed.next {
+                let range = OffsetRange { first, next };
+                self.put_encoded(range, passed.bytes, aborted, paid, passed.left_out).await?;
+                (first, aborted) = (next, &[]);
+            }
+            if generation != self.generation {
+                return Ok(());
+            }
+            if let Some(failure) = passed.failure {
                 self.roll().await?;
                 // Another writer may have been ahead, and past it.
-                if generation == self.generation { Err(failure) } else { Ok(()) }
+                self.is_refused = generation == self.generation;
+                return if self.is_refused { Err(failure) } else { Ok(()) };
             }
-            // What came out larger than memory allows for is not kept waiting for more.
-            None if !is_paid => self.roll().await,
-            None => Ok(()),
+            if self.unpaid_bytes() > MOST_UNPAID_BYTES {
+                self.roll().await?;
+            }
         }
+        Ok(())
     }
 
     async fn keep_dead_letter(&self, batch: Bytes) -> Result<()> {

@@ -54,6 +54,8 @@ pub(super) struct Writer {
     stages: Option<Stages>,
     /// The aborted transactions that are open where the stages are.
     pub(super) passing: OpenTransactions,
+    /// A stage has failed at what comes next, by its policy: the failure that is waited for is not the store's.
+    pub(super) is_refused: bool,
     growing: Option<Growing>,
     pub(super) detour: Option<Detour>,
     failing: Failing,
@@ -104,6 +106,7 @@ impl Writer {
             transactions: OpenTransactions::default(),
             stages: None,
             passing: OpenTransactions::default(),
+            is_refused: false,
             growing: None,
             detour: None,
             failing: Failing::default(),
@@ -354,6 +357,7 @@ impl Writer {
         self.last = None;
         self.transactions = OpenTransactions::default();
         self.passing = OpenTransactions::default();
+        self.is_refused = false;
         let leader_epoch = self.cut.map_or(self.chain.leader_epoch, |cut| cut.leader_epoch);
         let tip = Tip { next: self.next(), leader_epoch, generation: self.generation };
         self.answer(Answer::Restart { partition: self.partition.clone(), tip });
@@ -404,6 +408,12 @@ impl Writer {
                 () = tokio::time::sleep_until(until) => return Some(()),
                 command = commands.recv() => match command? {
                     Command::Put(_) | Command::Roll | Command::Begin { .. } | Command::Diverge { .. } => {}
+                    Command::Close { generation } if self.is_refused && generation == self.generation => {
+                        // Nothing is held, and to read it again would end here again.
+                        tracing::warn!(partition = %self.partition, "letting go before what a stage fails at");
+                        self.answer(Answer::Closed { partition: self.partition.clone() });
+                        return None;
+                    }
                     Command::Close { .. } => return Some(()),
                 },
             }
@@ -415,6 +425,17 @@ impl Writer {
             self.failing = Failing::default();
             self.answer(Answer::Trouble { subject: self.subject(), reason: None });
         }
+    }
+
+    /// Returns how many bytes the growing segment holds in memory that nobody has paid for.
+    pub(super) fn unpaid_bytes(&self) -> usize {
+        let unpaid = |growing: &Growing| growing.upload.held_bytes().saturating_sub(growing.permit.bytes());
+        self.growing.as_ref().map_or(0, unpaid)
+    }
+
+    /// Returns what batches go through before they are appended, if they do.
+    pub(super) fn stages(&self) -> Option<&Stages> {
+        self.stages.as_ref()
     }
 
     fn must_wait_for_more(&mut self) -> bool {

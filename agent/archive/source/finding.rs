@@ -164,7 +164,9 @@ impl Finding {
         let sidecar = &segment.sidecar;
         let mut sums: Vec<(LeftOut, u64)> = Vec::new();
         for left_out in &sidecar.left_out {
-            let alike = |(sum, _): &&mut (LeftOut, u64)| (sum.stage, sum.is_kept) == (left_out.stage, left_out.is_kept);
+            let alike = |(sum, _): &&mut (LeftOut, u64)| {
+                (sum.stage, sum.dead_letter.is_some()) == (left_out.stage, left_out.dead_letter.is_some())
+            };
             match sums.iter_mut().find(alike) {
                 Some((sum, records)) => {
                     sum.range.next = left_out.range.next;
@@ -175,7 +177,11 @@ impl Finding {
         }
         for (sum, records) in sums {
             let stage = sidecar.stages.get(usize::from(sum.stage)).map_or("of no name", String::as_str);
-            let fate = if sum.is_kept { "their batches are among the dead letters" } else { "they were skipped" };
+            let fate = if sum.dead_letter.is_some() {
+                "their batches are among the dead letters"
+            } else {
+                "they were skipped"
+            };
             let detail = format!("stage {} ({stage}) failed at {records} records: {fate}", sum.stage + 1);
             let (object, range) = (segment.describe(), Some(sum.range));
             findings.push(Self { what: What::LeftOut, object, range, detail });

@@ -9,13 +9,14 @@ use super::audit::{Carried, audit};
 use super::chain::{Chain, Finding, Link, What};
 use super::chunks::Segment;
 use super::*;
+use crate::archive::savepoint::Savepoint;
 use crate::archive::segment::Builder;
 use crate::archive::sidecar::{Kind as SegmentKind, Sidecar};
 use crate::batch::records::{self, Record, Records};
 use crate::batch::transactions::OpenTransactions;
 use crate::batch::{self, Compression, Header};
 use crate::pipeline::{Topic, TopicConfig};
-use crate::record::{AbortedTransaction, LeftOut, Offset, OffsetRange};
+use crate::record::{AbortedTransaction, DeadLetter, LeftOut, Offset, OffsetRange};
 use crate::store::Creation;
 
 mod ahead;
@@ -104,11 +105,12 @@ impl Fixture {
     }
 
     /// A dead letter of partition 0 of topic `t`.
-    pub(crate) async fn dead_letter(&self, batch: &Bytes) {
+    pub(crate) async fn dead_letter(&self, batch: &Bytes) -> DeadLetter {
         let first = Header::read(batch).expect("sound").base_offset;
         let digest = xxhash_rust::xxh3::xxh3_128(batch);
         let key = layout::dead_letter(&partition("t", "_", 0), first, batch.len() as u64, digest);
         self.create(&key, batch.clone()).await;
+        DeadLetter { length_bytes: batch.len() as u64, digest }
     }
 
     /// A segment of partition 0 of topic `t` whose records went through a stage, which has left these out.
@@ -170,6 +172,10 @@ impl Fixture {
         let name = layout::sidecar(sidecar.range.first, sidecar.length_bytes, sidecar.digest);
         self.create(&format!("{folder}{name}"), sidecar.encode()).await;
         self.create(&format!("{folder}{}", layout::log(sidecar.range.first)), log).await;
+    }
+
+    pub(crate) async fn savepoint(&self, savepoint: &Savepoint) {
+        self.create(&layout::savepoint(savepoint.name), savepoint.encode()).await;
     }
 
     pub(crate) async fn create(&self, key: &str, bytes: Bytes) {

@@ -4,7 +4,8 @@
 //! One that nobody captures any more is left out again: every savepoint would want of it what never comes, and none
 //! would ever be complete. The archive tells: it has not reached what the cluster had a day ago, and nothing of the topic
 //! was sealed since. An agent that was away for longer, or a topic behind a transaction that hangs, seems the same; as
-//! soon as its agent runs it is in the savepoints again.
+//! soon as its agent runs it is in the savepoints again. One that this agent may not look at is named for as long as that
+//! lasts: nobody can tell it whether the topic goes on.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub(super) type Timeline = (String, TopicId);
 /// What is known of the topics that others capture.
 #[derive(Debug, Default)]
 pub(super) struct Beside {
-    /// Those that the archive holds: it was asked for each of them once.
+    /// Those that the archive is known to hold: it was asked for each of them once.
     held: BTreeSet<Timeline>,
     weighed: Option<Instant>,
 }
@@ -50,16 +51,10 @@ impl Beside {
     ) -> Result<BTreeSet<Timeline>> {
         let mut beside = BTreeSet::new();
         // Kafka's own topics are never captured but by name, so that it does not matter here which of them are.
-        for topic in state.topics.iter().filter(|topic| !scope.holds_topic(&topic.topic, false)) {
-            let Some(timeline) = timeline_of(topic) else { continue };
-            if !self.held.contains(&timeline) {
-                let folder = layout::timeline_folder(&timeline.0, timeline.1);
-                if archive.store().list(&folder).await?.is_empty() {
-                    continue;
-                }
-                self.held.insert(timeline.clone());
+        for timeline in timelines(state).filter(|(name, _)| !scope.holds_topic(name, false)) {
+            if self.is_held(archive, &timeline).await? {
+                beside.insert(timeline);
             }
-            beside.insert(timeline);
         }
         // One of which everything is durable needs no question.
         let mut doubtful = beside.clone();
@@ -80,6 +75,25 @@ impl Beside {
         }
         Ok(beside)
     }
+
+    /// Returns whether the backup holds a topic.
+    pub(super) async fn is_held(&mut self, archive: &Archive, timeline: &Timeline) -> Result<bool> {
+        if !self.held.contains(timeline) {
+            let folder = layout::timeline_folder(&timeline.0, timeline.1);
+            if archive.store().list(&folder).await?.is_empty() {
+                return Ok(false);
+            }
+            self.held.insert(timeline.clone());
+        }
+        Ok(true)
+    }
+}
+
+/// Returns the topics that a savepoint tells of, with those that its maker might not look at.
+pub(super) fn timelines(state: &State) -> impl Iterator<Item = Timeline> + '_ {
+    let unread = state.topics_unread.iter().map(|topic| (&topic.topic, &topic.topic_id));
+    let named = state.topics.iter().map(|topic| (&topic.topic, &topic.topic_id)).chain(unread);
+    named.filter_map(|(name, topic_id)| Some((name.clone(), topic_id.parse().ok()?)))
 }
 
 /// Returns those of `topics` that nobody archives any more.

@@ -13,7 +13,8 @@
 //! **What is covered** is what this agent has chosen, and what the newest savepoint has besides: another agent of the
 //! backup may have chosen otherwise, and each would leave out what is the other's ([`Asking::beside`],
 //! [`Asking::before`]). That stays as long as the cluster has it, and of topics only those that the backup has and goes
-//! on with ([`beside`](super::beside)).
+//! on with ([`beside`](super::beside)). One of these that this agent may not look at is named: the savepoint does not cover
+//! it, and the next one asks for it again.
 //!
 //! A listing of groups is not one moment: a group whose coordinator moves meanwhile may be listed by nobody. So what is
 //! named, and what the newest savepoint has, is asked for by itself where it is not listed: its coordinator knows.
@@ -45,8 +46,11 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(20);
 /// How long a coordinator gets to forget what was committed on a topic that is gone.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// Kafka's error codes of topics that are not there, or not for us: the pipeline tells of them.
-const NOT_OURS: [i16; 3] = [3, 17, 29];
+/// Kafka's error codes of topics that are not there.
+const NOT_THERE: [i16; 2] = [3, 17];
+
+/// And of those that we may not look at.
+const NOT_FOR_US: i16 = 29;
 
 /// What is asked for.
 pub(super) struct Asking<'a> {
@@ -80,10 +84,22 @@ pub(super) struct Taken {
     pub(super) state: State,
     /// The partitions whose last stable offset lies below their end.
     pub(super) held_back: Vec<HeldBack>,
+    /// The topics of the newest savepoint that this agent may not look at, and why not.
+    pub(super) unread: Vec<(Timeline, String)>,
     /// What was committed behind an end, however often one looked.
     pub(super) ahead: BTreeSet<Ahead>,
     /// How often that was.
     pub(super) looks: u32,
+}
+
+/// What a cluster has told of its topics.
+#[derive(Debug)]
+pub(super) struct Topics {
+    cluster_id: Option<String>,
+    /// Those that are covered, by name.
+    pub(super) covered: BTreeMap<String, TopicMetadata>,
+    /// As [`Taken::unread`].
+    unread: Vec<(Timeline, String)>,
 }
 
 /// The end of a partition, and of what is decided in it.
@@ -101,11 +117,11 @@ impl Asking<'_> {
     /// [`Kind::Transient`](crate::error::Kind::Transient) when it does not answer for everything that is asked.
     pub(super) async fn take(&self) -> Result<Taken> {
         for look in 1..=LOOKS {
-            let (_, before) = self.topics().await?;
+            let Topics { covered, .. } = self.topics().await?;
             let at = Timestamp::now();
-            let (mut groups, groups_unread) = self.groups(&before).await?;
+            let (mut groups, groups_unread) = self.groups(&covered).await?;
             crash::point("savepoint-groups-read", &at);
-            if let Some((cluster_id, ended)) = self.ends(&before).await? {
+            if let Some((Topics { cluster_id, unread, .. }, ended)) = self.ends(&covered).await? {
                 let ahead = leave_out_ahead(&mut groups, &ended);
                 // Of a topic that was just made again, the coordinator may still tell what was committed on the old one.
                 // What stayed in spite of all looks stays: a log was truncated, or a tool has committed it.
@@ -121,18 +137,21 @@ impl Asking<'_> {
                 });
                 let held_back = held_back.collect();
                 let topics = by_topic(ended);
-                let state = State { cluster_id, topics, groups, groups_unread, hanging: Vec::new() };
-                return Ok(Taken { at, state, held_back, ahead, looks: look });
+                let state = State { cluster_id, topics, groups, groups_unread, ..State::default() };
+                return Ok(Taken { at, state, held_back, unread, ahead, looks: look });
             }
         }
         Err(Error::transient("topics come and go faster than a savepoint can be made"))
     }
 
-    /// Returns the cluster's id and the topics that are covered, by name.
-    pub(super) async fn topics(&self) -> Result<(Option<String>, BTreeMap<String, TopicMetadata>)> {
+    /// Returns which topics are covered, and which would be if this agent might look at them.
+    pub(super) async fn topics(&self) -> Result<Topics> {
+        let known = self.known();
         let mut asked = self.scope.topics_to_ask();
         if let Some(asked) = &mut asked {
-            asked.extend(self.beside.iter().map(|(name, _)| name.clone()));
+            let others = known.iter().map(|(name, _)| name).filter(|name| !asked.contains(name));
+            let others: Vec<String> = others.cloned().collect();
+            asked.extend(others);
         }
         let metadata = self.client.metadata(asked.as_deref()).await?;
         if let (Some(held), Some(met)) = (self.cluster_id, metadata.cluster_id.as_deref())
@@ -141,20 +160,38 @@ impl Asking<'_> {
             return Err(Error::failed(format!("the backup is of cluster {held}, this cluster is {met}"))
                 .hint("correct `bootstrap.servers`"));
         }
-        let mut topics = BTreeMap::new();
-        for topic in metadata.topics {
+        let mut told = metadata.topics;
+        // A cluster lists only what we may look at: whether the others are there no more, it says when asked by name.
+        let listed: HashSet<&str> = told.iter().map(|topic| &*topic.name).collect();
+        let unlisted = known.iter().map(|(name, _)| name).filter(|name| !listed.contains(&***name));
+        let unlisted: Vec<String> = unlisted.cloned().collect();
+        if !unlisted.is_empty() {
+            told.extend(self.client.metadata(Some(&unlisted)).await?.topics);
+        }
+        let (mut covered, mut unread) = (BTreeMap::new(), Vec::new());
+        for topic in told {
             let is_covered = self.scope.holds_topic(&topic.name, topic.internal)
                 || self.beside.contains(&(topic.name.clone(), topic.topic_id));
-            if !is_covered || NOT_OURS.contains(&topic.code) {
-                continue;
+            let why = code_name(topic.code);
+            match topic.code {
+                // Its id is not told either: the newest savepoint has it.
+                NOT_FOR_US => {
+                    let known = known.iter().filter(|(name, _)| *name == topic.name);
+                    unread.extend(known.map(|known| (known.clone(), why.clone())));
+                }
+                code if !is_covered || NOT_THERE.contains(&code) => {}
+                0 => drop(covered.insert(topic.name.clone(), topic)),
+                _ => return Err(Error::transient(format!("topic \"{}\" cannot be looked at: {why}", topic.name))),
             }
-            if topic.code != 0 {
-                let code = code_name(topic.code);
-                return Err(Error::transient(format!("topic \"{}\" cannot be looked at: {code}", topic.name)));
-            }
-            topics.insert(topic.name.clone(), topic);
         }
-        Ok((metadata.cluster_id, topics))
+        Ok(Topics { cluster_id: metadata.cluster_id, covered, unread })
+    }
+
+    /// Returns the topics of the newest savepoint that this one shall cover.
+    fn known(&self) -> BTreeSet<Timeline> {
+        let known = self.before.iter().flat_map(|state| super::beside::timelines(state));
+        // Kafka's own topics are captured only by name: see `beside`.
+        known.filter(|known| self.beside.contains(known) || self.scope.holds_topic(&known.0, false)).collect()
     }
 
     /// Returns the groups with what they have committed on `topics`, and why there may be more groups.
@@ -220,22 +257,19 @@ impl Asking<'_> {
     }
 
     /// Returns where all partitions end, or `None` when the topics are not those of `before`.
-    pub(super) async fn ends(
-        &self,
-        before: &BTreeMap<String, TopicMetadata>,
-    ) -> Result<Option<(Option<String>, Vec<Ended>)>> {
+    pub(super) async fn ends(&self, before: &BTreeMap<String, TopicMetadata>) -> Result<Option<(Topics, Vec<Ended>)>> {
         let ids = |topics: &BTreeMap<String, TopicMetadata>| -> Vec<(String, TopicId)> {
             topics.iter().map(|(name, topic)| (name.clone(), topic.topic_id)).collect()
         };
         let deadline = Instant::now() + GIVE_UP_AFTER;
         let mut backoff = self.client.backoff();
         loop {
-            let (cluster_id, topics) = self.topics().await?;
-            if ids(&topics) != ids(before) {
+            let topics = self.topics().await?;
+            if ids(&topics.covered) != ids(before) {
                 return Ok(None);
             }
-            match self.ends_of(topics).await {
-                Ok(ended) => return Ok(Some((cluster_id, ended))),
+            match self.ends_of(&topics.covered).await {
+                Ok(ended) => return Ok(Some((topics, ended))),
                 Err(error) if !error.retryable() || Instant::now() >= deadline => return Err(error),
                 Err(_) => sleep(backoff.wait()).await,
             }
@@ -243,11 +277,11 @@ impl Asking<'_> {
     }
 
     /// Asks the leaders once.
-    async fn ends_of(&self, topics: BTreeMap<String, TopicMetadata>) -> Result<Vec<Ended>> {
+    async fn ends_of(&self, topics: &BTreeMap<String, TopicMetadata>) -> Result<Vec<Ended>> {
         let mut by_leader: BTreeMap<i32, Vec<OffsetQuery>> = BTreeMap::new();
         for (name, topic) in topics {
-            let name: Arc<str> = name.into();
-            for told in topic.partitions {
+            let name: Arc<str> = name.as_str().into();
+            for told in &topic.partitions {
                 let partition = Partition { topic: name.clone(), topic_id: topic.topic_id, index: told.index };
                 if told.leader < 0 {
                     return Err(Error::transient(format!("partition {partition} has no leader, and so no end")));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, TopicPartitionList};
 
 use super::*;
@@ -35,6 +36,18 @@ async fn bench(keys: &str) -> Bench {
     let id = client.metadata(Some(&[])).await.expect("it answers").cluster_id;
     let archive = Archive::create(&Store::open(&path).expect("memory"), "b", id.as_deref()).await.expect("created");
     Bench { cluster, pipeline, archive }
+}
+
+/// As [`bench`], with another topic, both of them held by the backup, and two groups, one of which is chosen.
+async fn shared() -> Bench {
+    let bench = bench("groups = [\"shop\"]").await;
+    bench.cluster.create_topic("pay", 1, 1).expect("created");
+    (0..3).for_each(|_| bench.write(1));
+    bench.commit("shop", 2);
+    bench.commit("till", 3);
+    bench.hold("orders").await;
+    bench.hold("pay").await;
+    bench
 }
 
 /// What `maker` asks with; `nothing` is neither taken over nor behind an end.
@@ -206,7 +219,7 @@ async fn a_topic_that_is_another_one_between_groups_and_ends_begins_the_look_ane
     let maker = bench.maker(Reached::default());
     let nothing = (BTreeSet::new(), BTreeSet::new());
     let asking = asking(&maker, None, &nothing);
-    let (_, mut before) = asking.topics().await.expect("told");
+    let mut before = asking.topics().await.expect("told").covered;
     assert!(asking.ends(&before).await.expect("told").is_some());
     before.get_mut("orders").expect("it is there").topic_id = TopicId(uuid::Uuid::from_u128(7));
     assert!(asking.ends(&before).await.expect("told").is_none(), "its offsets are not those of the one that ends");
@@ -234,18 +247,12 @@ async fn that_there_is_none_for_long_stands_in_readyz_until_there_is_one() {
 
 #[tokio::test]
 async fn agents_with_other_topics_and_groups_cover_the_backup_and_none_undoes_what_another_made() {
-    let bench = bench("groups = [\"shop\"]").await;
-    bench.cluster.create_topic("pay", 1, 1).expect("created");
-    (0..3).for_each(|_| bench.write(1));
-    bench.commit("shop", 2);
-    bench.commit("till", 3);
-    bench.hold("orders").await;
+    let bench = shared().await;
     let (mut one, mut other) = (bench.maker(Reached::default()), bench.other(&["till"]));
     let first = one.once().await.expect("made").name();
     assert_eq!(covered(&bench.read(first).await.1), (vec!["orders"], vec!["shop"]));
     let Made::Written(second) = other.once().await.expect("made") else { panic!("there is more") };
     assert_eq!(covered(&bench.read(second).await.1), (vec!["orders", "pay"], vec!["shop", "till"]));
-    bench.hold("pay").await;
     for _ in 0..2 {
         assert_eq!(one.once().await.expect("made"), Made::Unchanged(second));
         assert_eq!(other.once().await.expect("made"), Made::Unchanged(second));
@@ -257,13 +264,7 @@ async fn agents_with_other_topics_and_groups_cover_the_backup_and_none_undoes_wh
 
 #[tokio::test]
 async fn a_newest_savepoint_that_cannot_be_read_makes_nobody_forget_what_others_cover() {
-    let bench = bench("groups = [\"shop\"]").await;
-    bench.cluster.create_topic("pay", 1, 1).expect("created");
-    (0..3).for_each(|_| bench.write(1));
-    bench.commit("shop", 2);
-    bench.commit("till", 3);
-    bench.hold("orders").await;
-    bench.hold("pay").await;
+    let bench = shared().await;
     let _ = bench.maker(Reached::default()).once().await.expect("made");
     let damaged = bench.other(&["till"]).once().await.expect("made").name().later();
     let _ = bench.archive.create_savepoint(damaged, bytes::Bytes::from_static(b"{}")).await.expect("created");
@@ -276,7 +277,7 @@ async fn a_newest_savepoint_that_cannot_be_read_makes_nobody_forget_what_others_
 async fn a_group_of_another_agent_that_may_not_be_read_stays_as_it_was_and_that_is_said() {
     let bench = bench("groups = [\"shop\"]").await;
     let maker = bench.maker(Reached::default());
-    let topics = asking(&maker, None, &Default::default()).topics().await.expect("told").1;
+    let topics = asking(&maker, None, &Default::default()).topics().await.expect("told").covered;
     let mut before = crate::archive::savepoint::tests::state(&[1]);
     before.groups.push(Group { group: "till".into(), ..before.groups[0].clone() });
     let topic_id = topics["orders"].topic_id.to_string();
@@ -292,6 +293,35 @@ async fn a_group_of_another_agent_that_may_not_be_read_stays_as_it_was_and_that_
 }
 
 #[tokio::test]
+async fn topics_of_another_agent_that_may_not_be_looked_at_are_named_by_each_of_the_two() {
+    let bench = shared().await;
+    let forbid = |topic: &str, is_forbidden| {
+        let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+        let code = if is_forbidden { denied } else { RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR };
+        bench.cluster.topic_error(topic, code).expect("taken");
+    };
+    let (mut one, mut other) = (bench.maker(Reached::default()), bench.other(&["till"]));
+    let _ = one.once().await.expect("made");
+    for at in 0..2 {
+        for (maker, own, others) in [(&mut other, "pay", "orders"), (&mut one, "orders", "pay")] {
+            forbid(others, true);
+            let name = maker.once().await.expect("made").name();
+            forbid(others, false);
+            let state = bench.read(name).await.1;
+            assert_eq!(covered(&state).0, [own]);
+            let unread: Vec<_> = state.topics_unread.iter().map(|unread| &*unread.topic).collect();
+            // They know of each other by what each has made; what is said of it then lasts.
+            assert_eq!(unread, [others], "{at}");
+            assert!(maker.unread.contains(&format!("looked at: {others} (")), "{}", maker.unread);
+            assert!(state.topics_unread[0].error.contains("(29)"), "{:?}", state.topics_unread);
+        }
+    }
+    let made = other.once().await.expect("made").name();
+    let state = bench.read(made).await.1;
+    assert_eq!((covered(&state).0, &*state.topics_unread), (vec!["orders", "pay"], &[][..]), "it may look again");
+}
+
+#[tokio::test]
 async fn what_the_backup_does_not_hold_is_nobodys_to_cover() {
     let bench = bench("groups = [\"shop\"]").await;
     bench.cluster.create_topic("pay", 1, 1).expect("created");
@@ -302,10 +332,7 @@ async fn what_the_backup_does_not_hold_is_nobodys_to_cover() {
 
 #[tokio::test]
 async fn an_agent_that_is_never_first_adds_what_the_slots_savepoint_lacks_and_the_next_ones_keep_it() {
-    let bench = bench("groups = [\"shop\"]").await;
-    bench.cluster.create_topic("pay", 1, 1).expect("created");
-    bench.hold("orders").await;
-    bench.hold("pay").await;
+    let bench = shared().await;
     let interval = Duration::from_secs(60);
     let slot = Name::slot(Timestamp::now(), interval);
     let (mut late, mut first) = (bench.maker(Reached::default()), bench.other(&["till"]));

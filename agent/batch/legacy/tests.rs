@@ -4,18 +4,19 @@ use super::*;
 use crate::batch::{crc_matches, walk};
 
 /// Message sets as Kafka 2.8 wrote them in format v0 and v1: keys k1 to k3, four times, uncompressed and in each codec.
-const V0: &[u8] = include_bytes!("v0.log");
-const V1: &[u8] = include_bytes!("v1.log");
+pub(super) const V0: &[u8] = include_bytes!("v0.log");
+pub(super) const V1: &[u8] = include_bytes!("v1.log");
 
-const CODECS: [Compression; 4] = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4];
+pub(super) const CODECS: [Compression; 4] =
+    [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4];
 
 /// A message to be written.
 #[derive(Debug, Clone)]
-struct Plain {
-    offset: Offset,
-    timestamp: i64,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
+pub(super) struct Plain {
+    pub(super) offset: Offset,
+    pub(super) timestamp: i64,
+    pub(super) key: Option<Vec<u8>>,
+    pub(super) value: Option<Vec<u8>>,
 }
 
 fn plain(offset: Offset, timestamp: i64, value: &str) -> Plain {
@@ -23,7 +24,7 @@ fn plain(offset: Offset, timestamp: i64, value: &str) -> Plain {
 }
 
 /// Writes a message.
-fn message(magic: u8, attributes: u8, plain: &Plain) -> Vec<u8> {
+pub(super) fn message(magic: u8, attributes: u8, plain: &Plain) -> Vec<u8> {
     let mut body = vec![magic, attributes];
     if magic == 1 {
         body.extend(plain.timestamp.to_be_bytes());
@@ -38,7 +39,7 @@ fn message(magic: u8, attributes: u8, plain: &Plain) -> Vec<u8> {
 }
 
 /// Writes a compressed message around others; its time is the last one's.
-fn wrapper(magic: u8, attributes: u8, inner: &[Plain]) -> Vec<u8> {
+pub(super) fn wrapper(magic: u8, attributes: u8, inner: &[Plain]) -> Vec<u8> {
     let (first, last) = (&inner[0], &inner[inner.len() - 1]);
     let shift = if magic == 1 { first.offset } else { 0 };
     let relative = |plain: &Plain| Plain { offset: plain.offset - shift, ..plain.clone() };
@@ -266,6 +267,18 @@ fn damage_is_named_with_its_offset_and_what_precedes_it_is_kept() {
     assert_damaged(message(1, 1, &packed(&inner)), 4, "checksum");
     let back = [plain(1, 1, "v"), plain(0, 1, "v"), plain(2, 1, "v")].map(|plain| message(1, 0, &plain)).concat();
     assert_damaged(message(1, 1, &packed(&back)), 4, "do not fit");
+}
+
+#[test]
+fn offsets_that_no_next_one_can_follow_are_damage() {
+    for magic in [0, 1] {
+        let last = plain(Offset::MAX, 1, "v");
+        assert_damaged(message(magic, 0, &last), Offset::MAX, "has offset 9223372036854775807");
+        // Where offsets are relative, the first would lie beyond all numbers.
+        let set = [plain(Offset::MAX - 1, 1, "v"), plain(0, 1, "v")].map(|plain| message(magic, 0, &plain)).concat();
+        let packed = Plain { value: Some(codec::compress(Compression::Gzip, &set).to_vec()), ..plain(9, 1, "") };
+        assert_damaged(message(magic, 1, &packed), 9, "holds offset 9223372036854775806 before 0");
+    }
 }
 
 #[test]

@@ -9,15 +9,16 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::varint::{self, Cursor, begin_record};
-use super::{Record, Walk, damaged, unpack};
+use super::varint::{Cursor, begin_record, put_field};
+use super::{Record, Walk, codec, damaged, unpack_at_most};
 use crate::batch::Header;
 use crate::error::{Error, Result};
 use crate::record::{Offset, Timestamp};
 
 /// The most rows of one batch. A row takes nine times as many bytes as the least record, and a megabyte of zstd can hold
-/// seventy million of those; a producer's batch has some thousands.
-const MOST_ROWS: i32 = 4 << 20;
+/// seventy million of those; a producer's batch has some thousands. These are 128 MiB; twice as many would alone be as
+/// much as an agent has for all of its partitions.
+pub(super) const MOST_ROWS: i32 = 2 << 20;
 
 /// The rows that are made room for at once: what a header says is not believed beyond that.
 const FIRST_ROWS: usize = 64 << 10;
@@ -77,12 +78,20 @@ impl Rows {
     /// [`Kind::Damaged`](crate::error::Kind::Damaged) when bytes are missing, do not decompress, or are no records;
     /// [`Kind::Failed`](crate::error::Kind::Failed) when they are more than can be taken apart at once.
     pub fn of(header: &Header, batch: &Bytes) -> Result<Self> {
+        Self::of_at_most(header, batch, codec::LIMIT_BYTES)
+    }
+
+    /// Opens a batch as [`of`](Self::of) does, if its plain records are at most so many bytes.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of), and [`Kind::Damaged`](crate::error::Kind::Damaged) where they are more.
+    pub fn of_at_most(header: &Header, batch: &Bytes, limit_bytes: usize) -> Result<Self> {
         if header.count > MOST_ROWS {
             let what =
                 format!("record batch has {} records, the most that can be transformed is {MOST_ROWS}", header.count);
             return Err(Error::failed(what).with("batch", header.base_offset));
         }
-        let body = match unpack(header, batch)? {
+        let body = match unpack_at_most(header, batch, limit_bytes)? {
             Cow::Borrowed(plain) => batch.slice_ref(plain),
             Cow::Owned(plain) => Bytes::from(plain),
         };
@@ -166,11 +175,6 @@ impl Rows {
         self.at(headers.place)
     }
 
-    /// Returns how many bytes the buffers are in which the fields lie.
-    pub fn buffer_bytes(&self) -> usize {
-        self.buffers.iter().map(Bytes::len).sum()
-    }
-
     /// Returns how many bytes a field of one of these rows is.
     pub fn field_bytes(&self, field: Field) -> usize {
         field.0.map_or(0, |place| (place.end - place.start) as usize)
@@ -178,7 +182,9 @@ impl Rows {
 
     /// Returns how many bytes the fields of a row are.
     pub fn size_bytes(&self, row: &Row) -> usize {
-        self.field_bytes(row.key) + self.field_bytes(row.value) + self.header_bytes(row.headers).len()
+        self.field_bytes(row.key)
+            + self.field_bytes(row.value)
+            + (row.headers.place.end - row.headers.place.start) as usize
     }
 
     /// Returns the record of a row, with its bytes copied.
@@ -283,12 +289,6 @@ impl Buffer {
     pub fn headers(self, count: u32, range: Range<usize>) -> Headers {
         Headers { count, place: place(self.0, range) }
     }
-}
-
-/// Appends a name or a value of a header as it is on the wire: behind its length.
-#[inline]
-pub fn put_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
-    varint::put_field(out, field);
 }
 
 /// Appends a header as it is on the wire.
@@ -452,7 +452,7 @@ mod tests {
         let bytes = Bytes::from(bytes);
         let header = Header::read(&bytes).expect("it does not contradict itself");
         let said = Rows::of(&header, &bytes).expect_err("too many").to_string();
-        let wanted = "record batch has 2147483647 records, the most that can be transformed is 4194304 (batch 0)";
+        let wanted = "record batch has 2147483647 records, the most that can be transformed is 2097152 (batch 0)";
         assert_eq!(said, wanted);
         let fewer = Header { count: MOST_ROWS, ..header };
         assert!(Rows::of(&fewer, &bytes).is_err(), "there are none");

@@ -155,6 +155,14 @@ fn a_batch_that_lost_records_keeps_its_range() {
 }
 
 #[test]
+fn the_last_offset_that_a_batch_can_name_comes_back() {
+    let records = [record(0, b"a"), record(i32::MAX.into(), b"b")];
+    let batch = encode(&template(0), &records, Compression::None).expect("they fit");
+    assert_eq!(Header::read(&batch).expect("sound").next_offset(), 1 << 31);
+    assert_eq!(read_all(&batch).expect("sound"), records);
+}
+
+#[test]
 fn an_emptied_compressed_batch_has_no_records() {
     let mut batch = encode(&template(5), &[], Compression::None).expect("it fits").to_vec();
     batch[22] = 4;

@@ -3,13 +3,13 @@
 //! Of dead letters only those are printed that a segment leaves out, in the order of the chain: with what `cat` prints
 //! without the flag they are each record once. Through a mended plugin they go by `plugin run`.
 
-use super::Printer;
+use super::{Printer, is_harmful};
 use crate::archive::Archive;
 use crate::archive::source::chain::{Chain, Link};
-use crate::archive::source::dead_letters::DeadLetters;
+use crate::archive::source::dead_letters;
 use crate::archive::source::way::{self, Branch, Part};
-use crate::error::{Error, Kind, Result};
-use crate::record::{Offset, OffsetRange, Partition};
+use crate::error::{Error, Result};
+use crate::record::{LeftOut, Offset, OffsetRange, Partition};
 
 impl Printer {
     /// Prints the dead letters of a partition along the way of `branch`.
@@ -19,7 +19,6 @@ impl Printer {
         partition: &Partition,
         branch: Branch,
     ) -> Result<()> {
-        let letters = DeadLetters::list(archive, partition).await?;
         let from = self.choice.from_offset.unwrap_or(0);
         let to = self.choice.to_offset.unwrap_or(Offset::MAX);
         for Part { place, range } in way::way(archive, partition, branch).await? {
@@ -28,23 +27,22 @@ impl Printer {
             while let Some(link) = chain.next().await? {
                 let segment = match link {
                     _ if self.is_done() => return Ok(()),
+                    Link::Segment(segment) if segment.sidecar.range.first >= wanted.next => break,
                     Link::Segment(segment) => segment,
                     // What a damaged segment left out nobody can tell.
                     Link::Finding(finding) => match finding.what.exit_kind() {
-                        Some(kind) => return Err(Error::new(kind, finding.to_string())),
-                        None => continue,
+                        Some(kind) if is_harmful(&finding, wanted) => {
+                            return Err(Error::new(kind, finding.to_string()));
+                        }
+                        _ => continue,
                     },
                 };
-                for left_out in segment.sidecar.left_out.iter().filter(|left_out| left_out.is_kept) {
-                    let mut reached = left_out.range.first;
-                    for letter in letters.within(left_out.range) {
-                        let (header, bytes) = letters.read(letter).await?;
-                        reached = reached.max(header.next_offset());
-                        self.batch(&header, &bytes, &place, wanted.first, wanted.next)?;
-                    }
-                    if reached < left_out.range.next {
-                        let missing = OffsetRange { first: reached, ..left_out.range };
-                        return Err(Error::new(Kind::Damaged, "a dead letter is missing").with("offsets", missing));
+                let is_wanted =
+                    |left_out: &&LeftOut| left_out.range.first < wanted.next && left_out.range.next > wanted.first;
+                for left_out in segment.sidecar.left_out.iter().filter(is_wanted) {
+                    let from = wanted.first.max(segment.sidecar.range.first);
+                    if let Some((header, bytes)) = dead_letters::read(archive, partition, left_out).await? {
+                        self.batch(&header, &bytes, &place, from, wanted.next)?;
                     }
                 }
             }

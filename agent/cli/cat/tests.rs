@@ -1,8 +1,8 @@
 //! What `cat` prints, and where it stops.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
 
+use super::super::table::tests::Written;
 use super::*;
 use crate::archive::sidecar::Kind as SegmentKind;
 use crate::archive::source::tests::{Fixture, three};
@@ -11,23 +11,10 @@ use crate::batch::{Compression, records};
 use crate::error::Kind;
 use crate::record::LeftOut;
 
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("nobody panics").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Prints the first place of the archive; returns the lines and how it ended.
 async fn printed(fixture: &Fixture, choice: Choice) -> (Vec<serde_json::Value>, Result<()>) {
-    let written = Shared::default();
-    let mut printer = Printer::new(choice, Output::to(Box::new(written.clone())));
+    let (output, written) = Written::output();
+    let mut printer = Printer::new(choice, output);
     let timelines = source::timelines(&fixture.archive).await.expect("listed");
     let (partition, branch) = choose(timelines, &[], &printer.choice).expect("some").remove(0);
     let result = match printer.choice.dead_letters {
@@ -35,8 +22,7 @@ async fn printed(fixture: &Fixture, choice: Choice) -> (Vec<serde_json::Value>, 
         true => printer.dead_letters(&fixture.archive, &partition, branch).await,
     };
     printer.output.finish().expect("written");
-    let text = String::from_utf8(written.0.lock().expect("nobody panics").clone()).expect("JSON is UTF-8");
-    (text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect(), result)
+    (written.text().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect(), result)
 }
 
 async fn offsets(fixture: &Fixture, choice: Choice) -> Vec<i64> {
@@ -110,6 +96,32 @@ async fn it_prints_up_to_damage_says_where_and_reads_on_behind_it_when_told() {
     assert!(error.to_string().ends_with("--from-offset 15 reads on behind it"), "{error}");
     assert_eq!(offsets(&fixture, Choice { from_offset: Some(15), ..Choice::default() }).await.len(), 5);
     assert_eq!(offsets(&fixture, Choice { to_offset: Some(10), ..Choice::default() }).await.len(), 10);
+}
+
+/// An output behind which the disk is full.
+struct Full;
+
+impl Write for Full {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::StorageFull.into())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_output_that_takes_nothing_more_is_named_and_not_the_archive() {
+    let fixture = Fixture::new("b").await;
+    // More than is gathered before a write.
+    for partition in 0..2 {
+        fixture.segment("t", partition, 0, SegmentKind::First, &[fixture.batch(0, 4000)]).await;
+    }
+    let timelines = source::timelines(&fixture.archive).await.expect("listed");
+    let chosen = choose(timelines, &[], &Choice::default()).expect("two");
+    let printer = Printer::new(Choice::default(), Output::to(Box::new(Full)));
+    let error = print(&fixture.archive, &chosen, printer).await.expect_err("full");
+    assert_eq!((error.kind(), &*error.to_string()), (Kind::Failed, "cannot write to stdout: no storage space"));
 }
 
 #[tokio::test]
@@ -203,17 +215,18 @@ async fn a_fork_is_not_printed_behind_what_its_parent_has_lost() {
 #[tokio::test]
 async fn dead_letters_are_printed_as_they_came_where_a_segment_leaves_them_out() {
     let fixture = Fixture::new("b").await;
-    fixture.dead_letter(&fixture.batch(10, 5)).await;
-    fixture.dead_letter(&fixture.batch(100, 5)).await;
+    let letter = fixture.dead_letter(&fixture.batch(10, 5)).await;
+    let _left_by_a_crash = fixture.dead_letter(&fixture.batch(10, 4)).await;
     fixture.staged_segment(0, &[fixture.batch(0, 10)], &[]).await;
-    let kept = LeftOut { range: OffsetRange { first: 10, next: 15 }, records: 5, stage: 0, is_kept: true };
-    let emptied = crate::batch::gap(kept.range, 0);
-    fixture.staged_segment(10, &[emptied.clone()], &[kept]).await;
+    let kept = LeftOut { range: OffsetRange { first: 10, next: 15 }, records: 5, stage: 0, dead_letter: Some(letter) };
+    fixture.staged_segment(10, &[crate::batch::gap(kept.range, 0)], &[kept]).await;
     let choice = || Choice { dead_letters: true, ..Choice::default() };
     assert_eq!(offsets(&fixture, choice()).await, [10, 11, 12, 13, 14]);
     assert_eq!(offsets(&fixture, Choice { to_offset: Some(12), ..choice() }).await, [10, 11]);
     assert_eq!(offsets(&fixture, Choice::default()).await, (0..10).collect::<Vec<_>>());
     let lost = LeftOut { range: OffsetRange { first: 15, next: 16 }, ..kept };
+    // Of the same name, but for another offset.
+
     fixture.staged_segment(15, &[crate::batch::gap(lost.range, 0)], &[lost]).await;
     let (lines, result) = printed(&fixture, choice()).await;
     assert_eq!((lines.len(), result.expect_err("it is missing").kind()), (5, Kind::Damaged));

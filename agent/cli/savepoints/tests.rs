@@ -1,35 +1,18 @@
 //! What `savepoints` says of archives that have reached a savepoint, have not, and have lost what was durable.
 
-use std::io::Write;
-use std::sync::{Arc, Mutex};
-
+use super::super::table::tests::Written;
 use super::*;
-use crate::archive::layout;
 use crate::archive::savepoint::tests::{name, state, topic};
-use crate::archive::savepoint::{Archived, End, Hanging};
+use crate::archive::savepoint::{Archived, End, Hanging, Unread};
 use crate::archive::source::Fork;
 use crate::archive::source::tests::{Fixture, three};
 use crate::record::{Partition, Timestamp, TopicId};
 
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().expect("nobody panics").write(bytes)
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 async fn listed(archive: &Archive, limit: usize, format: Format) -> (String, Result<()>) {
-    let written = Shared::default();
-    let mut output = Output::to(Box::new(written.clone()));
+    let (mut output, written) = Written::output();
     let result = list(archive, limit, format, &mut output).await;
     output.finish().expect("written");
-    let text = String::from_utf8(written.0.lock().expect("nobody panics").clone()).expect("UTF-8");
-    (text, result)
+    (written.text(), result)
 }
 
 /// Three savepoints of an archive that holds the offsets [0, 15) of `t-0`: reached, not reached, damaged.
@@ -73,6 +56,25 @@ async fn a_savepoint_is_complete_when_every_end_is_passed_and_damage_is_a_row_an
 }
 
 #[tokio::test]
+async fn a_savepoint_that_does_not_cover_a_topic_of_the_backup_is_not_complete() {
+    let fixture = three().await;
+    let unread = |topic: &str| Unread { topic: topic.into(), topic_id: "_".into(), error: "forbidden".into() };
+    let mut state = State { topics_unread: vec![unread("pay"), unread("till")], ..State::default() };
+    for (at, cell) in [("0", "no: pay is not covered, and 1 more"), ("1", "no: t-0 lacks 5, and 2 more")] {
+        let savepoint = Savepoint::full(name(&format!("20261122T10{at}000.000Z")), Timestamp(0), None, state.clone());
+        fixture.savepoint(&savepoint).await;
+        let (csv, result) = listed(&fixture.archive, 1, Format::Csv).await;
+        result.expect("nothing is lost");
+        let row = format!(",\"{cell}\",topic pay unread: forbidden (and 1 more)\n");
+        assert!(csv.ends_with(&row), "{csv}");
+        state.topics = vec![topic("t", vec![End { partition: 0, high_watermark: 25, archived: None }])];
+    }
+    let (json, _) = listed(&fixture.archive, 0, Format::Json).await;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&json[0]["complete"], &json[0]["topics_unread"][1]["topic"]), (&false.into(), &"till".into()));
+}
+
+#[tokio::test]
 async fn a_limit_shows_the_newest() {
     let (json, _) = listed(&archive().await, 2, Format::Json).await;
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
@@ -93,7 +95,7 @@ async fn save(fixture: &Fixture, at: &str, ends: &[Ended]) {
     };
     let topics = vec![topic("t", (0..).zip(ends).map(end).collect())];
     let savepoint = Savepoint::full(name(at), Timestamp(0), None, State { topics, ..State::default() });
-    fixture.create(&layout::savepoint(savepoint.name), savepoint.encode()).await;
+    fixture.savepoint(&savepoint).await;
 }
 
 #[tokio::test]
@@ -175,7 +177,7 @@ async fn a_delta_of_a_full_one_that_cannot_be_read_is_a_row_of_its_own() {
     let full = fixture.archive.savepoint(name("20261122T100000.000Z")).await.expect("read").expect("there");
     for at in ["20261122T100100.000Z", "20261122T100200.000Z"] {
         let delta = Savepoint::full(name(at), Timestamp(0), None, State::default()).relative_to(full.name, &full.state);
-        fixture.create(&layout::savepoint(delta.name), delta.encode()).await;
+        fixture.savepoint(&delta).await;
     }
     let cut =
         |key: &str, bytes: bytes::Bytes| Some(if key.ends_with("T100000.000Z") { bytes.slice(1..) } else { bytes });

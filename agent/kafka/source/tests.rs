@@ -36,7 +36,7 @@ fn produce(cluster: &Cluster, topic: &str, partition: i32, records: std::ops::Ra
     producer.flush(Duration::from_secs(20)).expect("produced");
 }
 
-fn options(servers: &str, topics: &[&str], one_pass: bool) -> Options {
+pub(super) fn options(servers: &str, topics: &[&str], one_pass: bool) -> Options {
     let map = [("bootstrap.servers", servers), ("fetch.wait.max.ms", "50"), ("reconnect.backoff.max.ms", "200")];
     let map = map.map(|(name, value)| (name.to_owned(), value.to_owned()));
     Options {

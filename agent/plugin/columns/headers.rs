@@ -3,11 +3,10 @@
 //! Headers stay as they are on the wire; those of a row that nothing happens to stay where they are.
 
 use std::iter::Peekable;
-use std::ops::Range;
 use std::slice::Iter;
 
-use super::{Checked, MOST_BYTES, Wrong, ascending, counted, rising};
-use crate::batch::records::rows::{Derived, Row, Rows, put_field};
+use super::{Checked, Wrong, ascending, counted, rising};
+use crate::batch::records::rows::{Derived, Row, Rows, put_header};
 use crate::plugin::wit::{HeaderColumn, HeaderEdit, Removal};
 
 /// The most removals of one answer. One names a header or all of them; each is looked at for each row.
@@ -17,8 +16,8 @@ const MOST_REMOVALS: usize = 256;
 /// is about a second, and no deadline is counted meanwhile. An honest answer takes a thousandth.
 const MOST_STEPS: u64 = 1 << 28;
 
-/// The most bytes of a length on the wire.
-const MOST_LENGTH_BYTES: usize = 5;
+/// Bytes of the lengths of a header on the wire, as most are.
+const LENGTHS_BYTES: usize = 3;
 
 /// Counts steps over headers.
 struct Work {
@@ -35,19 +34,24 @@ impl Work {
     }
 }
 
-/// Gives rows the headers of an edit; `rows` are those that were sent.
-pub(super) fn edited(rows: &Rows, edit: HeaderEdit, derived: &mut Derived, made: &mut [Row]) -> Result<(), Wrong> {
+/// Gives rows the headers of an edit, which are `most` bytes at most; `rows` are those that were sent.
+pub(super) fn edited(
+    rows: &Rows,
+    edit: HeaderEdit,
+    most: usize,
+    derived: &mut Derived,
+    made: &mut [Row],
+) -> Result<(), Wrong> {
     let HeaderEdit { remove, add } = edit;
-    let mut removals = remove.iter().map(|one| Removing::new(one, made.len())).collect::<Result<Vec<_>, _>>()?;
-    if removals.len() > MOST_REMOVALS {
-        return Err(format!("`remove` has {} entries, the most is {MOST_REMOVALS}", removals.len()));
+    if remove.len() > MOST_REMOVALS {
+        return Err(format!("`remove` has {} entries, the most is {MOST_REMOVALS}", remove.len()));
     }
-    let mut adding = add.map(|column| Adding::new(column, made.len())).transpose()?;
-    let there: usize = made.iter().map(|row| rows.header_bytes(row.headers).len()).sum();
-    let added = adding.as_ref().map_or(0, |adding| adding.bytes);
-    fits(added)?;
+    let mut removals = remove.iter().map(|one| Removing::new(one, made.len())).collect::<Result<Vec<_>, _>>()?;
+    let mut adding = add.map(|column| Adding::new(column, made.len(), most)).transpose()?;
     let mut work = Work { left: MOST_STEPS };
-    let mut wire = Vec::with_capacity(there.saturating_add(added).min(MOST_BYTES));
+    let there = made.iter().map(|row| rows.header_bytes(row.headers).len()).sum::<usize>();
+    let added = adding.as_ref().map_or(0, Adding::bytes);
+    let mut wire = Vec::with_capacity(there.saturating_add(added).min(most));
     let mut written = Vec::with_capacity(made.len());
     let mut took = Taken::default();
     // What is taken from all rows alike, as most plugins do, is collected once.
@@ -66,7 +70,7 @@ pub(super) fn edited(rows: &Rows, edit: HeaderEdit, derived: &mut Derived, made:
                 .checked_add(count)
                 .ok_or("a row has too many headers")?;
         }
-        fits(wire.len())?;
+        fits(wire.len(), most)?;
         written.push((count, start..wire.len()));
     }
     let buffer = derived.add(wire.into());
@@ -76,8 +80,8 @@ pub(super) fn edited(rows: &Rows, edit: HeaderEdit, derived: &mut Derived, made:
     Ok(())
 }
 
-fn fits(bytes: usize) -> Result<(), Wrong> {
-    if bytes <= MOST_BYTES { Ok(()) } else { Err(format!("the headers are more than {MOST_BYTES} bytes")) }
+fn fits(bytes: usize, most: usize) -> Result<(), Wrong> {
+    if bytes <= most { Ok(()) } else { Err(format!("the headers are more than {most} bytes")) }
 }
 
 /// What is taken from one row.
@@ -151,33 +155,24 @@ impl<'a> Removing<'a> {
 /// Headers to be added, row by row.
 struct Adding {
     row_ends: Vec<u32>,
-    /// The names as they are on the wire, one after the other.
-    wire: Vec<u8>,
-    names: Vec<Name>,
+    names: Checked,
+    /// Whether each name is text, as Kafka's are.
+    is_text: Vec<bool>,
     name_indexes: Vec<u32>,
     values: Checked,
-    /// What all of them take on the wire at most.
-    bytes: usize,
+    /// The most bytes of headers that the answer may have.
+    most: usize,
     /// The next header, and where its value begins.
     next: usize,
     start: usize,
 }
 
-/// A name of the dictionary.
-struct Name {
-    /// Where it is on the wire, with its length before it.
-    wire: Range<usize>,
-    length: usize,
-    /// Whether it is text, as Kafka's are.
-    is_text: bool,
-}
-
 impl Adding {
-    fn new(column: HeaderColumn, count: usize) -> Result<Self, Wrong> {
-        let HeaderColumn { row_ends, names: dictionary, name_indexes, values } = column;
-        let dictionary = Checked::new("header names", dictionary)?;
+    fn new(column: HeaderColumn, count: usize, most: usize) -> Result<Self, Wrong> {
+        let HeaderColumn { row_ends, names, name_indexes, values } = column;
+        let names = Checked::new("header names", names)?;
         let values = Checked::new("header values", values)?;
-        if let Some(null) = dictionary.0.nulls.first() {
+        if let Some(null) = names.0.nulls.first() {
             return Err(format!("the name of headers, cell {null}, is null"));
         }
         counted("headers", row_ends.len(), count)?;
@@ -185,43 +180,41 @@ impl Adding {
         if values.len() != name_indexes.len() {
             return Err(format!("{} headers have {} values", name_indexes.len(), values.len()));
         }
-        if let Some(wrong) = name_indexes.iter().find(|index| **index as usize >= dictionary.len()) {
-            return Err(format!("`name-indexes` picks name {wrong} of {}", dictionary.len()));
+        if let Some(wrong) = name_indexes.iter().find(|index| **index as usize >= names.len()) {
+            return Err(format!("`name-indexes` picks name {wrong} of {}", names.len()));
         }
-        let (mut wire, mut names) = (Vec::new(), Vec::with_capacity(dictionary.len()));
-        for cell in 0..dictionary.len() {
-            let (start, name) = (wire.len(), &dictionary.0.data[dictionary.range(cell)]);
-            put_field(&mut wire, Some(name));
-            let is_text = std::str::from_utf8(name).is_ok();
-            names.push(Name { wire: start..wire.len(), length: name.len(), is_text });
-        }
-        // One long name of the dictionary can be meant a million times by one row.
-        let bytes = name_indexes.iter().map(|index| names[*index as usize].wire.len()).sum::<usize>()
-            + values.0.data.len()
-            + MOST_LENGTH_BYTES * values.len();
-        Ok(Self { row_ends, wire, names, name_indexes, values, bytes, next: 0, start: 0 })
+        let is_text = (0..names.len()).map(|cell| std::str::from_utf8(&names.0.data[names.range(cell)]).is_ok());
+        let is_text = is_text.collect();
+        Ok(Self { row_ends, names, is_text, name_indexes, values, most, next: 0, start: 0 })
+    }
+
+    /// Returns about how many bytes all of them are on the wire.
+    fn bytes(&self) -> usize {
+        let named = self.name_indexes.iter().map(|index| self.names.range(*index as usize).len() + LENGTHS_BYTES);
+        named.fold(self.values.0.data.len(), usize::saturating_add)
     }
 
     /// Writes the headers of the next row, which comes from `row`; returns how many they are.
     fn put(&mut self, at: usize, rows: &Rows, row: &Row, work: &mut Work, wire: &mut Vec<u8>) -> Result<u32, Wrong> {
         let own = self.next..self.row_ends[at] as usize;
         for header in own.clone() {
-            let name = &self.names[self.name_indexes[header] as usize];
+            let index = self.name_indexes[header] as usize;
+            let name = &self.names.0.data[self.names.range(index)];
             // A producer may have broken the rule; what it wrote may stay.
-            if !name.is_text {
-                let bytes = &self.wire[name.wire.end - name.length..name.wire.end];
-                work.compare(bytes, row.headers.count)?;
-                if !rows.headers(row.headers).any(|(brought, _)| brought == bytes) {
+            if !self.is_text[index] {
+                work.compare(name, row.headers.count)?;
+                if !rows.headers(row.headers).any(|(brought, _)| brought == name) {
                     return Err(format!("the name of header {header} is not UTF-8"));
                 }
             }
-            wire.extend_from_slice(&self.wire[name.wire.clone()]);
             let column = &self.values.0;
             let end = column.ends[header] as usize;
             let value = &column.data[self.start..end];
+            // One long name of the dictionary can be meant a million times by one row.
+            fits(wire.len() + name.len() + value.len(), self.most)?;
             // Only a cell without bytes can be null.
             let is_null = value.is_empty() && column.nulls.binary_search(&(header as u32)).is_ok();
-            put_field(wire, (!is_null).then_some(value));
+            put_header(wire, name, (!is_null).then_some(value));
             self.start = end;
         }
         self.next = own.end;

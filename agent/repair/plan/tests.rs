@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::*;
 use crate::archive::TopicObject;
 use crate::archive::catalog::{Catalog, FOLDER as CATALOGS};
-use crate::archive::savepoint::{Archived, End, Name, Savepoint, State, Topic as SavedTopic};
+use crate::archive::savepoint::tests::durable;
 use crate::archive::sidecar::{Kind as SegmentKind, Sidecar};
 use crate::archive::source::tests::{Fixture, three};
 use crate::archive::{begin, sealed};
@@ -36,22 +36,13 @@ fn told(plan: &Plan) -> Vec<String> {
     plan.lines().iter().map(|line| line.act.to_string()).collect()
 }
 
-async fn savepoint(fixture: &Fixture, minute: i64, next: Offset) {
-    let archived = Some(Archived { chain: "0".into(), next });
-    let partitions = vec![End { partition: 0, high_watermark: next, archived }];
-    let topics = vec![SavedTopic { topic: "t".into(), topic_id: "_".into(), partitions }];
-    let at = Timestamp(1_700_000_000_000 + 60_000 * minute);
-    let savepoint = Savepoint::full(Name::at(at), at, None, State { topics, ..State::default() });
-    fixture.create(&layout::savepoint(savepoint.name), savepoint.encode()).await;
-}
-
 /// Three segments, two topic objects, and two savepoints, the older of which knows of more.
 async fn whole() -> Fixture {
     let fixture = three().await;
     fixture.topic("t", "_", 1).await;
     fixture.topic("t", "_", 2).await;
-    savepoint(&fixture, 0, 20).await;
-    savepoint(&fixture, 1, 15).await;
+    fixture.savepoint(&durable(0, None, &[("0", 20)])).await;
+    fixture.savepoint(&durable(1, None, &[("0", 15)])).await;
     fixture
 }
 
@@ -129,7 +120,7 @@ async fn what_a_newer_release_wrote_is_left_alone() {
     }
     let (archive, plan) = super::plan(&fixture.root, "b", Options::default()).await.expect("planned");
     perform(&archive, &plan, |_| {}).await.expect("performed");
-    savepoint(&fixture, 0, 80).await;
+    fixture.savepoint(&durable(0, None, &[("0", 80)])).await;
     assert_eq!(codes(&fixture).await, [(0, 0); 2]);
     for newer in ["00000010.", "catalog/1/", "topic-0.json", "savepoints/", "topics/t/_/0/begin.json"] {
         let begin = begin::Begin {
@@ -160,7 +151,7 @@ fn of_next_version(key: &str, bytes: Bytes) -> Bytes {
         return sealed::pretty(&serde_json::json!({"number": {"major": 0}, "name": ["t"], "offset": "0"}));
     }
     let mut bytes = bytes.to_vec();
-    bytes[7] = b'2';
+    bytes[7] = b'9';
     let body = bytes.len() - 4;
     let crc = crc32c::crc32c(&bytes[..body]).to_be_bytes();
     bytes[body..].copy_from_slice(&crc);

@@ -1,6 +1,10 @@
-//! Replacements of a log that were killed between two steps, and the copies that they leave.
+//! Repairs that were killed between two steps: replacements of a log, and the copies that they leave; catalogs.
 
 use super::*;
+use crate::archive::catalogs::End;
+use crate::archive::catalogs::upkeep::Upkeep;
+use crate::archive::source;
+use crate::archive::source::opened::Opened;
 
 /// One durable step of a replacement: what an object is after it.
 type Effect = (String, Option<Bytes>);
@@ -27,6 +31,18 @@ fn effects(before: &BTreeMap<String, Bytes>, after: &BTreeMap<String, Bytes>, fi
     effects
 }
 
+/// Returns a copy of an archive to which these steps were done.
+async fn after(fixture: &Fixture, effects: &[Effect]) -> Fixture {
+    let after = fixture.but(|_, bytes| Some(bytes)).await;
+    for (key, bytes) in effects {
+        match bytes {
+            Some(bytes) => after.create(key, bytes.clone()).await,
+            None => after.archive.store().delete(key).await.expect("deleted"),
+        }
+    }
+    after
+}
+
 /// Repairs `damaged`, whose log at `first` is sound up to `end`, killed after each step; returns how many there are.
 async fn killed_everywhere(damaged: &Fixture, first: i64, end: i64) -> usize {
     let whole = damaged.but(|_, bytes| Some(bytes)).await;
@@ -34,13 +50,7 @@ async fn killed_everywhere(damaged: &Fixture, first: i64, end: i64) -> usize {
     let (before, after) = (objects(&damaged.archive).await, objects(&whole.archive).await);
     let effects = effects(&before, &after, first, end);
     for killed_after in 0..=effects.len() {
-        let killed = damaged.but(|_, bytes| Some(bytes)).await;
-        for (key, bytes) in &effects[..killed_after] {
-            match bytes {
-                Some(bytes) => killed.create(key, bytes.clone()).await,
-                None => killed.archive.store().delete(key).await.expect("deleted"),
-            }
-        }
+        let killed = self::after(damaged, &effects[..killed_after]).await;
         let plan = repaired(&killed, ACCEPTING).await;
         assert!(plan.remaining.is_empty() && verdict(&killed).await == 0, "{killed_after}: {plan:?}");
         // What a resumed one has left over goes with the next.
@@ -162,4 +172,83 @@ async fn a_copy_goes_when_its_log_holds_it_and_is_named_when_nothing_does() {
     assert_eq!(does(&plan)[1..], named);
     let left = objects(&fixture.archive).await;
     assert_eq!(left.keys().filter(|key| key.contains(survey::COPIES)).count(), 3);
+}
+
+/// An archive that was repaired but for its catalogs, with the steps in which wrong ones are deleted, and those in which
+/// new ones are made, which go side by side within a level: in the order of their names, and the other way round.
+async fn repaired_but_for_catalogs() -> (Fixture, Vec<Effect>, [Vec<Effect>; 2]) {
+    let flip = |key: &str, bytes: Bytes| {
+        let mut bytes = bytes.to_vec();
+        if key.ends_with("00000100.log") {
+            bytes[70] ^= 1;
+        }
+        Some(bytes.into())
+    };
+    let fixture = catalogued(38).await;
+    let partition = source::timelines(&fixture.archive).await.expect("listed")[0].places[0].partition.clone();
+    let _ = fixture.archive.keep_begin(&partition, 0).await.expect("kept");
+    let damaged = fixture.but(flip).await;
+    let (archive, mut plan) = super::plan(&damaged.root, "b", ACCEPTING).await.expect("planned");
+    assert_eq!(does(&plan), ["replace log", "delete catalogs", "make catalogs"]);
+    let (Some(Task::MakeCatalogs(made)), Some(Task::DropCatalogs(dropped))) =
+        (plan.actions.pop().map(|action| action.task), plan.actions.pop().map(|action| action.task))
+    else {
+        panic!("{plan:?}")
+    };
+    perform(&archive, &plan, |_| {}).await.expect("performed");
+    let key = |name: &str| format!("{FOLDER}{name}");
+    let dropped = dropped.iter().map(|object| (key(&object.name), None)).collect();
+    let mut backwards: Vec<_> = made.iter().rev().collect();
+    backwards.sort_by_key(|catalog| catalog.level);
+    let making = |catalog: &Catalog| (key(&catalog.name().to_string()), Some(catalog.encode()));
+    let made = [made.iter().map(making).collect(), backwards.into_iter().map(making).collect()];
+    (damaged, dropped, made)
+}
+
+#[tokio::test]
+async fn catalogs_that_a_killed_repair_has_deleted_are_missed_by_a_check_and_no_reader_and_made_by_the_next() {
+    let (fixture, dropped, [made, backwards]) = repaired_but_for_catalogs().await;
+    assert_eq!((dropped.len(), made.len()), (6, 6), "the first one of seven is right");
+    let whole = after(&fixture, &[&dropped[..], &made].concat()).await;
+    let place = source::timelines(&whole.archive).await.expect("listed").remove(0).places.remove(0);
+    let read = async |fixture: &Fixture| Opened::read(&fixture.archive, &place).await.expect("opened");
+    let (held, rows) = (chains(&whole.archive).await, read(&whole).await.index.iter().collect::<Vec<_>>());
+    for effects in [[&dropped[..], &made].concat(), [&dropped[..], &backwards].concat()] {
+        for killed_after in 0..=effects.len() {
+            let killed = after(&fixture, &effects[..killed_after]).await;
+            let is_done = killed_after == effects.len();
+            let due = match killed_after {
+                _ if is_done => &[][..],
+                killed_after if killed_after < dropped.len() => &["delete catalogs", "make catalogs"],
+                _ => &["make catalogs"],
+            };
+            assert_eq!(verdict(&killed).await, if is_done { 0 } else { 4 }, "{killed_after}");
+            let tip = killed.archive.tip(&place.partition).await.expect("read");
+            assert_eq!(tip.next, Some(380), "{killed_after}");
+            if killed_after >= dropped.len() {
+                let opened = read(&killed).await;
+                assert!(opened.findings.is_empty() && opened.index.iter().eq(rows.iter().copied()), "{killed_after}");
+            }
+            let plan = repaired(&killed, DEEP).await;
+            assert_eq!(does(&plan), due, "{killed_after}");
+            assert_eq!(chains(&killed.archive).await, held, "{killed_after}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn catalogs_that_a_killed_repair_has_deleted_are_made_by_the_next_writer() {
+    let (fixture, dropped, made) = repaired_but_for_catalogs().await;
+    let whole = chains(&after(&fixture, &[&dropped[..], &made[0]].concat()).await.archive).await;
+    let place = source::timelines(&fixture.archive).await.expect("listed").remove(0).places.remove(0);
+    for made in made {
+        for killed_after in 0..=made.len() {
+            let killed = after(&fixture, &[&dropped[..], &made[..killed_after]].concat()).await;
+            let end = End::find(&killed.archive, &place).await.expect("found");
+            let (mut upkeep, last) = Upkeep::take_up(&killed.archive, &place, &end).await.expect("taken up");
+            assert_eq!(last.map(|last| last.range.next), Some(380), "{killed_after}");
+            upkeep.make(&killed.archive, &place).await.expect("made");
+            assert_eq!(chains(&killed.archive).await, whole, "{killed_after}");
+        }
+    }
 }

@@ -12,8 +12,9 @@ use kafka_backup_transform::wit::{
 use kafka_backup_transform::{Error, Plugin, Result, Settings, export, log};
 
 /// All faults.
-const FAULTS: [&str; 15] = [
+const FAULTS: [&str; 16] = [
     "none",
+    "once",
     "endless-loop",
     "memory-bomb",
     "deep-recursion",
@@ -34,6 +35,8 @@ const FAULTS: [&str; 15] = [
 pub struct Faults {
     fault: String,
     offset: Option<i64>,
+    /// The greatest offset that was seen.
+    seen: i64,
     /// Bytes of the answer of `huge-output`: by default far more than a batch has, and less than a limit of memory.
     bytes: usize,
 }
@@ -56,7 +59,7 @@ impl Plugin for Faults {
             keeps: Window { from: None, until: None },
             pure: settings.flag("pure")?.unwrap_or(true),
         };
-        let plugin = Self { fault, offset, bytes };
+        let plugin = Self { fault, offset, seen: -1, bytes };
         if settings.choice("in", &["apply", "configure"])? == Some("configure") {
             plugin.misbehave(0)?;
         }
@@ -72,6 +75,9 @@ impl Plugin for Faults {
             },
         };
         self.misbehave(at)?;
+        if self.fault == "once" {
+            return Ok(self.unseen(batch));
+        }
         Ok(self.wrong_answer(batch))
     }
 }
@@ -98,6 +104,15 @@ impl Faults {
             "fail-retriable" => Err(Error::new("a failure on purpose, for now").at(record).retriable()),
             _ => Ok(()),
         }
+    }
+
+    /// Drops what was seen before, as a plugin does that removes duplicates.
+    fn unseen(&mut self, batch: &Batch) -> Output {
+        let mut answer = unchanged();
+        let is_new = |at: &u32| batch.offsets[*at as usize] > self.seen;
+        answer.source = Some((0..batch.offsets.len() as u32).filter(is_new).collect());
+        self.seen = batch.offsets.last().map_or(self.seen, |last| self.seen.max(*last));
+        answer
     }
 
     /// Does the faults that are in an answer.

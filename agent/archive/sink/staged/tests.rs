@@ -7,7 +7,7 @@ use crate::archive::source::{self, chain::Chain, chain::Link};
 use crate::archive::{Archive, layout};
 use crate::pipeline::{Answer, Sink as _};
 use crate::plugin::Limits;
-use crate::record::{LeftOut, Offset, OffsetRange};
+use crate::record::{DeadLetter, LeftOut, Offset, OffsetRange};
 use crate::stages::{OnError, Stage, Stages};
 use crate::verify::{self, Mode};
 
@@ -67,11 +67,12 @@ async fn a_dead_letter_is_there_with_the_segment_that_leaves_it_out_and_is_misse
     let segments = segments(&archive).await;
     let left_out: Vec<_> = segments.iter().map(|segment| segment.sidecar.left_out.clone()).collect();
     let range = OffsetRange { first: 4, next: 5 };
-    let kept = LeftOut { range, records: 1, stage: 0, is_kept: true };
-    assert_eq!(left_out.concat(), [kept], "told once, by the segment that covers it");
-    assert_eq!(segments.iter().map(|segment| segment.sidecar.records).sum::<u64>(), 6);
     let batch = batches(4, 5);
     let digest = xxhash_rust::xxh3::xxh3_128(&batch);
+    let letter = DeadLetter { length_bytes: batch.len() as u64, digest };
+    let kept = LeftOut { range, records: 1, stage: 0, dead_letter: Some(letter) };
+    assert_eq!(left_out.concat(), [kept], "told once, by the segment that covers it");
+    assert_eq!(segments.iter().map(|segment| segment.sidecar.records).sum::<u64>(), 6);
     let key = layout::dead_letter(&partition(), 4, batch.len() as u64, digest);
     assert_eq!(archive.store().read(&key).await.expect("read").expect("there"), batch);
 
@@ -96,5 +97,5 @@ async fn what_is_skipped_is_told_by_its_segment() {
     assert_eq!(closed(&mut sink, tip).await, [7]);
     let segments = segments(&archive).await;
     assert_eq!((segments[0].sidecar.records, segments[0].sidecar.left_out.len()), (6, 1));
-    assert!(!segments[0].sidecar.left_out[0].is_kept);
+    assert_eq!(segments[0].sidecar.left_out[0].dead_letter, None);
 }

@@ -2,7 +2,8 @@
 //!
 //! A partition is assigned to the pipeline and revoked from it, one after the other: while the sink still closes it, it
 //! is nobody's. The group only shares the work out. What it says late, wrongly or not at all costs work done twice, never
-//! a record: the archive's chain is the fence.
+//! a record: the archive's chain is the fence. So a member that captures without its group closes nothing for it, and the
+//! group does not wait for that.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -156,8 +157,15 @@ impl Watch {
             Borne::Well => never,
             Borne::Ended => {
                 self.unsettled = true;
-                let group = &group.id;
-                tracing::warn!(group, "the group cannot be used: capturing every partition; the archive fences");
+                let id = &group.id;
+                tracing::warn!(group = id, "the group cannot be used: capturing every partition; the archive fences");
+                let is_taken = |held: &Partition| !group.given.contains(&(held.topic.to_string(), held.index));
+                let ours = self.partitions.iter().filter(|(_, held)| held.tenure == Tenure::Ours);
+                let taken: Vec<_> = ours.map(|(held, _)| held).filter(|held| is_taken(held)).cloned().collect();
+                // They were to be closed, and are captured on now.
+                for partition in taken {
+                    self.release(&partition.topic, partition.index);
+                }
                 never
             }
         }
@@ -233,13 +241,24 @@ impl Watch {
         self.release(&partition.topic, partition.index);
     }
 
-    /// Tells the group that a partition which it has taken away is let go, once it is.
+    /// Tells the group that it need not wait for a partition which it has taken away, once that is so.
     fn release(&self, topic: &str, index: i32) {
-        let Some(membership) = self.group.as_ref().and_then(|group| group.membership.as_ref()) else { return };
-        let mut timelines = self.partitions.iter().filter(|(held, _)| &*held.topic == topic && held.index == index);
-        if !timelines.any(|(_, held)| matches!(held.tenure, Tenure::Ours | Tenure::Leaving)) {
+        let membership = self.group.as_ref().and_then(|group| group.membership.as_ref());
+        if let Some(membership) = membership.filter(|_| !self.is_closing(topic, index)) {
             membership.released(topic, index);
         }
+    }
+
+    /// Returns whether a partition that the group has taken away is yet to be closed.
+    fn is_closing(&self, topic: &str, index: i32) -> bool {
+        let alone = self.group.as_ref().is_some_and(|group| group.alone);
+        let mut timelines = self.partitions.iter().filter(|(held, _)| &*held.topic == topic && held.index == index);
+        timelines.any(|(_, held)| match held.tenure {
+            // Alone it is captured on: to wait for its end would only hold up the others.
+            Tenure::Ours => !alone,
+            Tenure::Leaving => true,
+            Tenure::Free | Tenure::Done => false,
+        })
     }
 
     /// Hands on what is durable: the group's committed offsets are hints for people and their lag tools.
@@ -260,8 +279,59 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::mpsc;
+
+    use super::super::Held;
     use super::*;
+    use crate::kafka::Client;
+    use crate::kafka::source::Options;
+    use crate::kafka::source::tests::options;
+    use crate::kafka::wire::Toll;
     use crate::record::TopicId;
+
+    /// A watch whose group has given it partition 0, which it captures.
+    fn watch(now: Instant) -> Watch {
+        // Port 1 is nobody's.
+        let options = Options { group_id: Some("backup".to_owned()), ..options("127.0.0.1:1", &["orders"], false) };
+        let client = Client::new(options.properties.clone());
+        let toll = Toll { budget: options.budget.clone(), rate: options.rate.clone() };
+        let ((items, _), (commands, heard)) = (mpsc::channel(1), mpsc::unbounded_channel());
+        let mut watch = Watch::new(client, options, toll, items, commands, heard);
+        watch.partitions.extend([0, 1].map(|index| (partition(index), Held::new(1, 0, false))));
+        watch.group_told(Told::Assigned(vec![("orders".to_owned(), 0)]));
+        watch.share_out(now);
+        assert_eq!([0, 1].map(|index| watch.partitions[&partition(index)].tenure), [Tenure::Ours, Tenure::Free]);
+        watch
+    }
+
+    fn revoke(watch: &mut Watch) {
+        watch.group_told(Told::Revoked { partitions: vec![("orders".to_owned(), 0)], lost: false });
+    }
+
+    #[tokio::test]
+    async fn a_group_waits_until_what_it_revokes_is_closed_but_for_nobody_who_captures_alone() {
+        let began = Instant::now();
+        let tenure = |watch: &Watch| watch.partitions[&partition(0)].tenure;
+        let mut watch = self::watch(began);
+        revoke(&mut watch);
+        assert!(watch.is_closing("orders", 0));
+        watch.share_out(began);
+        assert_eq!((tenure(&watch), watch.is_closing("orders", 0)), (Tenure::Leaving, true));
+        watch.closed(&partition(0));
+        assert!(!watch.is_closing("orders", 0));
+
+        // It has begun to do without its group before, or only then.
+        for is_late in [false, true] {
+            let mut watch = self::watch(began);
+            watch.group_told(Told::Trouble(Some("its members do not agree".to_owned())));
+            let given_up = Instant::now() + PATIENCE_OF_MEMBER;
+            watch.share_out(if is_late { began } else { given_up });
+            revoke(&mut watch);
+            assert_eq!(watch.is_closing("orders", 0), is_late);
+            watch.share_out(given_up);
+            assert_eq!((tenure(&watch), watch.is_closing("orders", 0)), (Tenure::Ours, false), "{is_late}");
+        }
+    }
 
     fn partition(index: i32) -> Partition {
         Partition { topic: "orders".into(), topic_id: TopicId::NONE, index }
