@@ -175,10 +175,16 @@ impl Rows {
         self.at(headers.place)
     }
 
+    /// Returns how many bytes a field of one of these rows is.
+    pub fn field_bytes(&self, field: Field) -> usize {
+        field.0.map_or(0, |place| (place.end - place.start) as usize)
+    }
+
     /// Returns how many bytes the fields of a row are.
     pub fn size_bytes(&self, row: &Row) -> usize {
-        let field = |field: Field| field.0.map_or(0, |place| (place.end - place.start) as usize);
-        field(row.key) + field(row.value) + (row.headers.place.end - row.headers.place.start) as usize
+        self.field_bytes(row.key)
+            + self.field_bytes(row.value)
+            + (row.headers.place.end - row.headers.place.start) as usize
     }
 
     /// Returns the record of a row, with its bytes copied.
@@ -214,6 +220,10 @@ impl Rows {
     pub fn append(&mut self, more: Self) {
         let is_shared = |(mine, other): &(&Bytes, &Bytes)| mine.as_ptr_range() == other.as_ptr_range();
         let shared = self.buffers.iter().zip(&more.buffers).take_while(is_shared).count();
+        if self.rows.is_empty() && shared == self.buffers.len() {
+            *self = Self { is_log_append_time: self.is_log_append_time && more.is_log_append_time, ..more };
+            return;
+        }
         let by = (self.buffers.len() - shared) as u32;
         let moved = |place: Place| match place.buffer as usize {
             buffer if buffer < shared => place,
@@ -282,6 +292,7 @@ impl Buffer {
 }
 
 /// Appends a header as it is on the wire.
+#[inline]
 pub fn put_header(out: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
     put_field(out, Some(name));
     put_field(out, value);
@@ -292,6 +303,13 @@ pub fn put_header(out: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
 pub struct HeaderIter<'a> {
     bytes: &'a [u8],
     cursor: Cursor<'a>,
+}
+
+impl HeaderIter<'_> {
+    /// Returns how many bytes have been read: where the next header begins.
+    pub fn position(&self) -> usize {
+        self.bytes.len() - self.cursor.left()
+    }
 }
 
 impl<'a> Iterator for HeaderIter<'a> {

@@ -149,6 +149,7 @@ pub(super) fn put_header(out: &mut BytesMut, header: &Header) {
     out.put_i32(header.count);
 }
 
+#[inline]
 pub(super) fn put_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
     match field {
         Some(field) => {
@@ -163,6 +164,7 @@ fn field_bytes(field: Option<&[u8]>) -> usize {
     field.map_or(1, |field| varint_bytes(field.len() as i64) + field.len())
 }
 
+#[inline]
 fn put_varint(out: &mut Vec<u8>, value: i64) {
     let mut raw = zigzag(value);
     while raw >= 0x80 {

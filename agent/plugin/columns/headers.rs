@@ -16,6 +16,9 @@ const MOST_REMOVALS: usize = 256;
 /// is about a second, and no deadline is counted meanwhile. An honest answer takes a thousandth.
 const MOST_STEPS: u64 = 1 << 28;
 
+/// Bytes of the lengths of a header on the wire, as most are.
+const LENGTHS_BYTES: usize = 3;
+
 /// Counts steps over headers.
 struct Work {
     left: u64,
@@ -44,25 +47,24 @@ pub(super) fn edited(
         return Err(format!("`remove` has {} entries, the most is {MOST_REMOVALS}", remove.len()));
     }
     let mut removals = remove.iter().map(|one| Removing::new(one, made.len())).collect::<Result<Vec<_>, _>>()?;
-    let adding = add.map(|column| Adding::new(column, made.len(), most)).transpose()?;
+    let mut adding = add.map(|column| Adding::new(column, made.len(), most)).transpose()?;
     let mut work = Work { left: MOST_STEPS };
-    let mut wire = Vec::new();
+    let there = made.iter().map(|row| rows.header_bytes(row.headers).len()).sum::<usize>();
+    let added = adding.as_ref().map_or(0, Adding::bytes);
+    let mut wire = Vec::with_capacity(there.saturating_add(added).min(most));
     let mut written = Vec::with_capacity(made.len());
+    let mut took = Taken::default();
+    // What is taken from all rows alike, as most plugins do, is collected once.
+    let is_alike = removals.iter().all(|removal| removal.rows.is_none());
+    removals.iter_mut().filter(|_| is_alike).for_each(|removal| removal.take(0, &mut took));
     for (at, row) in made.iter().enumerate() {
-        let (start, mut count) = (wire.len(), 0);
-        let mut took = Taken::default();
-        removals.iter_mut().for_each(|removal| removal.take(at, &mut took));
-        if took.names.is_empty() && !took.all {
-            wire.extend_from_slice(rows.header_bytes(row.headers));
-            count = row.headers.count;
-        } else if !took.all {
-            took.names.iter().try_for_each(|name| work.compare(name, row.headers.count))?;
-            for (name, value) in rows.headers(row.headers).filter(|(name, _)| !took.names.contains(name)) {
-                put_header(&mut wire, name, value);
-                count += 1;
-            }
+        let start = wire.len();
+        if !is_alike {
+            took.clear();
+            removals.iter_mut().for_each(|removal| removal.take(at, &mut took));
         }
-        if let Some(adding) = &adding {
+        let mut count = took.leave(rows, row, &mut work, &mut wire)?;
+        if let Some(adding) = &mut adding {
             count = adding
                 .put(at, rows, row, &mut work, &mut wire)?
                 .checked_add(count)
@@ -87,6 +89,42 @@ fn fits(bytes: usize, most: usize) -> Result<(), Wrong> {
 struct Taken<'a> {
     all: bool,
     names: Vec<&'a [u8]>,
+}
+
+impl Taken<'_> {
+    fn clear(&mut self) {
+        self.all = false;
+        self.names.clear();
+    }
+
+    /// Writes what is left of a row's headers, as it is; returns how many they are.
+    fn leave(&self, rows: &Rows, row: &Row, work: &mut Work, wire: &mut Vec<u8>) -> Result<u32, Wrong> {
+        let count = row.headers.count;
+        if self.all || count == 0 {
+            return Ok(0);
+        }
+        let bytes = rows.header_bytes(row.headers);
+        if self.names.is_empty() {
+            wire.extend_from_slice(bytes);
+            return Ok(count);
+        }
+        self.names.iter().try_for_each(|name| work.compare(name, count))?;
+        // Those that stay are copied in runs.
+        let (mut left, mut run, mut at) = (0, 0, 0);
+        let mut headers = rows.headers(row.headers);
+        while let Some((name, _)) = headers.next() {
+            let next = headers.position();
+            if self.names.contains(&name) {
+                wire.extend_from_slice(&bytes[run..at]);
+                run = next;
+            } else {
+                left += 1;
+            }
+            at = next;
+        }
+        wire.extend_from_slice(&bytes[run..]);
+        Ok(left)
+    }
 }
 
 /// A removal, on its way along the rows.
@@ -114,7 +152,7 @@ impl<'a> Removing<'a> {
     }
 }
 
-/// Headers to be added.
+/// Headers to be added, row by row.
 struct Adding {
     row_ends: Vec<u32>,
     names: Checked,
@@ -122,10 +160,11 @@ struct Adding {
     is_text: Vec<bool>,
     name_indexes: Vec<u32>,
     values: Checked,
-    /// Which values are null, one for each header.
-    is_null: Vec<bool>,
     /// The most bytes of headers that the answer may have.
     most: usize,
+    /// The next header, and where its value begins.
+    next: usize,
+    start: usize,
 }
 
 impl Adding {
@@ -146,16 +185,19 @@ impl Adding {
         }
         let is_text = (0..names.len()).map(|cell| std::str::from_utf8(&names.0.data[names.range(cell)]).is_ok());
         let is_text = is_text.collect();
-        let is_null = values.ranges().map(|range| range.is_none()).collect();
-        Ok(Self { row_ends, names, is_text, name_indexes, values, is_null, most })
+        Ok(Self { row_ends, names, is_text, name_indexes, values, most, next: 0, start: 0 })
     }
 
-    /// Writes the headers of a row, which comes from `row`; returns how many they are.
-    fn put(&self, at: usize, rows: &Rows, row: &Row, work: &mut Work, wire: &mut Vec<u8>) -> Result<u32, Wrong> {
-        let start = at.checked_sub(1).map_or(0, |before| self.row_ends[before]);
-        let own = start..self.row_ends[at];
+    /// Returns about how many bytes all of them are on the wire.
+    fn bytes(&self) -> usize {
+        let named = self.name_indexes.iter().map(|index| self.names.range(*index as usize).len() + LENGTHS_BYTES);
+        named.fold(self.values.0.data.len(), usize::saturating_add)
+    }
+
+    /// Writes the headers of the next row, which comes from `row`; returns how many they are.
+    fn put(&mut self, at: usize, rows: &Rows, row: &Row, work: &mut Work, wire: &mut Vec<u8>) -> Result<u32, Wrong> {
+        let own = self.next..self.row_ends[at] as usize;
         for header in own.clone() {
-            let header = header as usize;
             let index = self.name_indexes[header] as usize;
             let name = &self.names.0.data[self.names.range(index)];
             // A producer may have broken the rule; what it wrote may stay.
@@ -165,11 +207,17 @@ impl Adding {
                     return Err(format!("the name of header {header} is not UTF-8"));
                 }
             }
-            let value = &self.values.0.data[self.values.range(header)];
+            let column = &self.values.0;
+            let end = column.ends[header] as usize;
+            let value = &column.data[self.start..end];
             // One long name of the dictionary can be meant a million times by one row.
             fits(wire.len() + name.len() + value.len(), self.most)?;
-            put_header(wire, name, (!self.is_null[header]).then_some(value));
+            // Only a cell without bytes can be null.
+            let is_null = value.is_empty() && column.nulls.binary_search(&(header as u32)).is_ok();
+            put_header(wire, name, (!is_null).then_some(value));
+            self.start = end;
         }
-        Ok(own.end - own.start)
+        self.next = own.end;
+        Ok((own.end - own.start) as u32)
     }
 }

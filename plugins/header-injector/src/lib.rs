@@ -3,8 +3,8 @@
 //! Whatever headers a record has stay, but those of the same names, which are replaced; so a record that is restored
 //! twice tells of its last source. Nothing is asked for: neither keys, values nor headers cross the boundary.
 
-use kafka_backup_transform::wit::Batch;
-use kafka_backup_transform::{Columns, Decimal, Error, Output, Record, Result, Settings, Touches, Transform, export};
+use kafka_backup_transform::wit::{Batch, Column, HeaderColumn, HeaderEdit, Output, Removal};
+use kafka_backup_transform::{Columns, Decimal, Error, Plan, Plugin, Result, Settings, Touches, Window, export};
 
 /// Each header that can be injected: its setting, its default name, and whether it is on by default.
 const FIELDS: [(&str, &str, bool); 4] = [
@@ -14,81 +14,107 @@ const FIELDS: [(&str, &str, bool); 4] = [
     ("topic", "x-kafka-backup-topic", false),
 ];
 
-/// The transform.
+/// The transform. It makes whole columns: every record gets the same headers, so that but for their values nothing is to be
+/// found out about a record.
 pub struct HeaderInjector {
-    /// Names for offset, timestamp, partition and topic; none for what is not wanted.
-    names: [Option<String>; 4],
-    constants: Vec<(String, String)>,
-    /// The partition of the batch at hand, as text.
-    partition: Decimal,
+    headers: Vec<Injected>,
 }
 
-impl Transform for HeaderInjector {
-    fn new(settings: &Settings) -> Result<Self> {
+/// A header that every record gets.
+struct Injected {
+    setting: String,
+    name: String,
+    value: Value,
+}
+
+enum Value {
+    Offset,
+    Timestamp,
+    Partition,
+    Topic,
+    Constant(String),
+}
+
+impl Plugin for HeaderInjector {
+    fn configure(settings: Vec<(String, String)>) -> Result<(Self, Plan)> {
+        let settings = Settings::new(settings);
         settings.only(&["offset", "timestamp", "partition", "topic", "headers.*"])?;
-        let mut names = [const { None }; 4];
-        for (name, (setting, default, on)) in names.iter_mut().zip(FIELDS) {
-            *name = match settings.get(setting)? {
-                None => on.then(|| default.to_owned()),
-                Some("true") => Some(default.to_owned()),
-                Some("false") => None,
+        let mut headers = Vec::new();
+        let values = [Value::Offset, Value::Timestamp, Value::Partition, Value::Topic];
+        for ((setting, default, on), value) in FIELDS.into_iter().zip(values) {
+            let name = match settings.get(setting)? {
+                None if on => default,
+                Some("true") => default,
+                None | Some("false") => continue,
                 Some("") => return Err(unnamed(setting)),
-                Some(name) => Some(name.to_owned()),
+                Some(name) => name,
             };
+            headers.push(Injected { setting: setting.to_owned(), name: name.to_owned(), value });
         }
-        let mut constants: Vec<(String, String)> = Vec::new();
         for (name, value) in settings.table("headers") {
-            constants.push((name.to_owned(), value.to_owned()));
+            let (setting, value) = (format!("headers.{name}"), Value::Constant(value.to_owned()));
+            headers.push(Injected { setting, name: name.to_owned(), value });
         }
-        let injector = Self { names, constants, partition: Decimal::new(0) };
+        let injector = Self { headers };
         injector.check_names()?;
-        Ok(injector)
+        let plan = Plan {
+            needs: Columns::empty(),
+            touches: Touches::HEADERS,
+            targets: Some(Vec::new()),
+            keeps: Window { from: None, until: None },
+            pure: true,
+        };
+        Ok((injector, plan))
     }
 
-    fn needs(&self) -> Columns {
-        Columns::empty()
-    }
-
-    fn touches(&self) -> Touches {
-        Touches::HEADERS
-    }
-
-    fn begin(&mut self, batch: &Batch) -> Result<()> {
-        self.partition = Decimal::new(batch.partition);
-        Ok(())
-    }
-
-    fn record(&mut self, record: Record<'_>, out: &mut Output) -> Result<()> {
-        let mut row = out.emit(record);
-        let [offset, timestamp, partition, topic] = &self.names;
-        if let Some(name) = offset {
-            row = row.set_header(name, Some(Decimal::new(record.offset()).as_bytes()));
-        }
-        if let Some(name) = timestamp {
-            row = row.set_header(name, Some(Decimal::new(record.timestamp()).as_bytes()));
-        }
-        if let Some(name) = partition {
-            row = row.set_header(name, Some(self.partition.as_bytes()));
-        }
-        if let Some(name) = topic {
-            row = row.set_header(name, Some(record.topic().as_bytes()));
-        }
-        for (name, value) in &self.constants {
-            row = row.set_header(name, Some(value.as_bytes()));
-        }
-        Ok(())
+    fn apply(&mut self, batch: &Batch) -> Result<Output> {
+        let removal = |header: &Injected| Removal { name: Some(header.name.clone().into()), rows: None };
+        let headers = (!self.headers.is_empty())
+            .then(|| HeaderEdit { remove: self.headers.iter().map(removal).collect(), add: Some(self.column(batch)) });
+        let none = Output {
+            source: None,
+            topics: None,
+            partitions: None,
+            timestamps: None,
+            keys: None,
+            values: None,
+            headers: None,
+        };
+        Ok(Output { headers, ..none })
     }
 }
 
 impl HeaderInjector {
+    /// Returns the headers of all records.
+    fn column(&self, batch: &Batch) -> HeaderColumn {
+        let (count, records) = (self.headers.len(), batch.offsets.len());
+        let mut names = Column::with_capacity(count, 32 * count);
+        for header in &self.headers {
+            names.push(Some(header.name.as_bytes()));
+        }
+        let partition = Decimal::new(batch.partition);
+        let mut values = Column::with_capacity(count * records, 16 * count * records);
+        let mut name_indexes = Vec::with_capacity(count * records);
+        for (offset, timestamp) in batch.offsets.iter().zip(&batch.timestamps) {
+            for (index, header) in self.headers.iter().enumerate() {
+                match &header.value {
+                    Value::Offset => values.push_decimal(*offset),
+                    Value::Timestamp => values.push_decimal(*timestamp),
+                    Value::Partition => values.push(Some(partition.as_bytes())),
+                    Value::Topic => values.push(Some(batch.topic.as_bytes())),
+                    Value::Constant(text) => values.push(Some(text.as_bytes())),
+                }
+                name_indexes.push(index as u32);
+            }
+        }
+        let row_ends = (1..=records).map(|row| (row * count) as u32).collect();
+        HeaderColumn { row_ends, names, name_indexes, values }
+    }
+
     /// Refuses two headers of one name: the second would replace the first.
     fn check_names(&self) -> Result<()> {
-        let fields = FIELDS.iter().zip(&self.names);
-        let mut named: Vec<(String, &str)> =
-            fields.filter_map(|((setting, ..), name)| Some((setting.to_string(), name.as_deref()?))).collect();
-        named.extend(self.constants.iter().map(|(name, _)| (format!("headers.{name}"), name.as_str())));
-        for (at, (setting, name)) in named.iter().enumerate() {
-            if let Some((other, _)) = named[..at].iter().find(|(_, known)| known == name) {
+        for (at, Injected { setting, name, .. }) in self.headers.iter().enumerate() {
+            if let Some(Injected { setting: other, .. }) = self.headers[..at].iter().find(|known| known.name == *name) {
                 let problem = if other == setting {
                     format!("setting `{setting}` takes one value")
                 } else {

@@ -18,10 +18,14 @@ const DEPTH: usize = 127;
 
 /// Returns the field at a path of names, if the document is JSON and it holds a string, a number or a boolean there.
 pub(crate) fn field<'a>(document: &'a [u8], path: &[String]) -> Option<Found<'a>> {
-    let mut scanner = Scanner { rest: document, found: None };
+    let mut scanner = Scanner { rest: document, seen: 0, found: None };
     scanner.space();
     scanner.value(Some(path), 0)?;
     scanner.space();
+    // Strings must be UTF-8. They are all that can be anything but ASCII, so that the whole document is if they are.
+    if scanner.seen & HIGH_BITS != 0 {
+        std::str::from_utf8(document).ok()?;
+    }
     if scanner.rest.is_empty() { scanner.found } else { None }
 }
 
@@ -67,8 +71,14 @@ fn hex(chars: &mut std::str::Chars<'_>) -> Option<u32> {
     (0..4).try_fold(0, |unit, _| Some(unit * 16 + chars.next()?.to_digit(16)?))
 }
 
+/// One, and the highest bit, in each byte of a word.
+const ONES: u64 = u64::MAX / 255;
+const HIGH_BITS: u64 = ONES * 0x80;
+
 struct Scanner<'a> {
     rest: &'a [u8],
+    /// All bits that are set in a byte of a string, and perhaps in some behind it.
+    seen: u64,
     found: Option<Found<'a>>,
 }
 
@@ -184,7 +194,6 @@ impl<'a> Scanner<'a> {
             }
         }
         let text = &start[..start.len() - self.rest.len() - 1];
-        std::str::from_utf8(text).ok()?;
         if escaped {
             unescape(text)?;
         }
@@ -196,11 +205,11 @@ impl<'a> Scanner<'a> {
     /// Eight at a time, which is what makes long values cheap: `(x - n) & !x` has the high bit of each byte of `x` that is
     /// less than `n`, and above the first such byte perhaps others, so the lowest bit is the one to believe.
     fn skip_plain(&mut self) {
-        const ONES: u64 = u64::MAX / 255;
-        let less = |x: u64, n: u64| x.wrapping_sub(ONES * n) & !x & (ONES * 128);
+        let less = |x: u64, n: u64| x.wrapping_sub(ONES * n) & !x & HIGH_BITS;
         let equal = |x: u64, byte: u8| less(x ^ (ONES * u64::from(byte)), 1);
         while let Some((chunk, rest)) = self.rest.split_first_chunk() {
             let x = u64::from_le_bytes(*chunk);
+            self.seen |= x;
             let special = less(x, 0x20) | equal(x, b'"') | equal(x, b'\\');
             if special != 0 {
                 self.rest = &self.rest[special.trailing_zeros() as usize / 8..];
@@ -209,7 +218,9 @@ impl<'a> Scanner<'a> {
             self.rest = rest;
         }
         let plain = |byte: &&u8| !matches!(**byte, 0..0x20 | b'"' | b'\\');
-        self.rest = &self.rest[self.rest.iter().take_while(plain).count()..];
+        let (plain, rest) = self.rest.split_at(self.rest.iter().take_while(plain).count());
+        self.seen |= plain.iter().fold(0, |seen, byte| seen | u64::from(*byte));
+        self.rest = rest;
     }
 
     fn number(&mut self, first: u8) -> Option<()> {
@@ -236,6 +247,16 @@ impl<'a> Scanner<'a> {
     }
 
     fn digits(&mut self) {
+        // Eight at a time, as above: a digit less '0' is below ten, and adding what ten lacks to 128 shows others.
+        while let Some((chunk, rest)) = self.rest.split_first_chunk() {
+            let x = u64::from_le_bytes(*chunk) ^ (ONES * u64::from(b'0'));
+            let others = (x.wrapping_add(ONES * (128 - 10)) | x) & HIGH_BITS;
+            if others != 0 {
+                self.rest = &self.rest[others.trailing_zeros() as usize / 8..];
+                return;
+            }
+            self.rest = rest;
+        }
         let count = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         self.rest = &self.rest[count..];
     }
@@ -245,6 +266,7 @@ impl<'a> Scanner<'a> {
         Some(())
     }
 
+    #[inline]
     fn space(&mut self) {
         let count = self.rest.iter().take_while(|byte| matches!(byte, b' ' | b'\n' | b'\r' | b'\t')).count();
         self.rest = &self.rest[count..];

@@ -6,21 +6,21 @@
 
 mod json;
 
-use kafka_backup_transform::wit::Batch;
-use kafka_backup_transform::{Columns, Error, Output, Record, Result, Settings, Touches, Transform, export};
+use kafka_backup_transform::wit::{Batch, Output, Route};
+use kafka_backup_transform::{Columns, Error, Plan, Plugin, Record, Result, Settings, Touches, Window, export, same};
 
-/// The transform.
+/// The transform. It makes the columns of rows and their topics itself: there is nothing else in its answer.
 pub struct RestoreFanout {
     by: By,
-    /// For each value that is looked for, where its records go.
-    routes: Vec<(String, Vec<String>)>,
+    /// For each value that is looked for, the numbers of the topics that its records go to.
+    routes: Vec<(String, Vec<usize>)>,
     /// Where records go that match none.
-    otherwise: Vec<String>,
+    otherwise: Vec<usize>,
+    /// Every topic once.
+    topics: Vec<String>,
     drop_unmatched: bool,
     /// Whether a record that matches stays where it was as well.
     copy: bool,
-    /// The route of the batch at hand, where its topic decides.
-    of_topic: Option<usize>,
 }
 
 /// What of a record is looked at.
@@ -31,22 +31,63 @@ enum By {
     Json(Vec<String>),
 }
 
-impl Transform for RestoreFanout {
-    fn new(settings: &Settings) -> Result<Self> {
+impl Plugin for RestoreFanout {
+    fn configure(settings: Vec<(String, String)>) -> Result<(Self, Plan)> {
+        let fanout = Self::read(&Settings::new(settings))?;
+        let mut targets = fanout.topics.clone();
+        targets.sort_unstable();
+        let plan = Plan {
+            needs: match fanout.by {
+                By::Topic => Columns::empty(),
+                By::Key => Columns::KEYS,
+                By::Header(_) => Columns::HEADERS,
+                By::Json(_) => Columns::VALUES,
+            },
+            touches: fanout.touches(),
+            targets: Some(targets),
+            keeps: Window { from: None, until: None },
+            pure: true,
+        };
+        Ok((fanout, plan))
+    }
+
+    fn apply(&mut self, batch: &Batch) -> Result<Output> {
+        let mut rows = Rows::new(&self.topics, batch.len());
+        let of_topic = self.route(|value| value == batch.topic);
+        for record in 0..batch.len() {
+            let topics = match self.matching(Record::new(batch, record), of_topic) {
+                Some(route) => &self.routes[route].1,
+                None if self.drop_unmatched => continue,
+                None => &self.otherwise,
+            };
+            if self.copy || topics.is_empty() {
+                rows.put(record, None);
+            }
+            for topic in topics {
+                rows.put(record, Some(*topic));
+            }
+        }
+        Ok(rows.finish(batch.len()))
+    }
+}
+
+impl RestoreFanout {
+    fn read(settings: &Settings) -> Result<Self> {
         settings.only(&["by", "header", "field", "to.*", "otherwise", "unmatched", "mode"])?;
-        let mut routes: Vec<(String, Vec<String>)> = Vec::new();
+        let mut topics = Vec::new();
+        let mut routes: Vec<(String, Vec<usize>)> = Vec::new();
         for (value, topic) in settings.table("to") {
             let known = routes.iter().position(|(known, _)| known == value).unwrap_or_else(|| {
                 routes.push((value.to_owned(), Vec::new()));
                 routes.len() - 1
             });
-            add_topic(&format!("to.{value}"), &mut routes[known].1, topic)?;
+            add_topic(&format!("to.{value}"), &mut topics, &mut routes[known].1, topic)?;
         }
         let mut otherwise = Vec::new();
         for topic in settings.all("otherwise") {
-            add_topic("otherwise", &mut otherwise, topic)?;
+            add_topic("otherwise", &mut topics, &mut otherwise, topic)?;
         }
-        if routes.is_empty() && otherwise.is_empty() {
+        if topics.is_empty() {
             return Err(Error::new(
                 "no setting says where records go: write `to = { value = \"topic\" }`, or `otherwise`",
             ));
@@ -57,21 +98,13 @@ impl Transform for RestoreFanout {
         }
         let copy = settings.choice("mode", &["copy", "move"])? != Some("move");
         let by = By::read(settings)?;
-        Ok(Self { by, routes, otherwise, drop_unmatched: unmatched == Some("drop"), copy, of_topic: None })
-    }
-
-    fn needs(&self) -> Columns {
-        match self.by {
-            By::Topic => Columns::empty(),
-            By::Key => Columns::KEYS,
-            By::Header(_) => Columns::HEADERS,
-            By::Json(_) => Columns::VALUES,
-        }
+        Ok(Self { by, routes, otherwise, topics, drop_unmatched: unmatched == Some("drop"), copy })
     }
 
     fn touches(&self) -> Touches {
         let mut touches = Touches::TOPICS;
-        if self.copy || self.all_topics().any(|topics| topics.len() > 1) {
+        let mut targets = self.routes.iter().map(|(_, topics)| topics).chain([&self.otherwise]);
+        if self.copy || targets.any(|topics| topics.len() > 1) {
             touches |= Touches::COPIES;
         }
         if self.drop_unmatched {
@@ -80,43 +113,11 @@ impl Transform for RestoreFanout {
         touches
     }
 
-    fn targets(&self) -> Option<Vec<String>> {
-        let mut targets: Vec<String> = self.all_topics().flatten().cloned().collect();
-        targets.sort_unstable();
-        targets.dedup();
-        Some(targets)
-    }
-
-    fn begin(&mut self, batch: &Batch) -> Result<()> {
-        self.of_topic = self.route(|value| value == batch.topic);
-        Ok(())
-    }
-
-    fn record(&mut self, record: Record<'_>, out: &mut Output) -> Result<()> {
-        let topics = match self.matching(record) {
-            Some(route) => &self.routes[route].1,
-            None if self.drop_unmatched => return Ok(()),
-            None if self.otherwise.is_empty() => {
-                out.emit(record);
-                return Ok(());
-            }
-            None => &self.otherwise,
-        };
-        if self.copy {
-            out.emit(record);
-        }
-        for topic in topics {
-            out.emit(record).topic(topic);
-        }
-        Ok(())
-    }
-}
-
-impl RestoreFanout {
-    /// Returns the route that a record takes.
-    fn matching(&self, record: Record<'_>) -> Option<usize> {
+    /// Returns the route that a record takes; `of_topic` is that of its topic.
+    #[inline]
+    fn matching(&self, record: Record<'_>, of_topic: Option<usize>) -> Option<usize> {
         let bytes = match &self.by {
-            By::Topic => return self.of_topic,
+            By::Topic => return of_topic,
             By::Key => record.key()?,
             By::Header(name) => record.header(name)?.value?,
             By::Json(path) => match json::field(record.value()?, path)? {
@@ -124,15 +125,60 @@ impl RestoreFanout {
                 json::Found::String(text) => return self.route(|value| json::unescapes_to(text, value)),
             },
         };
-        self.route(|value| value.as_bytes() == bytes)
+        self.route(|value| same(value.as_bytes(), bytes))
     }
 
+    #[inline]
     fn route(&self, fits: impl Fn(&str) -> bool) -> Option<usize> {
         self.routes.iter().position(|(value, _)| fits(value))
     }
+}
 
-    fn all_topics(&self) -> impl Iterator<Item = &Vec<String>> {
-        self.routes.iter().map(|(_, topics)| topics).chain([&self.otherwise])
+/// The rows of an answer, and where each goes.
+struct Rows<'a> {
+    topics: &'a [String],
+    /// Of each topic its number in the answer, from 1 on; 0 where no row has gone there yet.
+    numbers: Vec<u32>,
+    source: Vec<u32>,
+    route: Route,
+}
+
+impl<'a> Rows<'a> {
+    fn new(topics: &'a [String], records: u32) -> Self {
+        // Most often a record stays or goes to one topic, or both.
+        let most = 2 * records as usize;
+        let route = Route { names: Vec::new(), indexes: Vec::with_capacity(most) };
+        Self { topics, numbers: vec![0; topics.len()], source: Vec::with_capacity(most), route }
+    }
+
+    #[inline]
+    fn put(&mut self, record: u32, topic: Option<usize>) {
+        let index = topic.map_or(0, |topic| match self.numbers[topic] {
+            0 => self.name(topic),
+            number => number,
+        });
+        self.source.push(record);
+        self.route.indexes.push(index);
+    }
+
+    fn name(&mut self, topic: usize) -> u32 {
+        self.route.names.push(self.topics[topic].clone());
+        self.numbers[topic] = self.route.names.len() as u32;
+        self.numbers[topic]
+    }
+
+    fn finish(self, records: u32) -> Output {
+        let Self { source, route, .. } = self;
+        let is_each_once = source.iter().copied().eq(0..records);
+        Output {
+            source: (!is_each_once).then_some(source),
+            topics: (!route.names.is_empty()).then_some(route),
+            partitions: None,
+            timestamps: None,
+            keys: None,
+            values: None,
+            headers: None,
+        }
     }
 }
 
@@ -155,17 +201,21 @@ impl By {
 }
 
 /// Adds a topic, if Kafka could have one of that name.
-fn add_topic(setting: &str, topics: &mut Vec<String>, topic: &str) -> Result<()> {
+fn add_topic(setting: &str, topics: &mut Vec<String>, to: &mut Vec<usize>, topic: &str) -> Result<()> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let valid = (1..=249).contains(&topic.len()) && topic.bytes().all(legal) && topic != "." && topic != "..";
     if !valid {
         let rule = "1 to 249 of a-z, A-Z, 0-9, `.`, `_` and `-`";
         return Err(Error::new(format!("setting `{setting}` cannot be `{topic}`: a topic's name is {rule}")));
     }
-    if topics.iter().any(|known| known == topic) {
+    let number = topics.iter().position(|known| known == topic).unwrap_or_else(|| {
+        topics.push(topic.to_owned());
+        topics.len() - 1
+    });
+    if to.contains(&number) {
         return Err(Error::new(format!("setting `{setting}` names topic `{topic}` twice")));
     }
-    topics.push(topic.to_owned());
+    to.push(number);
     Ok(())
 }
 

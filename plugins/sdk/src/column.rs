@@ -1,5 +1,7 @@
 //! Columns: reading a cell, adding one, and row numbers that mostly are all of them.
 
+use crate::bytes::{put, same};
+use crate::decimal::put_decimal;
 use crate::wit::{Batch, Column, HeaderColumn};
 
 /// How many entries of a dictionary are looked at: more than the different headers that one transform is likely to set,
@@ -20,7 +22,8 @@ impl Batch {
 }
 
 impl Column {
-    pub(crate) fn with_capacity(cells: usize, bytes: usize) -> Self {
+    /// Makes a column with room for so many cells and bytes, so that it need not grow.
+    pub fn with_capacity(cells: usize, bytes: usize) -> Self {
         Self { ends: Vec::with_capacity(cells), nulls: Vec::new(), data: Vec::with_capacity(bytes) }
     }
 
@@ -55,11 +58,19 @@ impl Column {
     }
 
     /// Adds a cell; `None` is null.
+    #[inline]
     pub fn push(&mut self, cell: Option<&[u8]>) {
         match cell {
-            Some(bytes) => self.data.extend_from_slice(bytes),
+            Some(bytes) => put(&mut self.data, bytes),
             None => self.nulls.push(self.ends.len() as u32),
         }
+        self.ends.push(self.data.len() as u32);
+    }
+
+    /// Adds a cell that is a number as decimal text.
+    #[inline]
+    pub fn push_decimal(&mut self, number: impl Into<i64>) {
+        put_decimal(&mut self.data, number.into());
         self.ends.push(self.data.len() as u32);
     }
 
@@ -76,10 +87,10 @@ impl Column {
     /// a row are those of the row before. Of a long dictionary only the beginning is searched, lest names that are made
     /// up per record cost more and more; an entry twice does no harm.
     pub(crate) fn intern(&mut self, name: &[u8], guess: usize) -> usize {
-        if guess < self.len() && self.bytes(guess) == name {
+        if guess < self.len() && same(self.bytes(guess), name) {
             return guess;
         }
-        if let Some(known) = (0..self.len().min(SEARCHED)).find(|entry| self.bytes(*entry) == name) {
+        if let Some(known) = (0..self.len().min(SEARCHED)).find(|entry| same(self.bytes(*entry), name)) {
             return known;
         }
         self.push(Some(name));

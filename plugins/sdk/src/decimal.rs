@@ -1,5 +1,8 @@
 //! A number as decimal text, without allocation and without `core::fmt`, whose cost shows at this scale.
 
+/// Eight digits are made at once, in a word.
+const EIGHT: u64 = 100_000_000;
+
 /// A number as decimal text.
 ///
 /// ```
@@ -8,25 +11,26 @@
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Decimal {
-    /// The text is at the end: digits are found from the last to the first. The longest is i64::MIN's, 20 bytes.
-    bytes: [u8; 20],
+    /// The text is at the end. The longest is i64::MIN's, 20 bytes.
+    bytes: [u8; 24],
     start: usize,
 }
 
 impl Decimal {
     /// Writes a number.
+    #[inline]
     pub fn new(number: impl Into<i64>) -> Self {
         let number = number.into();
-        let (mut bytes, mut start) = ([b'0'; 20], 20);
+        let (mut bytes, mut end) = ([0; 24], 24);
         let mut rest = number.unsigned_abs();
-        loop {
-            start -= 1;
-            bytes[start] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
+        while rest >= EIGHT {
+            put(&mut bytes, end, digits((rest % EIGHT) as u32));
+            rest /= EIGHT;
+            end -= 8;
         }
+        let top = digits(rest as u32);
+        put(&mut bytes, end, top);
+        let mut start = end - 8 + leading_zeros(top);
         if number < 0 {
             start -= 1;
             bytes[start] = b'-';
@@ -35,9 +39,73 @@ impl Decimal {
     }
 
     /// Returns the text.
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
+}
+
+/// Appends a number as decimal text, in words from the first digits on: what is written is not read again.
+#[inline]
+pub(crate) fn put_decimal(out: &mut Vec<u8>, number: i64) {
+    if number < 0 {
+        out.push(b'-');
+    }
+    let rest = number.unsigned_abs();
+    if rest < EIGHT {
+        return put_top(out, rest as u32);
+    }
+    let (upper, low) = (rest / EIGHT, rest % EIGHT);
+    if upper < EIGHT {
+        put_top(out, upper as u32);
+    } else {
+        put_top(out, (upper / EIGHT) as u32);
+        out.extend_from_slice(&text(digits((upper % EIGHT) as u32)).to_le_bytes());
+    }
+    out.extend_from_slice(&text(digits(low as u32)).to_le_bytes());
+}
+
+/// Appends a number of up to eight digits without zeros before it.
+#[inline]
+fn put_top(out: &mut Vec<u8>, number: u32) {
+    let digits = digits(number);
+    let zeros = leading_zeros(digits);
+    let end = out.len() + 8 - zeros;
+    out.extend_from_slice(&(text(digits) >> (8 * zeros)).to_le_bytes());
+    out.truncate(end);
+}
+
+/// Returns how many of eight digits are zeros before a number; of 0 itself the last digit is none.
+#[inline]
+fn leading_zeros(digits: u64) -> usize {
+    (digits.trailing_zeros() as usize / 8).min(7)
+}
+
+#[inline]
+fn text(digits: u64) -> u64 {
+    digits | 0x3030_3030_3030_3030
+}
+
+/// Writes eight digits as text, so that they end at `end`.
+#[inline]
+fn put(bytes: &mut [u8; 24], end: usize, digits: u64) {
+    bytes[end - 8..end].copy_from_slice(&text(digits).to_le_bytes());
+}
+
+/// Returns the eight digits of a number, one a byte, the first one lowest.
+///
+/// It is halved thrice: into numbers of four digits, of two and of one, all of one size in one word. A division by 100 or by
+/// 10 is then a multiplication that does not carry into the neighbour: right for all numbers that can be there.
+#[inline]
+fn digits(number: u32) -> u64 {
+    let number = u64::from(number);
+    // number / 10000, right below 10^8.
+    let high = (number * 109_951_163) >> 40;
+    let fours = high | ((number - high * 10_000) << 32);
+    let hundreds = ((fours * 10_486) >> 20) & 0x7f_0000_007f;
+    let twos = hundreds | ((fours - hundreds * 100) << 16);
+    let tens = ((twos * 103) >> 10) & 0x000f_000f_000f_000f;
+    tens | ((twos - tens * 10) << 8)
 }
 
 #[cfg(test)]
@@ -49,6 +117,21 @@ mod tests {
     fn the_extremes_are_written_as_std_writes_them() {
         for number in [0, 1, -1, 9, 10, i64::MAX, i64::MIN] {
             assert_eq!(Decimal::new(number).as_bytes(), number.to_string().as_bytes());
+            let mut out = Vec::new();
+            put_decimal(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn all_numbers_of_four_digits_and_their_like_are_written_as_std_writes_them() {
+        for number in 0..10_000_i64 {
+            for number in [number, number * 10_000, number * 10_000 + 9_999, number * 100_000_000, -number] {
+                assert_eq!(Decimal::new(number).as_bytes(), number.to_string().as_bytes());
+                let mut out = vec![b'x'];
+                put_decimal(&mut out, number);
+                assert_eq!(out, format!("x{number}").as_bytes());
+            }
         }
     }
 
@@ -57,6 +140,9 @@ mod tests {
         fn any_number_is_written_as_std_writes_it(number: i64) {
             let (written, expected) = (Decimal::new(number), number.to_string());
             prop_assert_eq!(written.as_bytes(), expected.as_bytes());
+            let mut out = Vec::new();
+            put_decimal(&mut out, number);
+            prop_assert_eq!(out, expected.as_bytes());
         }
     }
 }

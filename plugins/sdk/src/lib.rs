@@ -41,6 +41,7 @@
 //! nothing is allocated per record by the SDK. What is left to the agent: deadlines, memory, checking answers, `on_error`.
 //! Off wasm32 everything works natively, which is how plugins are tested ([`testing`]).
 
+mod bytes;
 mod column;
 mod decimal;
 mod error;
@@ -55,6 +56,7 @@ pub mod testing;
 mod time;
 mod transform;
 
+pub use bytes::same;
 pub use decimal::Decimal;
 pub use error::{Error, Result};
 pub use output::{Output, Row};

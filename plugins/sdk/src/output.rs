@@ -4,6 +4,7 @@
 //! that changes nothing with nothing, and no part costs an allocation per record.
 
 use crate::Record;
+use crate::bytes::same;
 use crate::column::{Rows, SEARCHED};
 use crate::wit::{self, Batch, Column, HeaderColumn, HeaderEdit, Patch, Removal, Route};
 
@@ -150,7 +151,7 @@ impl Row<'_> {
     /// Sends the row to a topic of the target, by its name there. `targets` must name it.
     pub fn topic(self, topic: &str) -> Self {
         let route = self.out.topics.get_or_insert_with(|| Route { names: Vec::new(), indexes: Vec::new() });
-        let known = route.names.iter().position(|name| name == topic);
+        let known = route.names.iter().position(|name| same(name.as_bytes(), topic.as_bytes()));
         let index = known.unwrap_or_else(|| {
             route.names.push(topic.to_owned());
             route.names.len() - 1
@@ -172,7 +173,11 @@ impl Row<'_> {
         let removals = &mut self.out.removals;
         // As in a dictionary of names: to search all of them would make names that are made up per record quadratic, and
         // two removals of one name do what one does.
-        let known = removals.iter().take(SEARCHED).position(|(known, _)| known.as_deref() == name);
+        let is_known = |(known, _): &(Option<Vec<u8>>, Rows)| match (known, name) {
+            (Some(known), Some(name)) => same(known, name),
+            (known, name) => known.is_none() && name.is_none(),
+        };
+        let known = removals.iter().take(SEARCHED).position(is_known);
         let at = known.unwrap_or_else(|| {
             removals.push((name.map(<[u8]>::to_vec), Rows::default()));
             removals.len() - 1
@@ -248,7 +253,7 @@ impl Added {
         self.reach(row);
         let column = &mut self.column;
         let start = column.row_ends.last().map_or(0, |end| *end as usize);
-        let goes = |index: u32| name.is_none_or(|name| column.names.bytes(index as usize) == name);
+        let goes = |index: u32| name.is_none_or(|name| same(column.names.bytes(index as usize), name));
         if !column.name_indexes[start..].iter().any(|index| goes(*index)) {
             return;
         }

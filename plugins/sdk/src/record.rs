@@ -1,5 +1,6 @@
 //! A record as a plugin sees it: borrowed from the columns of its batch, copied for nothing.
 
+use crate::bytes::same;
 use crate::wit::{Batch, HeaderColumn, TimestampType};
 
 /// A record of a batch.
@@ -79,7 +80,7 @@ impl<'a> Record<'a> {
     /// # Panics
     /// If `needs` does not name the headers.
     pub fn header(&self, name: impl AsRef<[u8]>) -> Option<Header<'a>> {
-        self.headers().rfind(|header| header.name == name.as_ref())
+        self.headers().rfind(|header| same(header.name, name.as_ref()))
     }
 }
 

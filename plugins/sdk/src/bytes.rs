@@ -1,0 +1,70 @@
+//! Small runs of bytes, compared and copied without a call: in WebAssembly each costs more than what it does.
+
+/// Returns whether two runs of bytes are the same, as `==` does, and sooner where they are short.
+#[inline]
+pub fn same(left: &[u8], right: &[u8]) -> bool {
+    if left.len() != right.len() {
+        return false;
+    }
+    // Both ends, which overlap where there is nothing between.
+    match left.len() {
+        0..4 => left.iter().zip(right).all(|(left, right)| left == right),
+        4..8 => ends::<4>(left, right),
+        8..=16 => ends::<8>(left, right),
+        _ => {
+            ends::<16>(left, right)
+                && left.chunks_exact(8).zip(right.chunks_exact(8)).all(|(left, right)| left == right)
+        }
+    }
+}
+
+#[inline]
+fn ends<const N: usize>(left: &[u8], right: &[u8]) -> bool {
+    left.first_chunk::<N>() == right.first_chunk::<N>() && left.last_chunk::<N>() == right.last_chunk::<N>()
+}
+
+/// Appends a run.
+#[inline]
+pub(crate) fn put(out: &mut Vec<u8>, bytes: &[u8]) {
+    match bytes.len() {
+        0..4 => bytes.iter().for_each(|byte| out.push(*byte)),
+        4..8 => overlapping::<4>(out, bytes),
+        8..16 => overlapping::<8>(out, bytes),
+        16..=32 => overlapping::<16>(out, bytes),
+        _ => out.extend_from_slice(bytes),
+    }
+}
+
+/// Appends `N` to `2 * N` bytes: the first ones, and the last ones over their end.
+#[inline]
+fn overlapping<const N: usize>(out: &mut Vec<u8>, bytes: &[u8]) {
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<N>(), bytes.last_chunk::<N>()) {
+        let end = out.len() + bytes.len();
+        out.extend_from_slice(first);
+        out.truncate(end - N);
+        out.extend_from_slice(last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_every_length_are_copied_and_compared() {
+        let bytes: Vec<u8> = (0..100).collect();
+        for length in 0..bytes.len() {
+            let run = &bytes[..length];
+            let mut out = vec![7];
+            put(&mut out, run);
+            assert_eq!(out, [&[7], run].concat());
+            assert!(same(run, &out[1..]));
+            assert!(!same(run, &out));
+            for at in 0..length {
+                let mut other = run.to_vec();
+                other[at] ^= 1;
+                assert!(!same(run, &other), "{at} of {length}");
+            }
+        }
+    }
+}
