@@ -121,8 +121,8 @@ impl RestoreFanout {
             By::Key => record.key()?,
             By::Header(name) => record.header(name)?.value?,
             By::Json(path) => match json::field(record.value()?, path)? {
-                json::Found::Plain(text) => text,
-                json::Found::String(text) => return self.route(|value| json::unescapes_to(text, value)),
+                json::Found::String(text) | json::Found::Plain(text) => text,
+                json::Found::Escaped(text) => return self.route(|value| json::unescapes_to(text, value)),
             },
         };
         self.route(|value| same(value.as_bytes(), bytes))

@@ -8,7 +8,9 @@ pub fn same(left: &[u8], right: &[u8]) -> bool {
     }
     // Both ends, which overlap where there is nothing between.
     match left.len() {
-        0..4 => left.iter().zip(right).all(|(left, right)| left == right),
+        0 => true,
+        1 => left[0] == right[0],
+        2..4 => ends::<2>(left, right),
         4..8 => ends::<4>(left, right),
         8..=16 => ends::<8>(left, right),
         _ => {
@@ -27,7 +29,9 @@ fn ends<const N: usize>(left: &[u8], right: &[u8]) -> bool {
 #[inline]
 pub(crate) fn put(out: &mut Vec<u8>, bytes: &[u8]) {
     match bytes.len() {
-        0..4 => bytes.iter().for_each(|byte| out.push(*byte)),
+        0 => {}
+        1 => out.push(bytes[0]),
+        2..4 => overlapping::<2>(out, bytes),
         4..8 => overlapping::<4>(out, bytes),
         8..16 => overlapping::<8>(out, bytes),
         16..=32 => overlapping::<16>(out, bytes),
