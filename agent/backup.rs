@@ -31,7 +31,7 @@ use crate::error::{Error, Kind, Result};
 use crate::kafka::Properties;
 use crate::kafka::source::{self, Source};
 use crate::pipeline::{self, Control};
-use crate::stages::Stages;
+use crate::stages::{Refused, Stages};
 use crate::store::Store;
 use crate::telemetry::{Health, http, metrics};
 use crate::verify;
@@ -56,6 +56,27 @@ pub fn validate(config: &Config) -> Result<()> {
         Store::open(&pipeline.sink.path).map_err(|error| wrong("sink.path", error))?;
     }
     Ok(())
+}
+
+/// Opens the plugins of all stages and tries their settings, as the start of a pipeline does.
+///
+/// # Errors
+/// [`Kind::Usage`] for what the user must change, with the path of the key.
+pub async fn validate_stages(config: &Config) -> Result<()> {
+    let (file, pipelines) = (config.file.clone(), config.pipelines.clone());
+    // Opening one compiles it.
+    let opened = tokio::task::spawn_blocking(move || {
+        for (i, pipeline) in pipelines.iter().enumerate() {
+            for (j, stage) in pipeline.stages.iter().enumerate() {
+                let wrong = |refused: Refused| {
+                    Error::usage(format!("{file}: pipeline[{i}].stage[{j}].{}: {}", refused.key, refused.error))
+                };
+                let _opened = stage.open(&pipeline.name, j + 1).map_err(wrong)?;
+            }
+        }
+        Ok(())
+    });
+    opened.await.map_err(|error| Error::failed("the stages could not be opened").source(error))?
 }
 
 /// Runs all pipelines until SIGTERM or SIGINT, then closes them gracefully.
@@ -179,7 +200,12 @@ async fn pass(pipeline: &config::Pipeline, reached: Reached, stopped: Stop) -> (
     watch.reached = reached.clone();
     let outcome = attempt(pipeline, Mode::Once, &budget, &mut watch, &Registry::default(), stopped).await;
     let has_read = watch.pass.take().is_some_and(|pass| pass.finish(outcome.is_ok()));
-    (outcome, has_read)
+    (outcome.map_err(|error| of_pipeline(error, pipeline)), has_read)
+}
+
+/// Names the pipeline in what its user must change.
+fn of_pipeline(error: Error, pipeline: &config::Pipeline) -> Error {
+    if error.kind() == Kind::Usage { error.with("pipeline", &pipeline.name) } else { error }
 }
 
 /// Returns what a pass says that was told to stop; `failure` is what went wrong then.
@@ -227,7 +253,7 @@ async fn keep_running(
             outcome if *stopped.borrow() => return outcome,
             Ok(()) => Error::failed("the source ended by itself"),
             Err(error) if error.kind() == Kind::Usage && first && !watch.has_run() => {
-                return Err(error.with("pipeline", &pipeline.name));
+                return Err(of_pipeline(error, &pipeline));
             }
             Err(error) => error,
         };

@@ -9,14 +9,15 @@ mod section;
 mod substitute;
 pub mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use self::section::Section;
+use self::section::{File, Section};
 use crate::error::{Error, Result};
 use crate::kafka::client::groups::Choice;
 use crate::kafka::source::{Selection, Start};
@@ -147,8 +148,10 @@ impl Config {
     /// Checks `text`; `file` names it in errors and `variable` looks up references to the environment.
     pub fn parse(file: &str, text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let table: toml::Table = text.parse().map_err(|error| syntax_error(file, text, &error))?;
-        let given = resolve_table(file, "", table, variable)?;
-        let mut top = Section::open(file, "", "", given)?;
+        let mut resolver = Resolver { file, variable, referring: HashSet::new() };
+        let given = resolver.table("", table)?;
+        let read = Rc::new(File { name: file.to_owned(), referring: resolver.referring });
+        let mut top = Section::open(&read, "", "", given)?;
 
         let mut section = top.section("agent")?;
         let agent = Agent {
@@ -389,41 +392,56 @@ fn syntax_error(file: &str, text: &str, error: &toml::de::Error) -> Error {
     Error::usage(format!("{file}:{line}:{column}: {message}"))
 }
 
-fn resolve_table(
-    file: &str,
-    path: &str,
-    table: toml::Table,
-    variable: &dyn Fn(&str) -> Option<String>,
-) -> Result<Map<String, Value>> {
-    let mut resolved = Map::new();
-    for (key, value) in table {
-        // A name with dots (librdkafka's have them) is shown as the file must quote it.
-        let name = if key.contains('.') { format!("\"{key}\"") } else { key.clone() };
-        let path = if path.is_empty() { name } else { format!("{path}.{name}") };
-        resolved.insert(key, resolve(file, &path, value, variable)?);
-    }
-    Ok(resolved)
+/// Returns the path of the key `name` below `path`. A name with dots (librdkafka's have them) is shown as the file must
+/// quote it.
+fn below(path: &str, name: &str) -> String {
+    let name = if name.contains('.') { format!("\"{name}\"") } else { name.to_owned() };
+    if path.is_empty() { name } else { format!("{path}.{name}") }
 }
 
-/// Replaces the references in `value`, and leaves of TOML's types those that JSON has.
-fn resolve(file: &str, path: &str, value: toml::Value, variable: &dyn Fn(&str) -> Option<String>) -> Result<Value> {
-    Ok(match value {
-        toml::Value::String(text) => substitute::substitute(&text, variable)
-            .map_err(|reason| Error::usage(format!("{file}: {path}: {reason}")))?
-            .into(),
-        toml::Value::Integer(number) => number.into(),
-        toml::Value::Float(number) => number.into(),
-        toml::Value::Boolean(flag) => flag.into(),
-        toml::Value::Datetime(time) => time.to_string().into(),
-        toml::Value::Array(values) => {
-            let mut resolved = Vec::with_capacity(values.len());
-            for (i, value) in values.into_iter().enumerate() {
-                resolved.push(resolve(file, &format!("{path}[{i}]"), value, variable)?);
-            }
-            resolved.into()
+/// Replaces references, and keeps where there were any.
+struct Resolver<'a> {
+    file: &'a str,
+    variable: &'a dyn Fn(&str) -> Option<String>,
+    referring: HashSet<String>,
+}
+
+impl Resolver<'_> {
+    fn table(&mut self, path: &str, table: toml::Table) -> Result<Map<String, Value>> {
+        let mut resolved = Map::new();
+        for (key, value) in table {
+            let path = below(path, &key);
+            resolved.insert(key, self.value(path, value)?);
         }
-        toml::Value::Table(table) => resolve_table(file, path, table, variable)?.into(),
-    })
+        Ok(resolved)
+    }
+
+    /// Replaces the references in `value`, and leaves of TOML's types those that JSON has.
+    fn value(&mut self, path: String, value: toml::Value) -> Result<Value> {
+        Ok(match value {
+            toml::Value::String(text) => {
+                let resolved = substitute::substitute(&text, self.variable)
+                    .map_err(|reason| Error::usage(format!("{}: {path}: {reason}", self.file)))?
+                    .into();
+                if substitute::refers(&text) {
+                    self.referring.insert(path);
+                }
+                resolved
+            }
+            toml::Value::Integer(number) => number.into(),
+            toml::Value::Float(number) => number.into(),
+            toml::Value::Boolean(flag) => flag.into(),
+            toml::Value::Datetime(time) => time.to_string().into(),
+            toml::Value::Array(values) => {
+                let mut resolved = Vec::with_capacity(values.len());
+                for (i, value) in values.into_iter().enumerate() {
+                    resolved.push(self.value(format!("{path}[{i}]"), value)?);
+                }
+                resolved.into()
+            }
+            toml::Value::Table(table) => self.table(&path, table)?.into(),
+        })
+    }
 }
 
 #[cfg(test)]

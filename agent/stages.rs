@@ -22,6 +22,7 @@
 
 mod worker;
 
+use std::fmt;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::batch::transactions::OpenTransactions;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::plugin::{Limits, Plugin, wit};
 use crate::record::{AbortedTransaction, LeftOut, Offset, Partition};
 use crate::telemetry::metrics::stage_left_out;
@@ -53,23 +54,68 @@ pub enum OnError {
     /// The partition stops before their batch, and tries again with back-off: nothing is left out.
     Fail,
     /// They are left out: the record alone where the plugin is pure, so that the others can be sent again, and all that
-    /// one call was sent where it is not.
+    /// one call was sent where it is not, or where the call took too long.
     Skip,
     /// Their batch is left out, and kept beside the archive as it came.
     DeadLetter,
 }
 
 /// A stage, as it is configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Stage {
     /// The name of a plugin that is part of the agent, or the path of its file.
     pub plugin: String,
-    /// The plugin's settings.
+    /// The plugin's settings; they may hold secrets.
     pub settings: Vec<(String, String)>,
     /// What the plugin may take.
     pub limits: Limits,
     /// What becomes of records at which it fails.
     pub on_error: OnError,
+}
+
+impl fmt::Debug for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { plugin, settings, limits, on_error } = self;
+        let settings: Vec<_> = settings.iter().map(|(name, _)| name).collect();
+        let mut shown = f.debug_struct("Stage");
+        shown.field("plugin", plugin).field("settings", &settings);
+        shown.field("limits", limits).field("on_error", on_error).finish()
+    }
+}
+
+/// Why a stage cannot be used.
+#[derive(Debug)]
+pub struct Refused {
+    /// The key of the stage that it is about.
+    pub key: &'static str,
+    /// What is wrong, of which stage.
+    pub error: Error,
+}
+
+impl Stage {
+    /// Opens the plugin of the `number`th stage of a pipeline that capture goes through, and tries its settings.
+    ///
+    /// # Errors
+    /// As [`Stages::of_capture`], with what is to be changed.
+    pub fn open(&self, pipeline: &str, number: usize) -> Result<Plugin, Refused> {
+        let about = |key| move |error| Refused { key, error };
+        let found = Plugin::find(&self.plugin).map_err(|error| error.with("stage", number)).map_err(about("plugin"))?;
+        let at = format!("stage {number} of pipeline `{pipeline}`");
+        let plugin = found.as_part_of(&at);
+        let started = plugin.start(&self.settings, self.limits);
+        // What its settings are not to blame for it does by itself.
+        let started = started.map_err(|error| match error.kind() {
+            Kind::Usage => about("settings")(error),
+            _ => about("plugin")(error),
+        })?;
+        let routes = wit::Touches::TOPICS | wit::Touches::PARTITIONS | wit::Touches::COPIES;
+        if started.plan().touches & routes != wit::Touches::default() {
+            let what = format!("{at}: plugin `{}` sends records elsewhere, or makes several of one", plugin.name());
+            let hint = "a stage of a capture changes records or drops them: use it in a restore";
+            return Err(about("plugin")(Error::usage(what).hint(hint)));
+        }
+        Ok(plugin)
+    }
 }
 
 /// The stages of a pipeline, running. Clones share them; the threads end with the last.
@@ -143,16 +189,7 @@ impl Stages {
     pub fn start(pipeline: &str, stages: &[Stage], workers: usize) -> Result<Self> {
         let (mut opened, mut names) = (Vec::new(), Vec::new());
         for (number, stage) in (1..).zip(stages) {
-            let at = format!("stage {number} of pipeline `{pipeline}`");
-            let plugin = Plugin::find(&stage.plugin)?.as_part_of(&at);
-            let routes = wit::Touches::TOPICS | wit::Touches::PARTITIONS | wit::Touches::COPIES;
-            let does = plugin.start(&stage.settings, stage.limits)?.plan().touches & routes;
-            if does != wit::Touches::default() {
-                let what = format!("{at}: plugin `{}` sends records elsewhere, or makes several of one", plugin.name());
-                return Err(
-                    Error::usage(what).hint("a stage of a capture changes records or drops them: use it in a restore")
-                );
-            }
+            let plugin = stage.open(pipeline, number).map_err(|refused| refused.error)?;
             names.push(format!("{} {:032x}", plugin.name(), plugin.about().digest));
             opened.push((plugin, stage));
         }

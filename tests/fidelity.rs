@@ -3,6 +3,7 @@
 //! Each test writes one kind of topic that is hard to copy, makes one pass, and then holds the archive against three
 //! witnesses: the broker's `.log` files, `DumpLogSegments --deep-iteration`, and a read-committed consumer.
 
+use crate::stages::{INJECT, assert_records, injected, staged};
 use crate::support::agent::Backup;
 use crate::support::chain::{assert_same, check_with_kafka, headers, up_to};
 use crate::support::kafka::Kafka;
@@ -204,6 +205,17 @@ fn a_compacted_topic_is_kept_with_the_holes_that_the_cleaner_left() {
     let backup = back_up_and_compare(kafka, &[&topic]);
     let holes = backup.chain(&topic, 0).next() - 351;
     assert!(holes > 200, "the cleaner took {holes} records");
+    let through = Backup::of(kafka, &[&topic]).sink("roll_bytes", "16KiB");
+    assert_eq!(through.start_config("backup", &staged(&through, &[INJECT]), &[]).wait().code(), Some(0));
+    assert_records("through a stage", &through.cat(&topic), &injected(backup.cat(&topic)));
+    let covered = |backup: &Backup| -> Vec<_> {
+        headers(&backup.chain(&topic, 0).bytes())
+            .iter()
+            .map(|it| (it.base_offset, it.last_offset, it.count, it.attributes))
+            .collect()
+    };
+    assert_eq!(covered(&through), covered(&backup), "each batch covers what it did");
+    let _ = through.command("verify", &["--deep"]).ok();
 }
 
 #[test]

@@ -10,8 +10,9 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
+use crate::stages::{INJECT, assert_records, injected, staged};
 use crate::support::agent::Backup;
-use crate::support::chain::{Chain, headers};
+use crate::support::chain::{Chain, check_with_kafka, headers};
 use crate::support::old_kafka::{self, OldKafka};
 use crate::support::reader::Record;
 use crate::support::workload::{Contents, Writer};
@@ -237,6 +238,17 @@ fn compacted_topics_of_old_formats_are_kept_with_their_holes() {
         };
         assert!((0..4).all(|codec| holed(codec) > 0), "{topic}: each codec has batches with holes: {batches:?}");
     }
+    // Through a stage they go like any other.
+    let through = Backup::of(old.kafka(), &topics.each_ref().map(String::as_str)).sink("roll_bytes", "64KiB");
+    assert_eq!(through.start_config("backup", &staged(&through, &[INJECT]), &[]).wait().code(), Some(0));
+    for topic in &topics {
+        assert_records(topic, &through.cat(topic), &injected(backup.cat(topic)));
+        assert_all_converted(&through, topic);
+        let batches = headers(&through.chain(topic, 0).bytes());
+        assert!(batches.iter().any(|batch| i64::from(batch.count) <= batch.last_offset - batch.base_offset));
+    }
+    check_with_kafka(old.kafka(), &through, &topics.each_ref().map(String::as_str));
+    let _ = through.command("verify", &["--deep"]).ok();
 }
 
 #[test]

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use kafka_backup::archive::sidecar::Sidecar;
 
-use crate::support::agent::Backup;
+use crate::golden::{python, read_by_python};
+use crate::support::agent::{Backup, program_with};
 use crate::support::chain::{assert_same, check_with_kafka, headers, up_to};
 use crate::support::kafka::Kafka;
 use crate::support::reader::{Record, read_committed};
 use crate::support::workload::{Contents, Writer};
 
-const INJECT: &str = "plugin = \"header-injector\"\n";
+pub(crate) const INJECT: &str = "plugin = \"header-injector\"\n";
 
 fn built(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("plugins/{name}/{name}.wasm"))
@@ -29,13 +30,19 @@ fn faults(fault: &str, offset: i64, on_error: &str) -> String {
 }
 
 /// Returns the backup's configuration with these stages.
-fn staged(backup: &Backup, stages: &[&str]) -> String {
+pub(crate) fn staged(backup: &Backup, stages: &[&str]) -> String {
     let stages: String = stages.iter().map(|stage| format!("[[pipeline.stage]]\n{stage}\n")).collect();
     backup.config().replace("[pipeline.sink]", &format!("{stages}[pipeline.sink]"))
 }
 
+/// Returns the pipeline of such a configuration, called `name`.
+fn pipeline(config: &str, name: &str) -> String {
+    let (_, pipeline) = config.split_once("[[pipeline]]").expect("a pipeline");
+    format!("\n[[pipeline]]{}\n", pipeline.replace("name = \"test\"", &format!("name = {name:?}")))
+}
+
 /// Returns what the injector makes of records.
-fn injected(mut records: Vec<Record>) -> Vec<Record> {
+pub(crate) fn injected(mut records: Vec<Record>) -> Vec<Record> {
     for record in &mut records {
         let named =
             [("offset", record.offset), ("timestamp", record.timestamp), ("partition", record.partition.into())];
@@ -46,7 +53,7 @@ fn injected(mut records: Vec<Record>) -> Vec<Record> {
 }
 
 #[track_caller]
-fn assert_records(what: &str, held: &[Record], wanted: &[Record]) {
+pub(crate) fn assert_records(what: &str, held: &[Record], wanted: &[Record]) {
     let differs = held.iter().zip(wanted).find(|(held, wanted)| held != wanted);
     assert!(differs.is_none(), "{what}: held and wanted: {differs:#?}");
     assert_eq!(held.len(), wanted.len(), "{what}: records");
@@ -85,15 +92,11 @@ fn a_plugin_that_misbehaves_stops_its_partition_and_no_other_pipeline() {
     let backups = FAULTS.map(|_| Backup::of(kafka, &[&sick]));
     let mut config = staged(&healthy, &[INJECT]);
     for ((fault, _), backup) in FAULTS.iter().zip(&backups) {
-        let pipeline = staged(backup, &[&faults(fault, 55, "fail")]);
-        let (_, pipeline) = pipeline.split_once("[[pipeline]]").expect("a pipeline");
-        config += &format!("\n[[pipeline]]{}", pipeline.replace("name = \"test\"", &format!("name = {fault:?}")));
+        config += &pipeline(&staged(backup, &[&faults(fault, 55, "fail")]), fault);
     }
     // One that does not come back for as long as this test lasts: who shared its worker would not either.
     let hanging = Backup::of(kafka, &[&sick]);
-    let pipeline = staged(&hanging, &[&faults("endless-loop", 55, "fail").replace("300ms", "10m")]);
-    let (_, pipeline) = pipeline.split_once("[[pipeline]]").expect("a pipeline");
-    config += &format!("\n[[pipeline]]{}", pipeline.replace("name = \"test\"", "name = \"hanging\""));
+    config += &pipeline(&staged(&hanging, &[&faults("endless-loop", 55, "fail").replace("300ms", "10m")]), "hanging");
     let mut agent = healthy.run_config(&config, &[]);
     for (fault, why) in FAULTS {
         let named = format!("plugin `faults` (stage 1 of pipeline `{fault}`, faults.wasm) failed at {sick}-0 offset");
@@ -121,6 +124,65 @@ fn a_plugin_that_misbehaves_stops_its_partition_and_no_other_pipeline() {
 }
 
 #[test]
+fn each_fault_leaves_out_what_the_policy_says() {
+    let kafka = Kafka::shared_with_disk();
+    let topic = kafka.topic("stage-faults", 1, &[]);
+    let writer = Writer::new(kafka, &[("batch.num.messages", "10")]);
+    let _ = writer.write(&topic, &Contents::new().records(1, 30, 100));
+    let (all, log) = (read_committed(kafka, &topic), kafka.log_bytes(&topic, 0));
+    let batch = headers(&log).into_iter().find(|batch| batch.last_offset >= 15).expect("there are 30 records");
+    let (mut config, mut backups) = ("[agent]\nlisten = \"127.0.0.1:0\"\n".to_owned(), Vec::new());
+    for (fault, _) in FAULTS {
+        for policy in ["skip", "dead-letter"] {
+            // Only what never ends is to be late, however busy the machine is.
+            let deadline = if fault == "endless-loop" { "1s" } else { "30s" };
+            let backup = Backup::of(kafka, &[&topic]);
+            let stage = faults(fault, 15, policy).replace("300ms", deadline);
+            config += &pipeline(&staged(&backup, &[&stage]), &format!("{fault}-{policy}"));
+            backups.push((fault, policy, backup));
+        }
+    }
+    let mut pass = backups[0].2.start_config("backup", &config, &[]);
+    assert_eq!(pass.wait().code(), Some(0), "{}", pass.log());
+    for (fault, policy, backup) in &backups {
+        // Of a call that took too long no record is searched for.
+        let is_alone = *policy == "skip" && *fault != "endless-loop";
+        let range = if is_alone { 15..=15 } else { batch.base_offset..=batch.last_offset };
+        let (left_out, kept): (Vec<_>, Vec<_>) = all.iter().cloned().partition(|record| range.contains(&record.offset));
+        assert_records(&format!("{fault}, {policy}"), &backup.cat(&topic), &kept);
+        let letters = if *policy == "skip" { Vec::new() } else { left_out };
+        assert_records(&format!("letters of {fault}"), &backup.cat_with(&topic, &["--dead-letters"]), &letters);
+        let _ = backup.command("verify", &["--deep"]).ok();
+    }
+    assert_read_by_another(&backups[1].2, &[&topic]);
+}
+
+/// Asserts that the reader that shares no code with the program reads the same, where there is an interpreter for it.
+fn assert_read_by_another(backup: &Backup, topics: &[&str]) {
+    let Some(python) = python() else { return };
+    let mut topics = topics.to_vec();
+    topics.sort_unstable();
+    let printed: String = topics.iter().map(|topic| backup.command("cat", &["--topic", topic]).ok()).collect();
+    let read = read_by_python(&python, Path::new(backup.archive()), "test", &[]).ok();
+    assert!(!read.is_empty() && read == printed, "{} lines of {}", read.lines().count(), printed.lines().count());
+}
+
+/// A core module that imports a function of WASI, and nothing else.
+fn module_of_wasi() -> Vec<u8> {
+    let named = |name: &str| [&[name.len() as u8], name.as_bytes()].concat();
+    let import = [&[1][..], &named("wasi_snapshot_preview1"), &named("sched_yield"), &[0, 0]].concat();
+    let types = [1, 4, 1, 0x60, 0, 0];
+    [b"\0asm\x01\0\0\0", &types[..], &[2, import.len() as u8], &import].concat()
+}
+
+/// A component that imports an instance of WASI, which has nothing.
+fn component_of_wasi() -> Vec<u8> {
+    let name = "wasi:cli/environment@0.2.0";
+    let import = [&[1, 0, name.len() as u8], name.as_bytes(), &[5, 0]].concat();
+    [b"\0asm\x0d\0\x01\0", &[7, 3, 1, 0x42, 0, 10, import.len() as u8][..], &import].concat()
+}
+
+#[test]
 fn a_file_that_is_no_plugin_is_refused_before_anything_is_made() {
     let kafka = Kafka::shared();
     let topic = kafka.topic("stage-refused", 1, &[]);
@@ -135,32 +197,46 @@ fn a_file_that_is_no_plugin_is_refused_before_anything_is_made() {
         }
         bytes
     };
-    // A component that imports an instance of this name, which has nothing.
-    let wasi = b"wasi:cli/environment@0.2.0";
-    let wasi = [
-        b"\0asm\x0d\0\x01\0\x07\x03\x01\x42\0\x0a",
-        &[wasi.len() as u8 + 5, 1, 0, wasi.len() as u8][..],
-        wasi,
-        &[5, 0],
-    ]
-    .concat();
-    let damaged = [
-        ("other", replaced(b"@0.1.0", b"@0.2.0"), "needs interface 0.2, this agent speaks 0.1"),
-        ("wasi", wasi, "imports `wasi:cli/environment@0.2.0`"),
-        ("cut", sound[..sound.len() / 2].to_vec(), "the file is damaged, or cut off"),
-        ("text", b"no plugin\n".to_vec(), "is no WebAssembly"),
+    let files_and_faults = [
+        ("other", Some(replaced(b"@0.1.0", b"@0.2.0")), "needs interface 0.2, this agent speaks 0.1"),
+        (
+            "module",
+            Some(module_of_wasi()),
+            "imports `wasi_snapshot_preview1`, which no plugin gets; build it for wasm32",
+        ),
+        ("component", Some(component_of_wasi()), "imports `wasi:cli/environment@0.2.0`, which no plugin gets"),
+        ("cut", Some(sound[..sound.len() / 2].to_vec()), "the file is damaged, or cut off"),
+        ("text", Some(b"(module)\n".to_vec()), "is no WebAssembly"),
+        ("empty", Some(Vec::new()), "the file is empty"),
+        ("missing", None, "there is no plugin"),
     ];
-    for (name, bytes, why) in damaged {
+    for (name, bytes, why) in files_and_faults {
         let file = backup.folder().join(format!("{name}.wasm"));
-        fs::write(&file, bytes).expect("writable");
-        for verb in ["backup", "run"] {
-            let stage = format!("plugin = {:?}\n", file.display().to_string());
-            let config = backup.write_config(&staged(&backup, &[&stage]));
-            let ended = crate::support::agent::program_with(&[verb, "--config", config.to_str().expect("UTF-8")]);
-            ended.fails_with(2, &[why, &format!("{name}.wasm")]);
+        if let Some(bytes) = bytes {
+            fs::write(&file, bytes).expect("writable");
         }
+        let file = file.display().to_string();
+        assert_refused(&backup, &format!("plugin = {file:?}\n"), "plugin", &[why, &file, "(stage 2"]);
     }
+    let unknown = format!("{INJECT}settings = {{ ofset = \"true\" }}\n");
+    let at = "(stage 2 of pipeline `test`, header-injector.wasm)";
+    assert_refused(&backup, &unknown, "settings", &[at, "cannot be configured", "`ofset`"]);
+    let routing = "plugin = \"restore-fanout\"\nsettings = { by = \"topic\", to.here = \"elsewhere\" }\n";
+    let at = "stage 2 of pipeline `test`";
+    assert_refused(&backup, routing, "plugin", &[at, "`restore-fanout` sends records elsewhere"]);
     assert_eq!(files(Path::new(backup.archive())), Vec::<PathBuf>::new(), "nothing is made");
+}
+
+/// Asserts that a second stage is refused whoever looks at it: when it is to run, and, by its key, when it is validated.
+#[track_caller]
+fn assert_refused(backup: &Backup, stage: &str, key: &str, words: &[&str]) {
+    let config = backup.write_config(&staged(backup, &[INJECT, stage]));
+    let config = config.to_str().expect("UTF-8");
+    for verb in ["backup", "run"] {
+        program_with(&[verb, "--config", config]).fails_with(2, &[words, &["pipeline test)"]].concat());
+    }
+    let at = format!("{config}: pipeline[0].stage[1].{key}: ");
+    program_with(&["config", "validate", "--config", config]).fails_with(2, &[words, &[&at]].concat());
 }
 
 /// A topic with transactions, an archive of it as it is, and a record that is to fail.
@@ -214,6 +290,13 @@ impl Case {
         (0..PARTITIONS).map(of).collect()
     }
 
+    /// Returns how the path of the sidecar begins, from partition 0 on, whose segment covers the failing offset.
+    fn segment_of_batch(&self, backup: &Backup) -> String {
+        let segments = backup.chain(&self.topic, 0).0;
+        let segment = segments.iter().find(|segment| segment.next > self.failing).expect("it is covered");
+        format!("/0/{:020}.", segment.first)
+    }
+
     /// Asserts that a backup holds all but what the policy leaves out, and tells what that is.
     fn assert_whole(&self, backup: &Backup, policy: &str, when: &str) {
         let batches = self.batches();
@@ -256,13 +339,31 @@ impl Case {
     }
 }
 
+/// Returns which passing of `point` is that of the segment whose sidecar's path holds `sidecar`. Partitions commit beside
+/// each other: in another pass it may be one that is near.
+fn passing_around(trace: &str, point: &str, sidecar: &str) -> usize {
+    let is_it = |line: &&str| line.starts_with("sidecar-linked ") && line.contains(sidecar);
+    assert!(trace.lines().any(|line| is_it(&line)), "{sidecar} in {trace}");
+    let before = trace.lines().take_while(|line| !is_it(line));
+    let passings = before.filter(|line| line.split(' ').next() == Some(point)).count();
+    let lies_before = point == "log-synced" || point.starts_with("dead-letter");
+    (passings + usize::from(!lies_before)).max(1)
+}
+
 #[test]
 fn what_a_policy_leaves_out_is_exact_however_the_agent_is_killed() {
     let case = Case::new("stage-policy");
     let points = ["dead-letter-due", "dead-letter-kept", "log-synced", "sidecar-created", "log-created", "reported"];
     for policy in ["skip", "dead-letter"] {
+        let undisturbed = case.backup();
+        let trace = undisturbed.folder().join("trace");
+        let traced = [("KAFKA_BACKUP_CRASH_TRACE", trace.to_str().expect("UTF-8"))];
+        let ended = undisturbed.start_config("backup", &case.config(&undisturbed, policy), &traced).wait();
+        assert_eq!(ended.code(), Some(0), "{policy}");
+        case.assert_whole(&undisturbed, policy, policy);
+        let trace = fs::read_to_string(trace).expect("a trace");
         for point in points.iter().filter(|point| policy == "dead-letter" || !point.starts_with("dead")) {
-            for n in 1..=2 {
+            for n in HashSet::from([1, passing_around(&trace, point, &case.segment_of_batch(&undisturbed))]) {
                 let (backup, at) = (case.backup(), format!("{point}:{n}"));
                 let config = case.config(&backup, policy);
                 let died = backup.start_config("backup", &config, &[("KAFKA_BACKUP_CRASH_AT", &at)]).wait();
@@ -354,6 +455,7 @@ fn kafkas_own_tool_reads_what_stages_made() {
         assert_eq!(told(&backup.chain(topic, 0).bytes()), told(&kafka.log_bytes(topic, 0)), "{topic}");
     }
     check_with_kafka(kafka, &backup, &names);
+    assert_read_by_another(&backup, &names);
     let compared = backup.command("verify", &["--against-cluster", "-b", kafka.brokers()]);
     assert_eq!(compared.code, Some(1), "not to have compared is no success:\n{}", compared.stderr);
     assert_eq!(

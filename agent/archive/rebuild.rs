@@ -320,13 +320,19 @@ impl Rebuild {
         builder.leave_out(beyond.left_out.iter().filter(is_within).copied());
         let (mut sidecar, _) = builder.seal();
         if only_gaps {
-            sidecar.kind = Kind::Gap;
+            // Its neighbours' stages are not its.
+            (sidecar.kind, sidecar.stages, sidecar.left_out) = (Kind::Gap, Vec::new(), Vec::new());
         }
+        let from = if sidecar.stages.is_empty() {
+            "rebuilt from the log"
+        } else {
+            "rebuilt from the log; what its stages left out is not known any more"
+        };
         // Only a gap says more than its log: its reason. A chain's beginning is where it is.
         sidecar.note = beyond.note.unwrap_or_else(|| match sidecar.kind {
             Kind::Gap => "the reason was lost with the sidecar that said it; rebuilt from the log".to_owned(),
-            _ if sidecar.note.is_empty() => "rebuilt from the log".to_owned(),
-            _ => format!("{}; rebuilt from the log", sidecar.note),
+            _ if sidecar.note.is_empty() => from.to_owned(),
+            _ => format!("{}; {from}", sidecar.note),
         });
         // A time far from the truth may make an old topic the newest of its name; producers make up times to come.
         let of_records = sidecar.max_time.filter(|time| *time <= Timestamp::now()).unwrap_or(Timestamp::NONE);

@@ -134,6 +134,15 @@ impl Builder {
         Ok(taken)
     }
 
+    /// Returns whether to append these batches may mean to decode one: where offsets are missing from it, or it begins
+    /// before the segment.
+    pub fn must_look_into(&self, bytes: &[u8]) -> bool {
+        let first = self.sidecar.range.first;
+        batch::walk(bytes).filter_map(Result::ok).any(|(_, header)| {
+            header.count > 0 && !header.is_control() && !(header.is_dense() && header.base_offset >= first)
+        })
+    }
+
     /// Ends the segment: its sidecar, and the transactions that go on in the next one.
     pub fn seal(mut self) -> (Sidecar, OpenTransactions) {
         self.sidecar.digest = self.digest.digest128();

@@ -18,6 +18,9 @@ pub const MAGIC: &[u8; 8] = b"KBINDEX1";
 /// The first bytes of a sidecar that names stages: who does not know of those must not take it for all there is.
 pub const MAGIC_STAGED: &[u8; 8] = b"KBINDEX2";
 
+/// In place of the stages, where nothing tells any more which they were, or whether there were any.
+pub const UNKNOWN_STAGES: &str = "unknown";
+
 /// What it begins with in any version.
 const MAGIC_OF_ANY: &[u8] = b"KBINDEX";
 
@@ -70,7 +73,7 @@ pub struct Sidecar {
     /// For people: why there is a gap, or where a chain begins.
     pub note: String,
     /// The stages that the records went through, in order: each its plugin's name and the digest of the plugin's file. The
-    /// log is then not what the source had.
+    /// log is then not what the source had. [`UNKNOWN_STAGES`] alone where the sidecar that named them was lost.
     pub stages: Vec<String>,
     /// What the stages failed at and is not in the log, in order. What they dropped because it is their work is not told.
     pub left_out: Vec<LeftOut>,
@@ -279,6 +282,11 @@ impl Sidecar {
             && (self.length_bytes, self.digest, self.kind) == (other.length_bytes, other.digest, other.kind)
             && sorted(&self.aborted) == sorted(&other.aborted)
             && sorted(&self.undecided) == sorted(&other.undecided)
+    }
+
+    /// Returns whether it is not known any more which stages the records went through.
+    pub fn has_unknown_stages(&self) -> bool {
+        self.stages == [UNKNOWN_STAGES]
     }
 
     /// Returns whether a transactional data batch of `producer_id` at `offset` was aborted.

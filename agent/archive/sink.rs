@@ -30,6 +30,7 @@
 
 mod commit;
 mod fork;
+mod growing;
 mod reached;
 mod staged;
 mod topics;

@@ -95,6 +95,49 @@ async fn a_folder_that_cannot_be_is_the_users_to_change_even_without_a_cluster()
     assert_eq!(error.kind(), Kind::Usage, "{error}");
 }
 
+#[tokio::test]
+async fn a_plugin_that_cannot_be_a_stage_is_named_with_file_key_and_stage_before_anything_starts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = |stage: &str| {
+        format!(
+            "[[pipeline]]\nname = \"p\"\n\
+             [pipeline.source]\ntype = \"kafka\"\ntopics = [\"t\"]\nkafka = {{ \"bootstrap.servers\" = \"nobody:1\" }}\n\
+             [[pipeline.stage]]\nplugin = \"header-injector\"\n\
+             [[pipeline.stage]]\n{stage}\n\
+             [pipeline.sink]\ntype = \"archive\"\nbackup_id = \"b\"\npath = \"{}\"\n",
+            folder.path().join("archive").display()
+        )
+    };
+    let validated = async |stage: &str| {
+        let config = Config::parse("a.toml", &text(stage), &|_| None).expect("its own file is sound");
+        validate_stages(&config).await
+    };
+    for (stage, key, says) in [
+        ("plugin = \"/nowhere/x.wasm\"", "plugin", "there is no plugin /nowhere/x.wasm (stage 2)"),
+        ("plugin = \"Cargo.toml/\"", "plugin", "cannot read plugin Cargo.toml/ (stage 2)"),
+        (
+            "plugin = \"header-injectr\"",
+            "plugin",
+            "there is no plugin `header-injectr` (stage 2); it is `header-injector`",
+        ),
+        (
+            "plugin = \"pitr-filter\"\nsettings = { fron = 5 }",
+            "settings",
+            "plugin `pitr-filter` (stage 2 of pipeline `p`, pitr-filter.wasm) cannot be configured: ",
+        ),
+        (
+            "plugin = \"restore-fanout\"\nsettings = { by = \"topic\", to.a = \"b\" }",
+            "plugin",
+            "stage 2 of pipeline `p`: plugin `restore-fanout` sends records elsewhere",
+        ),
+    ] {
+        let error = validated(stage).await.expect_err(stage);
+        let wanted = format!("a.toml: pipeline[0].stage[1].{key}: {says}");
+        assert!(error.kind() == Kind::Usage && error.to_string().starts_with(&wanted), "{error}");
+    }
+    validated("plugin = \"pitr-filter\"\nsettings = { until = 5 }").await.expect("sound");
+}
+
 /// Runs `pipeline` as an agent does, and returns its health with what asks it to stop.
 fn agent(pipeline: config::Pipeline) -> (Health, channel::Sender<bool>, tokio::task::JoinHandle<Result<()>>) {
     let (stop, stopped) = channel::channel(false);

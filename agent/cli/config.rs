@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// The verbs of `config`.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Check everything that can be known without connecting or writing
+    /// Check everything that can be known without connecting or writing: keys, values, plugins and their settings
     Validate {
         /// The configuration file
         #[arg(long, value_name = "FILE")]
@@ -43,6 +43,7 @@ pub async fn run(verb: Verb) -> Result<()> {
         Verb::Validate { config: file } => {
             let config = Config::load(&file)?;
             crate::backup::validate(&config)?;
+            crate::backup::validate_stages(&config).await?;
             let names: Vec<&str> = config.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
             super::print(&format!("{} is valid: pipelines {}\n", file.display(), names.join(", ")))
         }

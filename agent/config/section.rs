@@ -1,7 +1,8 @@
 //! One table of the file while it is read: checks its keys, gives typed values or their defaults, and remembers what
 //! holds, for `config show`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -10,9 +11,17 @@ use super::keys::{self, Key, Type};
 use super::value;
 use crate::error::{Error, Result};
 
+/// The file that is read.
+pub(super) struct File {
+    /// Its name, for errors.
+    pub(super) name: String,
+    /// The paths of the values that hold what a reference stands for, each possibly a secret.
+    pub(super) referring: HashSet<String>,
+}
+
 /// A table of the configuration.
 pub(super) struct Section {
-    file: String,
+    file: Rc<File>,
     /// Where it stands in the file, as `pipeline[0].sink`; empty at the top.
     path: String,
     /// Where it stands in [`keys::KEYS`], as `pipeline.sink`.
@@ -23,8 +32,8 @@ pub(super) struct Section {
 
 impl Section {
     /// Makes the section of `given` after checking that all its keys are known.
-    pub(super) fn open(file: &str, path: &str, schema: &'static str, given: Map<String, Value>) -> Result<Self> {
-        let section = Self { file: file.to_owned(), path: path.to_owned(), schema, given, holds: Map::new() };
+    pub(super) fn open(file: &Rc<File>, path: &str, schema: &'static str, given: Map<String, Value>) -> Result<Self> {
+        let section = Self { file: file.clone(), path: path.to_owned(), schema, given, holds: Map::new() };
         for name in section.given.keys() {
             if !keys::keys_in(schema).any(|key| key.name() == name) {
                 return Err(section.unknown(name));
@@ -46,7 +55,7 @@ impl Section {
 
     /// Returns an error about the key `name`.
     pub(super) fn error(&self, name: &str, reason: impl std::fmt::Display) -> Error {
-        Error::usage(format!("{}: {}: {reason}", self.file, self.at(name)))
+        Error::usage(format!("{}: {}: {reason}", self.file.name, self.at(name)))
     }
 
     /// Takes the section `name`; where it is optional and left out, an empty one.
@@ -181,13 +190,35 @@ impl Section {
         let mut settings = Vec::new();
         match self.given.remove(name) {
             Some(given @ Value::Object(_)) => {
-                self.keep(name, masked("", &given));
+                self.keep(name, self.masked("", &self.at(name), &given));
                 self.entries(name, "", given, &mut settings)?;
             }
             Some(other) => return Err(self.error(name, format!("must be a table, not {}", kind_of(&other)))),
             None => {}
         }
         Ok(settings)
+    }
+
+    /// Returns settings as they may be shown: neither what the name calls a secret nor what a reference stands for. What
+    /// is secret to a plugin only its author knows.
+    fn masked(&self, name: &str, path: &str, given: &Value) -> Value {
+        match given {
+            Value::Object(inner) => {
+                let dot = if name.is_empty() { "" } else { "." };
+                let shown = inner.iter().map(|(below, value)| {
+                    let (name, path) = (format!("{name}{dot}{below}"), super::below(path, below));
+                    (below.clone(), self.masked(&name, &path, value))
+                });
+                shown.collect()
+            }
+            _ if value::is_secret(name) => value::MASK.into(),
+            Value::Array(elements) => {
+                let shown = elements.iter().enumerate();
+                shown.map(|(at, element)| self.masked(name, &format!("{path}[{at}]"), element)).collect()
+            }
+            _ if self.file.referring.contains(path) => value::MASK.into(),
+            other => other.clone(),
+        }
     }
 
     fn entries(&self, name: &str, key: &str, given: Value, settings: &mut Vec<(String, String)>) -> Result<()> {
@@ -297,15 +328,6 @@ impl Section {
 
 fn must_be_text(value: &Value) -> String {
     format!("must be a text in quotes, not {}", kind_of(value))
-}
-
-/// Returns settings as they may be shown: what the name calls a secret is not.
-fn masked(name: &str, given: &Value) -> Value {
-    match given {
-        Value::Object(inner) => inner.iter().map(|(name, value)| (name.clone(), masked(name, value))).collect(),
-        _ if value::is_secret(name) => value::MASK.into(),
-        other => other.clone(),
-    }
 }
 
 fn kind_of(value: &Value) -> &'static str {

@@ -34,6 +34,11 @@ pub(super) fn substitute<'a>(text: &'a str, variable: &dyn Fn(&str) -> Option<St
     Ok(Cow::Owned(out))
 }
 
+/// Returns whether `text` holds a reference.
+pub(super) fn refers(text: &str) -> bool {
+    text.match_indices("${").any(|(at, _)| !text[..at].ends_with('$'))
+}
+
 /// Returns where the `}` stands that closes the reference inside which `text` begins.
 fn closing(text: &str) -> Option<usize> {
     let mut open = 1;
@@ -94,6 +99,14 @@ mod tests {
         assert_eq!(replaced("${HOST}:9092,${env:HOST}-2:9092"), Ok("broker:9092,broker-2:9092".into()));
         assert_eq!(replaced("${NONE:-b}${EMPTY:-c}${HOST:-d}[${EMPTY}]"), Ok("bcbroker[]".into()));
         assert_eq!(replaced("$${HOST} costs $5"), Ok("${HOST} costs $5".into()));
+    }
+
+    #[test]
+    fn a_plain_dollar_is_no_reference() {
+        for (text, is_one) in [("${HOST}", true), ("$${HOST}", false), ("a $${ ${HOST}", true), ("$5", false)] {
+            assert_eq!(refers(text), is_one, "{text}");
+        }
+        assert!(refers("$${${HOST}}") && replaced("$${${HOST}}") == Ok("${broker}".into()));
     }
 
     #[test]

@@ -230,6 +230,31 @@ fn what_is_shown_has_all_defaults_and_no_secret() {
     assert_eq!(again.effective(), config.effective());
 }
 
+#[test]
+fn what_a_reference_stands_for_in_a_plugins_settings_is_shown_nowhere() {
+    let stage = r#"
+[[pipeline.stage]]
+plugin = "mask"
+[pipeline.stage.settings]
+salt = "${PASSWORD}"
+by.field = ["plain", "x-${env:PASSWORD}"]
+"a.b" = "${NONE:-hunter2}"
+kept = "$${PASSWORD}"
+token = { of = "hunter2" }
+[pipeline.sink]"#;
+    let config = parse(&SMALL.replace("[pipeline.sink]", stage)).expect("valid");
+    let given: Vec<_> = config.pipelines[0].stages[0].settings.iter().map(|(_, value)| value.as_str()).collect();
+    assert_eq!(given, ["hunter2", "plain", "x-hunter2", "hunter2", "${PASSWORD}", "hunter2"], "the plugin has them");
+    let shown = &config.effective()["pipeline"][0]["stage"][0]["settings"];
+    let mask = value::MASK;
+    let wanted = serde_json::json!({
+        "salt": mask, "by": { "field": ["plain", mask] }, "a.b": mask, "kept": "${PASSWORD}", "token": { "of": mask }
+    });
+    assert_eq!(*shown, wanted);
+    let printed = format!("{config:?} {}", config.to_toml().expect("TOML"));
+    assert!(!printed.contains("hunter2") && printed.contains("salt"), "{printed}");
+}
+
 /// Returns (section, key, rest of the line) of each key that `text` mentions, commented out or not.
 fn mentioned(text: &str) -> Vec<(String, String, String)> {
     let mut section = String::new();

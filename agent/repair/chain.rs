@@ -167,7 +167,7 @@ impl Planner<'_> {
                     sealed_at: row.as_ref().map(|(row, _)| row.sealed_at).or_else(|| self.sealed_at_least()),
                     sealed_after: self.sealed_after,
                     note: row.as_ref().and_then(|(_, note)| note.as_deref().map(str::to_owned)),
-                    stages: Vec::new(),
+                    stages: self.survey.staged.of(segment.range.first),
                     left_out: Vec::new(),
                 };
                 self.rebuild(segment, beyond, damaged.clone(), *digest, false).await?;

@@ -6,6 +6,7 @@
 //! one chunk, one sidecar.
 
 mod evidence;
+mod staged;
 mod surveyor;
 
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use crate::batch::Header;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::record::{Offset, OffsetRange};
 use crate::store::Store;
+pub use staged::Staged;
 use surveyor::Surveyor;
 
 /// Sound segments behind the last one to rebuild that are read for the markers of its transactions. A transaction that
@@ -225,6 +227,8 @@ pub struct Survey {
     pub begin: Begin,
     /// The transactions of what must be rebuilt.
     pub transactions: Transactions,
+    /// Which stages the records went through, as far as sidecars tell.
+    pub staged: Staged,
     /// All logs and sidecars in the folder, by name.
     pub objects: HashMap<String, u64>,
     /// Logs inside another's range.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::*;
 use crate::batch::records::{Record, Records, encode, template};
 use crate::batch::{Compression, Header};
-use crate::error::Kind;
 use crate::record::{Offset, OffsetRange, Timestamp, TopicId};
 
 fn built(name: &str) -> String {
@@ -242,6 +241,8 @@ fn a_plugin_that_sends_records_elsewhere_is_no_stage_of_a_capture() {
         unknown.contains("there is no plugin `header-injectr`") && unknown.contains("`header-injector`"),
         "{unknown}"
     );
+    let none = Stage { plugin: "/nowhere/x.wasm".to_owned(), ..stage("header-injector", &[], OnError::Fail) };
+    assert_eq!(refused(none).to_string(), "there is no plugin /nowhere/x.wasm (stage 1)");
 }
 
 #[tokio::test]

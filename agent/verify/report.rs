@@ -160,7 +160,9 @@ fn counted(what: What, count: u64) -> String {
     let s = if count == 1 { "" } else { "s" };
     match what {
         What::NoSidecar => format!("{count} segment{s} without a sidecar"),
-        What::Unfinished | What::ClockBack | What::Compacted | What::NoLongerThere => what.name().to_owned(),
+        What::Unfinished | What::ClockBack | What::Compacted | What::NoLongerThere | What::UnknownStages => {
+            what.name().to_owned()
+        }
         What::Unchecked | What::Debris | What::LeftOut => format!("{count} {}", what.name()),
         _ => format!("{count} {}{s}", what.name()),
     }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::growing::Growing;
 use super::{Command, Failing, Options, Reached};
 use crate::archive::Archive;
 use crate::archive::catalogs::upkeep::Upkeep;
@@ -25,7 +26,6 @@ use crate::error::{Error, Result};
 use crate::pipeline::{Answer, Batch, Payload, Tip};
 use crate::record::{AbortedTransaction, LeftOut, Offset, OffsetRange, Partition};
 use crate::stages::Stages;
-use crate::store::Upload;
 
 /// One partition's writer.
 pub(super) struct Writer {
@@ -59,15 +59,6 @@ pub(super) struct Writer {
     growing: Option<Growing>,
     pub(super) detour: Option<Detour>,
     failing: Failing,
-}
-
-/// A segment on its way.
-struct Growing {
-    upload: Upload,
-    builder: Builder,
-    /// What is paid for bytes that are still in memory.
-    permit: Permit,
-    roll_at: Instant,
 }
 
 /// A damaged sidecar has the name that our segment's would get: end the segment elsewhere.
@@ -216,15 +207,18 @@ impl Writer {
             return Err(Error::transient("a batch does not follow on the one before").with("offsets", range));
         }
         while !bytes.is_empty() && generation == self.generation {
-            if self.growing.is_none() {
-                self.growing = Some(self.begin(range.first, &bytes).await?);
-            }
+            let growing = match self.growing.take() {
+                Some(growing) => growing,
+                None => self.begin(range.first, &bytes).await?,
+            };
             let limit_bytes = self.detour.map_or(self.options.roll_bytes, |detour| detour.roll_bytes);
-            let growing = self.growing.as_mut().expect("begun above");
-            let taken = growing.builder.append(&bytes, aborted, limit_bytes).map_err(|error| {
+            let (growing, taken) = growing.append(&bytes, aborted, limit_bytes).await;
+            self.growing = growing;
+            let taken = taken.map_err(|error| {
                 // The source checked these bytes; reading them again is the only thing that can help.
                 Error::transient("the source sent batches that do not fit").source(error)
             })?;
+            let growing = self.growing.as_mut().expect("it took them");
             // Told once: a transaction that ended in this segment must not be opened again in the next.
             aborted = &[];
             let next = growing.builder.range().next;
@@ -465,15 +459,5 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.archive.live().left(&self.partition);
-    }
-}
-
-impl Growing {
-    /// Hands bytes to the upload, and keeps paying for what that holds in memory.
-    async fn write(&mut self, bytes: Bytes, permit: Permit) -> Result<()> {
-        self.permit.merge(permit);
-        self.upload.write(bytes).await?;
-        self.permit.keep(self.upload.held_bytes());
-        Ok(())
     }
 }

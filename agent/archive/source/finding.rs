@@ -64,11 +64,13 @@ pub enum What {
     Undecided,
     /// Records that are not held because a stage of a pipeline failed at them, and its policy was to leave them out.
     LeftOut,
+    /// Which stages records went through is not known any more: the sidecar that said it was lost.
+    UnknownStages,
 }
 
 impl What {
     /// All there are, the worst first.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::DamagedLog,
         Self::NoSidecar,
         Self::DamagedSidecar,
@@ -83,6 +85,7 @@ impl What {
         Self::EarlyBegin,
         Self::Fork,
         Self::LeftOut,
+        Self::UnknownStages,
         Self::UnknownObject,
         Self::ClockBack,
         Self::Compacted,
@@ -100,6 +103,7 @@ impl What {
             Self::Undecided => Some(Kind::Partial),
             Self::Unfinished | Self::Debris | Self::EarlyBegin | Self::Fork | Self::LeftOut => None,
             Self::UnknownObject | Self::ClockBack | Self::Compacted | Self::NoLongerThere => None,
+            Self::UnknownStages => None,
         }
     }
 
@@ -125,6 +129,7 @@ impl What {
             Self::NoLongerThere => "no longer there",
             Self::Undecided => "undecided transaction",
             Self::LeftOut => "left out by a stage",
+            Self::UnknownStages => "unknown stages",
         }
     }
 }
@@ -159,9 +164,29 @@ impl Finding {
         Self { what: What::UnknownObject, object: archive.store().describe(key), range: None, detail }
     }
 
-    /// Adds what a segment's sidecar says that stages left out: one finding for each stage and policy.
+    /// Adds that a segment's sidecar does not know the stages of its records; neighbours are told of together.
+    fn unknown_stages(segment: &Segment, findings: &mut Vec<Self>) {
+        let range = segment.sidecar.range;
+        let told = findings.iter_mut().rev().find(|known| known.what == What::UnknownStages);
+        match told.and_then(|known| known.range.as_mut()).filter(|known| known.next == range.first) {
+            Some(known) => known.next = range.next,
+            None => {
+                let what = What::UnknownStages;
+                let detail =
+                    "the sidecar that said which stages they went through was lost, and what is left does not tell"
+                        .to_owned();
+                findings.push(Self { what, object: segment.describe(), range: Some(range), detail });
+            }
+        }
+    }
+
+    /// Adds what a segment's sidecar says that stages left out, one finding for each stage and policy; or that it does not
+    /// know them.
     pub fn left_out(segment: &Segment, findings: &mut Vec<Self>) {
         let sidecar = &segment.sidecar;
+        if sidecar.has_unknown_stages() {
+            Self::unknown_stages(segment, findings);
+        }
         let mut sums: Vec<(LeftOut, u64)> = Vec::new();
         for left_out in &sidecar.left_out {
             let alike = |(sum, _): &&mut (LeftOut, u64)| {

@@ -115,10 +115,20 @@ impl Fixture {
 
     /// A segment of partition 0 of topic `t` whose records went through a stage, which has left these out.
     pub(crate) async fn staged_segment(&self, first: Offset, batches: &[Bytes], left_out: &[LeftOut]) {
+        self.segment_through(&["mask 00"], first, batches, left_out).await;
+    }
+
+    pub(crate) async fn segment_through(
+        &self,
+        stages: &[&str],
+        first: Offset,
+        batches: &[Bytes],
+        left_out: &[LeftOut],
+    ) {
         let partition = partition("t", "_", 0);
         let kind = if first == 0 { SegmentKind::First } else { SegmentKind::Data };
         let builder = Builder::new(&partition, first, kind, OpenTransactions::default());
-        let mut builder = builder.staged(&["mask 00".to_owned()]);
+        let mut builder = builder.staged(&stages.iter().map(|stage| (*stage).to_owned()).collect::<Vec<_>>());
         let log = Bytes::from(batches.concat());
         builder.append(&log, &[], u64::MAX).expect("sound batches");
         builder.leave_out(left_out.iter().copied());

@@ -92,7 +92,8 @@ impl Planner<'_> {
                 sealed_at: sidecar.map(|sidecar| sidecar.sealed_at).or_else(|| self.sealed_at_least()),
                 sealed_after: self.sealed_after,
                 note: Some(format!("what is left of a damaged log of {} bytes", segment.bytes)),
-                stages: sidecar.map(|sidecar| sidecar.stages.clone()).unwrap_or_default(),
+                stages: sidecar
+                    .map_or_else(|| self.survey.staged.of(segment.range.first), |sidecar| sidecar.stages.clone()),
                 left_out: sidecar.map(|sidecar| sidecar.left_out.clone()).unwrap_or_default(),
             };
             parts.push(self.piece(segment, piece, beyond).await?);

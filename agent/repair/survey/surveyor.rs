@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 
 use super::evidence::Evidence;
 use super::{
-    AT_ONCE, Batch, Begin, COPIES, Inner, LOOK_AHEAD, Object, Segment, State, Step, Survey, note, parse_copy_name,
+    AT_ONCE, Batch, Begin, COPIES, Inner, LOOK_AHEAD, Object, Segment, Staged, State, Step, Survey, note,
+    parse_copy_name,
 };
 use crate::archive::catalog::{Catalog, Name as CatalogName, Row};
 use crate::archive::layout::{self, Name};
@@ -39,6 +40,7 @@ pub(super) struct Surveyor<'a> {
     owned: Vec<String>,
     next: Option<Offset>,
     decider: Decider,
+    staged: Staged,
     /// Sidecars that were read ahead, by name.
     read_ahead: HashMap<String, Bytes>,
     /// The last segment, if it is sound and its log was not read.
@@ -90,6 +92,7 @@ impl<'a> Surveyor<'a> {
             },
             begin,
             decider: Decider::default(),
+            staged: Staged::default(),
             read_ahead: HashMap::new(),
             unread: None,
             wanted: None,
@@ -185,6 +188,7 @@ impl<'a> Surveyor<'a> {
             steps: self.steps,
             begin: self.begin,
             transactions: self.decider.finish(),
+            staged: self.staged,
             objects: self.objects,
             inside,
             orphans,
@@ -260,6 +264,7 @@ impl<'a> Surveyor<'a> {
 
     fn known_sound(&mut self, sidecar: Sidecar, bytes: u64) -> Segment {
         let range = sidecar.range;
+        self.staged.add(&sidecar);
         if sidecar.undecided.is_empty() {
             return Segment { range, bytes, state: State::Sound(Row::of(&sidecar), note(&sidecar)) };
         }

@@ -31,8 +31,8 @@ pub(super) struct Comparison {
     log_start: Offset,
     /// What could not be compared because the archive's side cannot be read.
     unread: Option<(OffsetRange, String)>,
-    /// What cannot be compared because it went through stages, from the first of its segments on.
-    staged: Option<(OffsetRange, String)>,
+    /// What cannot be compared because it went through stages, from the first of its segments on; whether that is known.
+    staged: Option<(OffsetRange, String, bool)>,
     /// The records that the source does not have any more: how many, from where to where, in which segment first.
     taken: Option<(u64, OffsetRange, String)>,
     outcome: Outcome,
@@ -93,8 +93,10 @@ impl Comparison {
             None if self.end_of_archive() <= from => Ok(()),
             Some((held, _)) if held.is_staged && held.range.first < next => {
                 let range = OffsetRange { first: held.range.first.max(from), next };
-                let (all, _) = self.staged.get_or_insert_with(|| (range, held.object.clone()));
+                let is_known = !held.has_unknown_stages;
+                let (all, _, all_known) = self.staged.get_or_insert_with(|| (range, held.object.clone(), is_known));
                 all.next = next;
+                *all_known &= is_known;
                 self.pass_over(next).await
             }
             _ => self.records(from, header, bytes).await,
@@ -138,8 +140,9 @@ impl Comparison {
             let detail = "they could not be compared: the archive's side cannot be read".to_owned();
             self.outcome.findings.push(Finding { what: What::Unchecked, object, range: Some(range), detail });
         }
-        if let Some((range, object)) = self.staged.take() {
-            let detail = "they went through stages of plugins, and are not what the source had".to_owned();
+        if let Some((range, object, is_known)) = self.staged.take() {
+            let went = if is_known { "they went" } else { "they went, or may have gone," };
+            let detail = format!("{went} through stages of plugins, and are not what the source had");
             self.outcome.findings.push(Finding { what: What::Unchecked, object, range: Some(range), detail });
         }
         if self.more > 0

@@ -26,8 +26,10 @@ pub(super) struct HeldBatch {
     pub(super) object: String,
     /// Something before it could not be read.
     pub(super) is_behind_damage: bool,
-    /// Its records went through stages of plugins: it is not what the source had.
+    /// Its records went through stages of plugins, or may have: it is not what the source had.
     pub(super) is_staged: bool,
+    /// Nothing tells any more through which stages.
+    pub(super) has_unknown_stages: bool,
 }
 
 /// The batches of one partition.
@@ -117,7 +119,8 @@ impl Held {
         self.reached = self.reached.max(Some(range.next));
         let (bytes, object) = (rest.slice(..header.total_bytes), segment.describe());
         let is_staged = !segment.sidecar.stages.is_empty();
-        Some(HeldBatch { header, bytes, range, object, is_behind_damage, is_staged })
+        let has_unknown_stages = segment.sidecar.has_unknown_stages();
+        Some(HeldBatch { header, bytes, range, object, is_behind_damage, is_staged, has_unknown_stages })
     }
 
     async fn next_chunk(&mut self) -> Result<bool> {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::comparer::Outcome;
 use super::comparison::Comparison;
 use super::held::Held;
-use crate::archive::sidecar::Kind;
+use crate::archive::sidecar::{Kind, UNKNOWN_STAGES};
 use crate::archive::source::chain::What;
 use crate::archive::source::tests::{Fixture, three};
 use crate::archive::source::{self, Fork};
@@ -169,14 +169,18 @@ async fn a_hole_that_the_source_still_has_is_a_difference_and_damage_is_not_comp
 
 #[tokio::test]
 async fn what_went_through_stages_cannot_be_compared_and_the_rest_is() {
-    let fixture = Fixture::new("b").await;
-    fixture.segment("t", 0, 0, Kind::First, &[fixture.batch(0, 5)]).await;
-    fixture.staged_segment(5, &[cleaned(&fixture, 5, 5, |offset| offset > 6), fixture.batch(10, 5)], &[]).await;
-    fixture.segment("t", 0, 15, Kind::Data, &[fixture.batch(15, 5)]).await;
-    let outcome = compared(&fixture, &batches(&fixture)).await;
-    assert_eq!(whats(&outcome), [(What::Unchecked, Some((5, 10)))]);
-    assert!(outcome.findings[0].detail.contains("stages of plugins"), "{}", outcome.findings[0].detail);
-    assert_eq!((outcome.offsets, outcome.left), (15, None));
+    for (stage, says) in [("mask 00", "they went through stages"), (UNKNOWN_STAGES, "or may have gone, through stages")]
+    {
+        let fixture = Fixture::new("b").await;
+        fixture.segment("t", 0, 0, Kind::First, &[fixture.batch(0, 5)]).await;
+        let made = [cleaned(&fixture, 5, 5, |offset| offset > 6), fixture.batch(10, 5)];
+        fixture.segment_through(&[stage], 5, &made, &[]).await;
+        fixture.segment("t", 0, 15, Kind::Data, &[fixture.batch(15, 5)]).await;
+        let outcome = compared(&fixture, &batches(&fixture)).await;
+        assert_eq!(whats(&outcome), [(What::Unchecked, Some((5, 10)))]);
+        assert!(outcome.findings[0].detail.contains(says), "{}", outcome.findings[0].detail);
+        assert_eq!((outcome.offsets, outcome.left), (15, None));
+    }
 }
 
 #[tokio::test]
