@@ -70,7 +70,7 @@ struct Growing {
     roll_at: Instant,
 }
 
-/// A damaged sidecar has the name that our segment's would get: end the segment elsewhere.
+/// A sidecar that is damaged, or says otherwise, has the name that our segment's would get: end the segment elsewhere.
 #[derive(Clone, Copy)]
 pub(super) struct Detour {
     pub(super) roll_bytes: u64,
@@ -446,7 +446,7 @@ impl Writer {
         blocked
     }
 
-    /// Returns whether the growing segment would get the name of a damaged sidecar.
+    /// Returns whether the growing segment would get the name of a sidecar that cannot be taken.
     fn is_blocked(&self) -> bool {
         let growing = self.growing.as_ref().zip(self.detour);
         growing.is_some_and(|(growing, detour)| growing.builder.length_bytes() == detour.blocked_bytes)
