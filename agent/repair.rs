@@ -297,7 +297,11 @@ impl NewSidecar {
             0 => String::new(),
             count => format!(", but those of {} undecided", counted(count as u64, "transaction")),
         };
-        format!("{why}; the log has {} records{undecided}", self.row.records)
+        let kept = match self.beyond.left_out.iter().filter(|left_out| left_out.dead_letter.is_some()).count() {
+            0 => String::new(),
+            count => format!("; {} of it", counted(count as u64, "dead letter")),
+        };
+        format!("{why}; the log has {} records{undecided}{kept}", self.row.records)
     }
 }
 

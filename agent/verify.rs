@@ -32,7 +32,7 @@ use crate::archive::source::chain::{Finding, What};
 use crate::archive::source::{self, Place, side_by_side, way};
 use crate::error::Result;
 use place::Checked;
-pub use report::{Count, Found, Report, TopicReport, summed_up};
+pub use report::{Count, Found, Report, Stretch, TopicReport, summed_up};
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -84,8 +84,12 @@ pub async fn check_some(archive: &Archive, mode: Mode, side_by_side: usize) -> R
     findings.extend(claims.unmet(archive, places.iter().flatten().map(|(place, _)| place)));
     for (topic, mut places) in topics.iter_mut().zip(places) {
         check_forks(archive, &mut places);
+        for chains in places.chunk_by_mut(|(one, _), (other, _)| one.partition == other.partition) {
+            let unnamed = dead_letters::unnamed(archive, chains).await;
+            chains[0].1.findings.extend(unnamed);
+        }
         for (place, checked) in places {
-            topic.add(&place, checked.count, checked.findings);
+            topic.add(&place, checked);
         }
     }
     let backup_id = archive.backup().backup_id.clone();

@@ -27,6 +27,9 @@ const MAGIC_OF_ANY: &[u8] = b"KBINDEX";
 /// Bytes of one stretch that was left out.
 const LEFT_OUT_BYTES: usize = 46;
 
+/// The number of a stage that a stretch was left out by and that nothing tells any more: the sidecar was made anew.
+pub const STAGE_UNKNOWN: u8 = u8::MAX;
+
 /// In place of a time that is not proven.
 const UNPROVEN: i64 = i64::MIN;
 
@@ -269,9 +272,14 @@ impl Sidecar {
         })
     }
 
-    /// Returns whether `other` describes the same log of the same partition and knows the same of its transactions; the
-    /// time of sealing, the note and what is said of stages may differ: whoever was first has decided what is left out.
+    /// Returns whether `other` says the same: only the time of sealing and the note may differ. The same log may come of
+    /// other stages, or of another policy, of which another sidecar tells.
     pub fn says_the_same(&self, other: &Self) -> bool {
+        self.is_of_the_same_log(other) && (&self.stages, &self.left_out) == (&other.stages, &other.left_out)
+    }
+
+    /// Returns whether `other` describes the same log of the same partition and knows the same of its transactions.
+    pub fn is_of_the_same_log(&self, other: &Self) -> bool {
         let sorted = |transactions: &[Transaction]| {
             let mut sorted: Vec<_> =
                 transactions.iter().map(|entry| (entry.producer_id, entry.first, entry.last)).collect();
@@ -424,6 +432,20 @@ mod tests {
         let crc = crc32c::crc32c(&bytes[..body]).to_be_bytes();
         bytes[body..].copy_from_slice(&crc);
         assert_eq!(Sidecar::decode(&bytes).expect_err("newer").kind(), crate::error::Kind::Newer);
+    }
+
+    #[test]
+    fn a_sidecar_that_tells_otherwise_of_what_was_left_out_does_not_say_the_same() {
+        let (held, later) = (sample(), Sidecar { sealed_at: Timestamp(9), note: String::new(), ..sample() });
+        assert!(held.says_the_same(&later), "only when it was sealed, and the note");
+        let skipped = LeftOut { dead_letter: None, ..held.left_out[0] };
+        for other in [
+            Sidecar { left_out: vec![skipped], ..sample() },
+            Sidecar { left_out: Vec::new(), ..sample() },
+            Sidecar { stages: vec!["mask 00fe".into(), "drop 11".into()], ..sample() },
+        ] {
+            assert!(held.is_of_the_same_log(&other) && !held.says_the_same(&other), "{other:?}");
+        }
     }
 
     #[test]

@@ -278,7 +278,7 @@ impl Printer {
             return Ok(());
         }
         let wanted = OffsetRange { first: from, next: to };
-        let Opened { index, findings, reach } = Opened::read(archive, place).await?;
+        let Opened { index, findings, reach, .. } = Opened::read(archive, place).await?;
         let harmful: Vec<_> = findings.iter().filter(|finding| is_harmful(finding, wanted)).collect();
         let mut reached = reach.next;
         if !harmful.is_empty() {

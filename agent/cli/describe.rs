@@ -6,6 +6,7 @@ use super::offset_mapping::{GapData, LostData, gaps, lost, notes};
 use super::table::{self, Output, Page};
 use super::{ArchiveArgs, Format};
 use crate::archive::Backup;
+use crate::archive::source::opened::Staged;
 use crate::archive::source::summary::{Summarised, Summary, findings, summarise};
 use crate::archive::source::{self, Place, chain};
 use crate::error::Result;
@@ -84,7 +85,33 @@ struct PartitionData {
     max_time: Option<String>,
     sealed_at: Option<String>,
     gaps: Vec<GapData>,
+    /// Only where a sidecar that was read names stages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stages: Option<StagesData>,
     findings: Vec<String>,
+}
+
+/// What is told of stages by the sidecars that are in no catalog yet: reading all takes a request for each segment.
+#[derive(Debug, Serialize)]
+struct StagesData {
+    /// The last so many of `segments` are told of here.
+    of_segments: u64,
+    /// Each its plugin's name, and the digest of the plugin's file.
+    plugins: Vec<String>,
+    left_out_records: u64,
+    dead_letters: u64,
+}
+
+impl StagesData {
+    fn new(staged: &Staged) -> Option<Self> {
+        let Staged { segments, stages, records, dead_letters } = staged;
+        (!stages.is_empty()).then(|| Self {
+            of_segments: *segments,
+            plugins: stages.clone(),
+            left_out_records: *records,
+            dead_letters: *dead_letters,
+        })
+    }
 }
 
 impl Description {
@@ -149,6 +176,7 @@ impl PartitionData {
             max_time: time(summary.max_time),
             sealed_at: time(summary.sealed_at),
             gaps: gaps(summary),
+            stages: StagesData::new(&summary.staged),
             findings: summary.findings.iter().map(ToString::to_string).collect(),
         }
     }
@@ -194,6 +222,7 @@ fn page(description: &Description, summarised: &[Summarised]) -> Page {
         page.table(&[&heads[..], &times[..]].concat(), &rows);
         notes(&mut page, places);
         converted(&mut page, places);
+        staged(&mut page, places);
         if let Some(error) = &topic.error {
             page.line(format_args!("Finding: {error}"));
         }
@@ -232,6 +261,24 @@ fn converted(page: &mut Page, places: &[(Place, Summary)]) {
     }
 }
 
+/// Says which stages the records of partitions went through, as far as that is known without reading every sidecar.
+fn staged(page: &mut Page, places: &[(Place, Summary)]) {
+    for (place, Summary { staged, segments, .. }) in places.iter().filter(|(_, told)| !told.staged.stages.is_empty()) {
+        let left_out = match staged.records {
+            0 => "nothing was left out".to_owned(),
+            records => {
+                let letters = table::counted(staged.dead_letters, "dead letter");
+                format!("left out {}, {letters} kept", table::counted(records, "record"))
+            }
+        };
+        let of = match segments - staged.segments.min(*segments) {
+            0 => String::new(),
+            _ => format!(" (of the last {} of {segments} segments; `verify` tells of all)", staged.segments),
+        };
+        page.line(format_args!("Stages: partition {}, {}: {left_out}{of}", place.name(), staged.stages.join(", ")));
+    }
+}
+
 /// Adds the settings that somebody had chosen; the brokers' defaults are in the JSON.
 fn settings(page: &mut Page, topic: Option<&Topic>) {
     let Some(topic) = topic else {
@@ -256,6 +303,7 @@ mod tests {
 
     use super::*;
     use crate::archive::sidecar::Kind;
+    use crate::archive::source::dead_letters::tests::emptied;
     use crate::archive::source::tests::Fixture;
 
     #[tokio::test]
@@ -285,6 +333,31 @@ mod tests {
         let json = serde_json::to_value(&description).expect("data");
         assert_eq!(json["topics"][0]["partitions"][0]["gaps"][0]["next_offset"], 20);
         assert_eq!(description.csv().lines().count(), 3);
+    }
+
+    #[tokio::test]
+    async fn stages_are_told_as_far_as_sidecars_were_read_anyway() {
+        let fixture = Fixture::new("b").await;
+        let batch = fixture.batch(5, 5);
+        let dead_letter = Some(fixture.dead_letter(&batch).await);
+        let range = OffsetRange { first: 5, next: 10 };
+        let kept = crate::record::LeftOut { range, records: 5, stage: 0, dead_letter };
+        fixture.staged_segment(0, &[fixture.batch(0, 5), emptied(&batch)], &[kept]).await;
+        let mut summarised = summarise(&fixture.archive).await.expect("sound");
+        let text = |summarised: &[Summarised]| {
+            page(&Description::new(fixture.archive.backup(), summarised), summarised).text().to_owned()
+        };
+        let line = "Stages: partition 0, mask 00: left out 5 records, 1 dead letter kept";
+        assert!(text(&summarised).contains(&format!("{line}\n")), "{}", text(&summarised));
+        let json = serde_json::to_value(Description::new(fixture.archive.backup(), &summarised)).expect("data");
+        let stages = &json["topics"][0]["partitions"][0]["stages"];
+        let told = serde_json::json!({
+            "of_segments": 1, "plugins": ["mask 00"], "left_out_records": 5, "dead_letters": 1
+        });
+        assert_eq!(*stages, told);
+        summarised[0].1[0].1.segments = 40;
+        let part = format!("{line} (of the last 1 of 40 segments; `verify` tells of all)\n");
+        assert!(text(&summarised).contains(&part), "{}", text(&summarised));
     }
 
     #[tokio::test]

@@ -6,10 +6,12 @@ use serde::Serialize;
 use super::table::{self, Output, Page};
 use super::{ArchiveArgs, Format};
 use crate::archive::source;
+use crate::archive::source::dead_letters::Letter;
 use crate::cli::cluster::ClusterArgs;
 use crate::error::Result;
+use crate::record::Offset;
 use crate::verify::cluster::{self, Compared};
-use crate::verify::{self, Count, Found, Mode, Report, TopicReport};
+use crate::verify::{self, Count, Found, Mode, Report, Stretch, TopicReport};
 
 /// What the user typed after `verify`.
 #[derive(Debug, clap::Args)]
@@ -109,6 +111,7 @@ struct Data {
     savepoints: u64,
     compared: Option<Compared>,
     findings: Vec<FindingData>,
+    left_out: Vec<LeftOutData>,
 }
 
 #[derive(Debug, Serialize)]
@@ -134,6 +137,23 @@ struct FindingData {
     detail: String,
 }
 
+/// Batches of which a stage left out records.
+#[derive(Debug, Serialize)]
+struct LeftOutData {
+    topic: String,
+    topic_id: String,
+    partition: String,
+    /// From 1; `None` where nothing tells it any more.
+    stage: Option<u8>,
+    /// The plugin's name, and the digest of its file.
+    plugin: Option<String>,
+    first_offset: Offset,
+    next_offset: Offset,
+    records: u32,
+    /// The object that they were kept as; `None` where they were skipped.
+    dead_letter: Option<String>,
+}
+
 fn data(report: &Report) -> Data {
     let topic = |topic: &TopicReport| TopicData {
         topic: topic.topic.clone(),
@@ -151,7 +171,23 @@ fn data(report: &Report) -> Data {
         savepoints: report.savepoints,
         compared: report.compared,
         findings: findings(report).collect(),
+        left_out: left_out(report).collect(),
     }
+}
+
+fn left_out(report: &Report) -> impl Iterator<Item = LeftOutData> + '_ {
+    let all = report.topics.iter().flat_map(|topic| topic.left_out.iter().map(move |told| (topic, told)));
+    all.map(|(topic, (place, Stretch { stage, left_out }))| LeftOutData {
+        topic: topic.topic.clone(),
+        topic_id: topic.topic_id.clone(),
+        partition: place.name(),
+        stage: stage.as_ref().map(|_| left_out.stage + 1),
+        plugin: stage.as_ref().map(ToString::to_string),
+        first_offset: left_out.range.first,
+        next_offset: left_out.range.next,
+        records: left_out.records,
+        dead_letter: Letter::of(left_out).map(|letter| letter.key(&place.partition)),
+    })
 }
 
 fn findings(report: &Report) -> impl Iterator<Item = FindingData> + '_ {

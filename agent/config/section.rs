@@ -222,6 +222,16 @@ impl Section {
     }
 
     fn entries(&self, name: &str, key: &str, given: Value, settings: &mut Vec<(String, String)>) -> Result<()> {
+        let empty = match &given {
+            Value::Object(inner) if inner.is_empty() => Some("table"),
+            Value::Array(elements) if elements.is_empty() => Some("list"),
+            _ => None,
+        };
+        // No entry would come of it, and so the plugin could not refuse a name that it does not know.
+        if let Some(kind) = empty.filter(|_| !key.is_empty()) {
+            let reason = format!("must not be an empty {kind}: give it a value, or leave it out");
+            return Err(self.error(&format!("{name}.\"{key}\""), reason));
+        }
         match given {
             Value::Object(inner) => {
                 let dot = if key.is_empty() { "" } else { "." };
@@ -338,5 +348,32 @@ fn kind_of(value: &Value) -> &'static str {
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
         Value::Object(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(given: Value) -> Result<Vec<(String, String)>> {
+        let given = [("settings".to_owned(), given)].into_iter().collect();
+        let file = Rc::new(File { name: "a.toml".to_owned(), referring: HashSet::new() });
+        Section::open(&file, "pipeline[0].stage[0]", "pipeline.stage", given)?.settings("settings")
+    }
+
+    #[test]
+    fn no_setting_of_a_plugin_vanishes_because_it_is_empty() {
+        for (given, complaint) in [
+            (serde_json::json!({ "until": "1", "untill": [] }), "settings.\"untill\": must not be an empty list"),
+            (serde_json::json!({ "foo": {} }), "settings.\"foo\": must not be an empty table"),
+            (serde_json::json!({ "to": { "us": "x", "eu": [] } }), "settings.\"to.eu\": must not be an empty list"),
+            (serde_json::json!({ "to": ["x", {}] }), "settings.\"to\": must not be an empty table"),
+        ] {
+            let error = settings(given).expect_err("it would vanish");
+            assert!(error.to_string().contains(&format!("a.toml: pipeline[0].stage[0].{complaint}")), "{error}");
+        }
+        assert_eq!(settings(serde_json::json!({})).expect("no settings"), []);
+        let text = settings(serde_json::json!({ "to": [""] })).expect("an empty text is one");
+        assert_eq!(text, [("to".to_owned(), String::new())]);
     }
 }

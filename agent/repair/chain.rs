@@ -1,10 +1,12 @@
 //! The plan for one chain: from what a survey found to what is done, and the chain that comes of it.
 //!
-//! [`broken`] is about logs that lost bytes, [`lost`] about offsets that nothing covers, [`leftovers`] about what lies
-//! beside the chain. Memory: two rows a segment.
+//! [`broken`] is about logs that lost bytes, [`lost`] about offsets that nothing covers, [`letters`] about what stages kept
+//! of a segment, [`leftovers`] about what lies beside the chain. Memory: two rows a segment, and the names of the
+//! partition's dead letters where one of its sidecars is lost.
 
 mod broken;
 mod leftovers;
+mod letters;
 mod lost;
 
 use std::collections::HashMap;
@@ -18,6 +20,7 @@ use crate::archive::rebuild::{Beyond, Rebuild, Transactions};
 use crate::archive::sidecar::{Kind, Sidecar, Transaction};
 use crate::archive::source::chain::{Finding, What};
 use crate::archive::source::chunks::Chunks;
+use crate::archive::source::dead_letters::Letter;
 use crate::archive::{Archive, layout};
 use crate::error::Result;
 use crate::record::{Offset, OffsetRange, Partition, Timestamp};
@@ -51,6 +54,7 @@ pub(super) async fn plan(
         is_whole: true,
         sealed_after: beside.seen_first.unwrap_or(Timestamp::NONE),
         proofs: HashMap::new(),
+        letters: None,
         tasks: Vec::new(),
         remaining: Vec::new(),
     };
@@ -84,6 +88,8 @@ struct Planner<'a> {
     sealed_after: Timestamp,
     /// What the logs of segments were found to be that were read so that something may be deleted.
     proofs: HashMap<Offset, Option<Arc<[Batch]>>>,
+    /// The dead letters of the partition, once they were asked for.
+    letters: Option<Vec<Letter>>,
     tasks: Vec<Task>,
     remaining: Vec<Remaining>,
 }
@@ -160,6 +166,8 @@ impl Planner<'_> {
             State::Bare { damaged, digest, row } => {
                 let (aborted, undecided) = self.transactions.of(segment.range);
                 let kind = if is_first { Kind::First } else { Kind::Data };
+                let chunks = Chunks::new(self.store, &self.key(&log), segment.bytes);
+                let (stages, left_out) = self.kept(chunks, segment.range, is_first).await?;
                 let beyond = Beyond {
                     kind: row.as_ref().map_or(kind, |(row, _)| row.kind),
                     aborted,
@@ -167,8 +175,8 @@ impl Planner<'_> {
                     sealed_at: row.as_ref().map(|(row, _)| row.sealed_at).or_else(|| self.sealed_at_least()),
                     sealed_after: self.sealed_after,
                     note: row.as_ref().and_then(|(_, note)| note.as_deref().map(str::to_owned)),
-                    stages: self.survey.staged.of(segment.range.first),
-                    left_out: Vec::new(),
+                    stages,
+                    left_out,
                 };
                 self.rebuild(segment, beyond, damaged.clone(), *digest, false).await?;
             }

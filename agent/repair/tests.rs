@@ -18,6 +18,7 @@ mod changed;
 mod cut;
 mod inside;
 mod interrupted;
+mod letters;
 mod staged;
 
 const FOLDER: &str = "topics/t/_/0/";

@@ -1,6 +1,8 @@
 //! One chain: its segments, how neighbours fit, its catalogs, and what else lies in its folder.
 
 use super::catalogs::Catalogs;
+use super::dead_letters::Met;
+use super::report::Stretch;
 use super::savepoints::Claim;
 use super::{Count, Mode};
 use super::{copies, dead_letters};
@@ -19,6 +21,10 @@ pub(super) struct Checked {
     pub(super) count: Count,
     pub(super) findings: Vec<Finding>,
     pub(super) reach: Reach,
+    /// What stages left out, stretch by stretch.
+    pub(super) left_out: Vec<Stretch>,
+    /// What of the partition's dead letters was met.
+    pub(super) letters: Met,
 }
 
 /// Checks one chain, of which `claim` says how far it must reach; what could not be read ends it with a finding.
@@ -42,15 +48,21 @@ async fn walk(archive: &Archive, place: &Place, mode: Mode, checked: &mut Checke
     let mut catalogs = Catalogs::list(archive, place, &mut checked.findings).await?;
     let mut chain = Chain::open(archive, place).await?;
     checked.reach.is_held = chain.size().0 > 0;
+    // Those of a fork lie beside the partition's own chain.
+    let mut has_letters = place.fork.is_some();
     for name in chain.strange() {
         if name == layout::COPIES {
             copies::check(archive, place, &mut checked.findings).await?;
             continue;
         }
         if name == layout::DEAD_LETTERS && place.fork.is_none() {
+            has_letters = true;
             continue;
         }
         checked.findings.push(Finding::unknown(archive, &format!("{}{name}", place.folder)));
+    }
+    if has_letters {
+        checked.letters = Met::list(archive, place, &mut checked.findings).await?;
     }
     let (mut before, mut carried) = (Before::Nothing, Carried::default());
     while let Some(link) = chain.next().await? {
@@ -66,6 +78,7 @@ async fn walk(archive: &Archive, place: &Place, mode: Mode, checked: &mut Checke
                 before.fits(&segment, place, &mut checked.findings);
                 before = Before::of(&segment.sidecar);
                 dead_letters::check(archive, &place.partition, &segment, mode, &mut checked.findings).await;
+                checked.letters.segment(&segment).await?;
                 catalogs.segment(&segment.sidecar, &mut checked.findings).await?;
                 look_at(&segment, mode, &mut carried, checked).await?;
             }
@@ -88,6 +101,7 @@ async fn look_at(segment: &Segment, mode: Mode, carried: &mut Carried, checked: 
     }
     Finding::undecided(segment, &mut checked.findings);
     Finding::left_out(segment, &mut checked.findings);
+    checked.left_out.extend(Stretch::all(sidecar));
     checked.count.segments += 1;
     checked.count.batches += batches;
     checked.count.records += records;

@@ -1,15 +1,19 @@
 //! What a check has found: one value for the verb that prints it, for the agent, and for whoever mends an archive.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::Mode;
 use super::cluster::Compared;
+use super::place::Checked;
 use crate::archive::Archive;
+use crate::archive::sidecar::Sidecar;
 use crate::archive::source::chain::{self, Finding, What};
 use crate::archive::source::{Place, Timeline};
 use crate::error::Result;
+use crate::record::LeftOut;
 
 /// What a check of one backup has found.
 #[derive(Debug)]
@@ -43,6 +47,31 @@ pub struct TopicReport {
     pub count: Count,
     /// With the name of the chain (`3`, or `3@<epoch>-<end>`), where it is one's.
     pub findings: Vec<(Option<String>, Finding)>,
+    /// What stages left out, stretch by stretch, with the chain that does.
+    pub left_out: Vec<(Place, Stretch)>,
+}
+
+/// Batches of which a stage left out records.
+#[derive(Debug, Clone)]
+pub struct Stretch {
+    /// The stage as the segment names it; `None` where nothing tells it any more.
+    pub stage: Option<Arc<str>>,
+    /// Which batches, and how many of their records.
+    pub left_out: LeftOut,
+}
+
+impl Stretch {
+    /// Returns those that a sidecar tells of, in order.
+    pub(super) fn all(sidecar: &Sidecar) -> impl Iterator<Item = Self> + '_ {
+        let names: Vec<Arc<str>> = match sidecar.left_out.is_empty() {
+            true => Vec::new(),
+            false => sidecar.stages.iter().map(|name| name.as_str().into()).collect(),
+        };
+        sidecar
+            .left_out
+            .iter()
+            .map(move |left_out| Self { stage: names.get(usize::from(left_out.stage)).cloned(), left_out: *left_out })
+    }
 }
 
 /// What was looked at: in a deep check counted from the logs, else added up from the sidecars.
@@ -115,14 +144,16 @@ impl TopicReport {
             partitions: timeline.places.iter().filter(|place| place.fork.is_none()).count() as u64,
             count: Count::default(),
             findings: Finding::of_object(archive, timeline).map(|finding| (None, finding)).into_iter().collect(),
+            left_out: Vec::new(),
         }
     }
 
     /// Adds what was found of one chain.
-    pub(super) fn add(&mut self, place: &Place, count: Count, findings: Vec<Finding>) {
-        self.count.add(count);
+    pub(super) fn add(&mut self, place: &Place, checked: Checked) {
+        self.count.add(checked.count);
         let name = place.name();
-        self.findings.extend(findings.into_iter().map(|finding| (Some(name.clone()), finding)));
+        self.findings.extend(checked.findings.into_iter().map(|finding| (Some(name.clone()), finding)));
+        self.left_out.extend(checked.left_out.into_iter().map(|stretch| (place.clone(), stretch)));
     }
 
     /// Returns the result in a word or two: the worst of what was found.

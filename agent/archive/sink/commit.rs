@@ -32,6 +32,8 @@ impl Writer {
         if self.has_moved().await? {
             return self.adopt_winner(&sidecar).await;
         }
+        // What is counted is what was done, whoever's sidecar tells of it.
+        let left_out = sidecar.left_out.clone();
         let sidecar = self.put_sidecar(sidecar).await?;
         crash::point("sidecar-created", &self.partition);
         match upload.finish().await {
@@ -46,7 +48,7 @@ impl Writer {
         }
         crash::point("log-created", &self.partition);
         if let Some(stages) = self.stages() {
-            stages.count(&sidecar.left_out);
+            stages.count(&left_out);
         }
         let reason = (sidecar.kind == SegmentKind::Gap).then(|| sidecar.note.as_str().into());
         self.archive.live().committed(&self.partition, self.fork.or(self.chain.fork), &Row::of(&sidecar), reason);
@@ -113,6 +115,11 @@ impl Writer {
 
     /// Creates the sidecar, or takes the one that is there: the same name describes the same log. Returns the one that is
     /// there, whose time of sealing is what catalogs keep.
+    ///
+    /// One that is damaged is not taken, nor one that tells of other stages, or of other records that they left out: a
+    /// batch that is emptied has the same bytes whatever the policy was. Then the segment ends elsewhere. A single batch
+    /// cannot end elsewhere before another follows; where none does, the sidecar is taken that is there, and a dead letter
+    /// that it does not name is told of by whoever looks at the dead letters themselves.
     async fn put_sidecar(&mut self, sidecar: Sidecar) -> Result<Sidecar> {
         let key =
             format!("{}{}", self.folder(), layout::sidecar(sidecar.range.first, sidecar.length_bytes, sidecar.digest));
@@ -124,13 +131,30 @@ impl Writer {
             let gone = "the store says that a sidecar exists and does not give it";
             return Err(Error::transient(gone).with("object", store.describe(&key)));
         };
-        if let Some(held) = Sidecar::decode(&held).ok().filter(|held| held.says_the_same(&sidecar)) {
-            return Ok(held);
-        }
         let blocked_bytes = sidecar.length_bytes;
-        let roll_bytes = if sidecar.batches > 1 { blocked_bytes / 2 } else { blocked_bytes + 1 };
+        let is_again = self.detour.is_some_and(|detour| detour.blocked_bytes == blocked_bytes);
+        let held = Sidecar::decode(&held).ok().filter(|held| held.is_of_the_same_log(&sidecar));
+        let what = match held {
+            Some(held) if held.says_the_same(&sidecar) => return Ok(held),
+            Some(held) if sidecar.batches == 1 && is_again => {
+                tracing::warn!(
+                    partition = %self.partition, offsets = %sidecar.range, object = store.describe(&key),
+                    "taking a sidecar that was written under other stages, or another policy: no batch follows with which \
+                     the segment could end elsewhere"
+                );
+                return Ok(held);
+            }
+            Some(_) => "a sidecar that tells of other stages, or of other records that they left out",
+            None => "a damaged sidecar",
+        };
+        let roll_bytes = match sidecar.batches {
+            ..=1 => blocked_bytes + 1,
+            // The second half may be one batch.
+            _ if is_again => 1,
+            _ => blocked_bytes / 2,
+        };
         self.detour = Some(Detour { roll_bytes, blocked_bytes });
-        Err(Error::transient("a damaged sidecar stands where ours would go: ending the segment elsewhere")
+        Err(Error::transient(format!("{what} stands where ours would go: ending the segment elsewhere"))
             .with("object", store.describe(&key)))
     }
 

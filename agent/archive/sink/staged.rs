@@ -3,7 +3,8 @@
 //! **Order of durable effects**, before those of the segment (`archive::sink`): the dead letters of a run of batches, each
 //! created if absent under a name that its bytes give, and only then the segment that leaves them out. A crash between the
 //! two leaves a dead letter whose batch no segment leaves out: the batch is read again, and where it is left out again its
-//! dead letter is there. So a dead letter counts only where a sidecar says so.
+//! dead letter is there. So a dead letter counts where a sidecar says so; of one that none names the chain tells what it is
+//! (`archive::source::dead_letters`).
 //!
 //! A failure for which the policy is to stop ends the segment before the failing batch, so that everything before it is
 //! durable, and is then an error like any other: back-off, the store's tip, and the same batch again.

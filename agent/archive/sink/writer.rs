@@ -61,7 +61,7 @@ pub(super) struct Writer {
     failing: Failing,
 }
 
-/// A damaged sidecar has the name that our segment's would get: end the segment elsewhere.
+/// A sidecar that is damaged, or says otherwise, has the name that our segment's would get: end the segment elsewhere.
 #[derive(Clone, Copy)]
 pub(super) struct Detour {
     pub(super) roll_bytes: u64,
@@ -440,7 +440,7 @@ impl Writer {
         blocked
     }
 
-    /// Returns whether the growing segment would get the name of a damaged sidecar.
+    /// Returns whether the growing segment would get the name of a sidecar that cannot be taken.
     fn is_blocked(&self) -> bool {
         let growing = self.growing.as_ref().zip(self.detour);
         growing.is_some_and(|(growing, detour)| growing.builder.length_bytes() == detour.blocked_bytes)

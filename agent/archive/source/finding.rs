@@ -6,9 +6,13 @@ use std::fmt;
 
 use super::chunks::Segment;
 use super::{Place, Timeline};
+use crate::archive::sidecar::Sidecar;
 use crate::archive::{Archive, layout};
 use crate::error::{Error, Kind, Result};
 use crate::record::{LeftOut, OffsetRange};
+
+/// Stretches that a line for people lists one by one.
+const MOST_STRETCHES: usize = 5;
 
 /// What was found, where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,11 +70,13 @@ pub enum What {
     LeftOut,
     /// Which stages records went through is not known any more: the sidecar that said it was lost.
     UnknownStages,
+    /// A dead letter that no segment names, and that has records which its chain does not.
+    UnnamedLetter,
 }
 
 impl What {
     /// All there are, the worst first.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::DamagedLog,
         Self::NoSidecar,
         Self::DamagedSidecar,
@@ -84,6 +90,7 @@ impl What {
         Self::Unfinished,
         Self::EarlyBegin,
         Self::Fork,
+        Self::UnnamedLetter,
         Self::LeftOut,
         Self::UnknownStages,
         Self::UnknownObject,
@@ -104,6 +111,8 @@ impl What {
             Self::Unfinished | Self::Debris | Self::EarlyBegin | Self::Fork | Self::LeftOut => None,
             Self::UnknownObject | Self::ClockBack | Self::Compacted | Self::NoLongerThere => None,
             Self::UnknownStages => None,
+            // Its records are there, and `cat --dead-letters` prints those that are nowhere else.
+            Self::UnnamedLetter => None,
         }
     }
 
@@ -130,6 +139,7 @@ impl What {
             Self::Undecided => "undecided transaction",
             Self::LeftOut => "left out by a stage",
             Self::UnknownStages => "unknown stages",
+            Self::UnnamedLetter => "unnamed dead letter",
         }
     }
 }
@@ -187,27 +197,36 @@ impl Finding {
         if sidecar.has_unknown_stages() {
             Self::unknown_stages(segment, findings);
         }
-        let mut sums: Vec<(LeftOut, u64)> = Vec::new();
+        let mut sums: Vec<(LeftOut, u64, Vec<OffsetRange>)> = Vec::new();
         for left_out in &sidecar.left_out {
-            let alike = |(sum, _): &&mut (LeftOut, u64)| {
+            let alike = |(sum, ..): &&mut (LeftOut, u64, Vec<OffsetRange>)| {
                 (sum.stage, sum.dead_letter.is_some()) == (left_out.stage, left_out.dead_letter.is_some())
             };
             match sums.iter_mut().find(alike) {
-                Some((sum, records)) => {
+                Some((sum, records, stretches)) => {
                     sum.range.next = left_out.range.next;
                     *records += u64::from(left_out.records);
+                    stretches.push(left_out.range);
                 }
-                None => sums.push((*left_out, left_out.records.into())),
+                None => sums.push((*left_out, left_out.records.into(), vec![left_out.range])),
             }
         }
-        for (sum, records) in sums {
-            let stage = sidecar.stages.get(usize::from(sum.stage)).map_or("of no name", String::as_str);
-            let fate = if sum.dead_letter.is_some() {
-                "their batches are among the dead letters"
-            } else {
-                "they were skipped"
+        for (sum, records, stretches) in sums {
+            let stage = stage_of(sidecar, sum.stage);
+            let s = if records == 1 { "" } else { "s" };
+            let fate = match sum.dead_letter {
+                Some(_) => "kept as they came, as dead letters",
+                None => "skipped, and not kept",
             };
-            let detail = format!("stage {} ({stage}) failed at {records} records: {fate}", sum.stage + 1);
+            let listed = match stretches.len() {
+                1 => String::new(),
+                2..=MOST_STRETCHES => {
+                    let listed: Vec<_> = stretches.iter().map(OffsetRange::to_string).collect();
+                    format!("; they were in the batches of {}", listed.join(", "))
+                }
+                more => format!("; they were in {more} stretches of batches, which --format json lists"),
+            };
+            let detail = format!("{stage} left out {records} record{s}: {fate}{listed}");
             let (object, range) = (segment.describe(), Some(sum.range));
             findings.push(Self { what: What::LeftOut, object, range, detail });
         }
@@ -251,6 +270,14 @@ impl fmt::Display for Finding {
             write!(f, ": offsets {range}")?;
         }
         write!(f, ": {} ({})", self.detail, self.object)
+    }
+}
+
+/// Returns for people which stage has this number in a segment.
+fn stage_of(sidecar: &Sidecar, number: u8) -> String {
+    match sidecar.stages.get(usize::from(number)) {
+        Some(name) => format!("stage {} ({name})", number + 1),
+        None => "a stage that nothing names any more".to_owned(),
     }
 }
 

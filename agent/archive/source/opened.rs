@@ -17,7 +17,7 @@ use crate::archive::Archive;
 use crate::archive::catalog::{Catalog, FAN_OUT, Name, Notes, ROW_BYTES, Row, Rows};
 use crate::archive::catalogs::{self, End};
 use crate::archive::index::Index;
-use crate::archive::sidecar::Kind as SegmentKind;
+use crate::archive::sidecar::{Kind as SegmentKind, Sidecar};
 use crate::error::{Kind, Result};
 use crate::record::{Offset, OffsetRange};
 
@@ -37,6 +37,34 @@ pub struct Opened {
     pub findings: Vec<Finding>,
     /// How far the chain reaches.
     pub reach: Reach,
+    /// What the sidecars that were read say of stages; catalogs do not tell.
+    pub staged: Staged,
+}
+
+/// What sidecars say of stages: of those segments that were in no catalog that could be read, the newest of a sound chain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Staged {
+    /// Sidecars that were read.
+    pub segments: u64,
+    /// The stages that they name, each once.
+    pub stages: Vec<String>,
+    /// Records that those left out.
+    pub records: u64,
+    /// Batches among what was left out that were kept as they came.
+    pub dead_letters: u64,
+}
+
+impl Staged {
+    fn add(&mut self, sidecar: &Sidecar) {
+        self.segments += 1;
+        for stage in &sidecar.stages {
+            if !self.stages.contains(stage) {
+                self.stages.push(stage.clone());
+            }
+        }
+        self.records += sidecar.left_out.iter().map(|left_out| u64::from(left_out.records)).sum::<u64>();
+        self.dead_letters += sidecar.left_out.iter().filter(|left_out| left_out.dead_letter.is_some()).count() as u64;
+    }
 }
 
 impl Opened {
@@ -58,7 +86,7 @@ impl Opened {
             index.extend(rows, notes);
         }
         let reach = Reach { is_held: !index.is_empty() || chain.size().0 > 0, next: chain.reached(), is_whole: true };
-        Ok(Self { index, findings: gathered.findings, reach })
+        Ok(Self { index, findings: gathered.findings, reach, staged: gathered.staged })
     }
 
     /// Takes in what was added to the chain since it was read.
@@ -97,6 +125,8 @@ pub(in crate::archive) struct Gathered {
     pub(in crate::archive) sound: Vec<Name>,
     /// What was met that is not as it should be.
     pub(in crate::archive) findings: Vec<Finding>,
+    /// What the sidecars that were read say of stages.
+    staged: Staged,
 }
 
 impl Gathered {
@@ -178,6 +208,7 @@ impl Gathered {
         while let Some(link) = chain.next().await? {
             match link {
                 Link::Segment(segment) => {
+                    self.staged.add(&segment.sidecar);
                     let is_gap = segment.sidecar.kind == SegmentKind::Gap;
                     let note = is_gap.then(|| (0, segment.sidecar.note.as_str().into()));
                     self.pieces.push((Rows::new([&Row::of(&segment.sidecar)]), note.into_iter().collect()));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::chain::{Finding, What};
 use super::chunks::Segment;
-use super::opened::Opened;
+use super::opened::{Opened, Staged};
 use super::way::{self, Before, Branch, Left, Part, Reach};
 use super::{Place, Timeline, side_by_side};
 use crate::archive::Archive;
@@ -46,6 +46,8 @@ pub struct Summary {
     pub sealed_at: Option<Timestamp>,
     /// The declared gaps.
     pub gaps: Vec<Gap>,
+    /// What is told of stages without reading every sidecar.
+    pub staged: Staged,
     /// What is not as it should be.
     pub findings: Vec<Finding>,
     /// How far the chain reaches.
@@ -144,7 +146,8 @@ impl Summary {
     /// Adds up the chain at `place`, as far as it can be read; returns its index.
     async fn read(&mut self, archive: &Archive, place: &Place) -> Option<Index> {
         match Opened::read(archive, place).await {
-            Ok(Opened { index, findings, reach }) => {
+            Ok(Opened { index, findings, reach, staged }) => {
+                self.staged = staged;
                 index.iter().for_each(|row| self.add(&row));
                 self.gaps.extend(index.gaps().map(Gap::new));
                 (self.findings, self.reach) = (findings, reach);

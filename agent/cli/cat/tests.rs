@@ -5,6 +5,7 @@ use std::io::Write;
 use super::super::table::tests::Written;
 use super::*;
 use crate::archive::sidecar::Kind as SegmentKind;
+use crate::archive::source::dead_letters::tests::emptied;
 use crate::archive::source::tests::{Fixture, three};
 use crate::batch::records::Record;
 use crate::batch::{Compression, records};
@@ -230,4 +231,16 @@ async fn dead_letters_are_printed_as_they_came_where_a_segment_leaves_them_out()
     fixture.staged_segment(15, &[crate::batch::gap(lost.range, 0)], &[lost]).await;
     let (lines, result) = printed(&fixture, choice()).await;
     assert_eq!((lines.len(), result.expect_err("it is missing").kind()), (5, Kind::Damaged));
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_no_segment_names_is_printed_where_its_records_are_nowhere_else() {
+    let fixture = Fixture::new("b").await;
+    let _left_by_a_crash = fixture.dead_letter(&fixture.batch(0, 10)).await;
+    let batch = fixture.batch(10, 5);
+    let _unnamed = fixture.dead_letter(&batch).await;
+    fixture.staged_segment(0, &[fixture.batch(0, 10), emptied(&batch)], &[]).await;
+    let choice = || Choice { dead_letters: true, ..Choice::default() };
+    assert_eq!(offsets(&fixture, choice()).await, [10, 11, 12, 13, 14]);
+    assert_eq!(offsets(&fixture, Choice { to_offset: Some(10), ..choice() }).await, Vec::<Offset>::new());
 }

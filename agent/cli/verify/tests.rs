@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::*;
 use crate::archive::source::Fork;
+use crate::archive::source::dead_letters::tests::emptied;
 use crate::archive::source::tests::{Fixture, three};
+use crate::record::{LeftOut, OffsetRange};
 
 async fn report(fixture: &Fixture) -> Report {
     verify::check(&fixture.archive, Mode::Deep).await.expect("looked at")
@@ -46,4 +48,38 @@ async fn a_fork_is_no_harm_and_no_partition_of_its_own() {
     let data = serde_json::to_value(data(&report(&fixture).await)).expect("data");
     assert_eq!((&data["sound"], &data["topics"][0]["partitions"]), (&true.into(), &1.into()));
     assert_eq!(data["findings"][0]["partition"], "0@7-12");
+}
+
+#[tokio::test]
+async fn what_stages_left_out_is_told_in_one_line_and_listed_stretch_by_stretch() {
+    let fixture = Fixture::new("b").await;
+    let left_out = |first: i64, records, dead_letter| LeftOut {
+        range: OffsetRange { first, next: first + 5 },
+        records,
+        stage: 0,
+        dead_letter,
+    };
+    let batch = fixture.batch(5, 5);
+    let letter = fixture.dead_letter(&batch).await;
+    let batches = [fixture.batch(0, 5), emptied(&batch), fixture.batch(10, 5), fixture.batch(15, 5)];
+    let all = [left_out(0, 1, None), left_out(5, 5, Some(letter)), left_out(15, 2, None)];
+    fixture.staged_segment(0, &batches, &all).await;
+    let report = report(&fixture).await;
+    let page = page(&report);
+    for line in [
+        "stage 1 (mask 00) left out 3 records: skipped, and not kept; they were in the batches of [0, 5), [15, 20) (",
+        "offsets [5, 10): stage 1 (mask 00) left out 5 records: kept as they came, as dead letters (",
+    ] {
+        assert!(page.text().contains(line), "{line} in\n{}", page.text());
+    }
+    let data = serde_json::to_value(data(&report)).expect("data");
+    let listed: Vec<_> = data["left_out"].as_array().expect("a list").iter().collect();
+    let places =
+        listed.iter().map(|it| [&it["first_offset"], &it["next_offset"], &it["records"]].map(|it| it.as_i64()));
+    let exact = [[0, 5, 1], [5, 10, 5], [15, 20, 2]].map(|it| it.map(Some));
+    assert_eq!(places.collect::<Vec<_>>(), exact);
+    assert_eq!((&listed[0]["stage"], &listed[0]["plugin"]), (&1.into(), &"mask 00".into()));
+    assert!(listed[0]["dead_letter"].is_null());
+    let key = listed[1]["dead_letter"].as_str().expect("an object");
+    assert!(key.starts_with("topics/t/_/0/dead-letter/00000000000000000005."), "{key}");
 }

@@ -85,6 +85,14 @@ impl Planner<'_> {
                 parts.push(self.gap(OffsetRange { first: next, next: piece.range.first }).await?);
             }
             let begins = piece.range.first == segment.range.first;
+            let (stages, left_out) = match sidecar {
+                Some(sidecar) => (sidecar.stages.clone(), sidecar.left_out.clone()),
+                None => {
+                    let key = self.key(&layout::log(segment.range.first));
+                    let chunks = Chunks::new(self.store, &key, piece.position + piece.bytes);
+                    self.kept(chunks.starting_at(piece.position), piece.range, begins && is_first).await?
+                }
+            };
             let beyond = Beyond {
                 kind: if begins && is_first { Kind::First } else { Kind::Data },
                 aborted: within(&aborted, piece.range),
@@ -92,9 +100,8 @@ impl Planner<'_> {
                 sealed_at: sidecar.map(|sidecar| sidecar.sealed_at).or_else(|| self.sealed_at_least()),
                 sealed_after: self.sealed_after,
                 note: Some(format!("what is left of a damaged log of {} bytes", segment.bytes)),
-                stages: sidecar
-                    .map_or_else(|| self.survey.staged.of(segment.range.first), |sidecar| sidecar.stages.clone()),
-                left_out: sidecar.map(|sidecar| sidecar.left_out.clone()).unwrap_or_default(),
+                stages,
+                left_out,
             };
             parts.push(self.piece(segment, piece, beyond).await?);
             next = piece.range.next;

@@ -1,9 +1,9 @@
 //! What is durable of batches that stages failed at, and in which order.
 
-use super::super::tests::{archive, batch, batches, closed, opened, options, partition};
+use super::super::tests::{answer, archive, batch, batches, closed, opened, options, partition};
 use super::super::{Options, Sink};
 use crate::archive::source::chunks::Segment;
-use crate::archive::source::{self, chain::Chain, chain::Link};
+use crate::archive::source::{self, chain::Chain, chain::Link, chain::What};
 use crate::archive::{Archive, layout};
 use crate::pipeline::{Answer, Sink as _};
 use crate::plugin::Limits;
@@ -18,6 +18,33 @@ fn failing(offset: Offset, on_error: OnError) -> Stages {
     let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let stage = Stage { plugin: file.to_owned(), settings, limits: Limits::default(), on_error };
     Stages::start("p", &[stage], 1).expect("opened")
+}
+
+/// Archives offsets `[first, next)` in one go, from wherever the sink asks for.
+async fn archived(archive: &Archive, stages: Stages, first: Offset, next: Offset) {
+    let mut sink = Sink::new(archive.clone(), options()).through(Some(stages));
+    let mut tip = opened(&mut sink).await;
+    loop {
+        sink.put(batch(tip.generation, tip.next.unwrap_or(first), next));
+        sink.close(&partition(), tip.generation);
+        tip = loop {
+            match answer(&mut sink).await {
+                Answer::Restart { tip, .. } => break tip,
+                Answer::Closed { .. } => return,
+                Answer::Durable { .. } | Answer::Suspended { .. } | Answer::Trouble { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        };
+    }
+}
+
+/// What is there when a writer whose policy is to skip was killed before its first commit.
+async fn skipped_and_killed(path: &str, first: Offset, next: Offset) -> Archive {
+    let archive = archive(path).await;
+    archived(&archive, failing(4, OnError::Skip), first, next).await;
+    let log = format!("{}{}", layout::partition_folder(&partition()), layout::log(first));
+    archive.store().delete(&log).await.expect("deleted");
+    archive
 }
 
 async fn segments(archive: &Archive) -> Vec<Segment> {
@@ -80,7 +107,7 @@ async fn a_dead_letter_is_there_with_the_segment_that_leaves_it_out_and_is_misse
         let report = verify::check(&archive, mode).await.expect("looked at");
         report.verdict().expect("sound");
         let told: String = report.findings().map(|found| format!("{found}\n")).collect();
-        assert!(told.contains("failed at 1 records: their batches are among the dead letters"), "{told}");
+        assert!(told.contains("left out 1 record: kept as they came, as dead letters"), "{told}");
         assert!(!told.contains("unknown object"), "{told}");
     }
     archive.store().delete(&key).await.expect("deleted");
@@ -98,4 +125,30 @@ async fn what_is_skipped_is_told_by_its_segment() {
     let segments = segments(&archive).await;
     assert_eq!((segments[0].sidecar.records, segments[0].sidecar.left_out.len()), (6, 1));
     assert_eq!(segments[0].sidecar.left_out[0].dead_letter, None);
+}
+
+#[tokio::test]
+async fn a_sidecar_that_was_written_under_another_policy_is_not_taken_for_one_that_tells_of_dead_letters() {
+    let archive = skipped_and_killed("memory://staged-changed", 0, 7).await;
+    archived(&archive, failing(4, OnError::DeadLetter), 0, 7).await;
+    let segments = segments(&archive).await;
+    assert_eq!(segments.iter().map(|segment| segment.sidecar.records).sum::<u64>(), 6);
+    let left_out: Vec<_> = segments.iter().flat_map(|segment| segment.sidecar.left_out.clone()).collect();
+    assert_eq!(left_out.len(), 1);
+    assert!(left_out[0].dead_letter.is_some(), "it says that it was skipped: {left_out:?}");
+    let report = verify::check(&archive, Mode::Deep).await.expect("looked at");
+    report.verdict().expect("sound");
+    assert!(!report.findings().any(|found| found.finding.what == What::UnnamedLetter), "{report:?}");
+}
+
+#[tokio::test]
+async fn a_lone_batch_is_archived_though_its_sidecar_is_of_another_policy_and_its_letter_is_told() {
+    let archive = skipped_and_killed("memory://staged-lone", 4, 5).await;
+    archived(&archive, failing(4, OnError::DeadLetter), 4, 5).await;
+    let segments = segments(&archive).await;
+    assert_eq!(segments.iter().map(|segment| segment.sidecar.range.next).collect::<Vec<_>>(), [5]);
+    let report = verify::check(&archive, Mode::Deep).await.expect("looked at");
+    report.verdict().expect("sound");
+    let told = report.findings().find(|found| found.finding.what == What::UnnamedLetter).expect("it is told");
+    assert!(told.finding.detail.contains("its 1 record is nowhere else; keep it"), "{told}");
 }
