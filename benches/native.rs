@@ -168,8 +168,8 @@ impl Fanout {
                     named.last().and_then(|(_, value)| self.route(value?))
                 }
                 By::Json(path) => match rows.bytes(row.value).and_then(|value| json::field(value, path)) {
-                    Some(json::Found::Plain(text)) => self.route(text),
-                    Some(json::Found::String(text)) => {
+                    Some(json::Found::Plain(text) | json::Found::String(text)) => self.route(text),
+                    Some(json::Found::Escaped(text)) => {
                         self.routes.iter().position(|(value, _)| json::unescapes_to(text, value))
                     }
                     None => None,
@@ -191,6 +191,11 @@ impl Fanout {
     fn route(&self, bytes: &[u8]) -> Option<usize> {
         self.routes.iter().position(|(value, _)| value.as_bytes() == bytes)
     }
+}
+
+/// What the plugin's reading of JSON compares by.
+fn same(left: &[u8], right: &[u8]) -> bool {
+    left == right
 }
 
 fn one<'a>(settings: &[(&str, &'a str)], wanted: &str) -> Option<&'a str> {

@@ -4,7 +4,7 @@
 //! one counts, as for most readers. What is accepted is what serde_json accepts, which the tests prove, but for numbers
 //! too large for it.
 
-use kafka_backup_transform::same;
+use super::same;
 
 /// What a field holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
