@@ -1,7 +1,7 @@
 //! Dead letters beside sidecars that are lost.
 
 use super::*;
-use crate::archive::sidecar::{STAGE_UNKNOWN, UNKNOWN_STAGES};
+use crate::archive::sidecar::STAGE_UNKNOWN;
 use crate::archive::source::dead_letters::tests::emptied;
 use crate::record::LeftOut;
 
@@ -39,7 +39,8 @@ async fn a_sidecar_made_anew_names_the_dead_letters_of_what_its_log_leaves_out()
     assert!(plan.lines()[0].detail.ends_with("; 1 dead letter of it"), "{:?}", plan.lines());
     let sidecar = second_sidecar(&lost).await;
     assert_eq!(sidecar.left_out, [LeftOut { stage: STAGE_UNKNOWN, ..kept }]);
-    assert_eq!(sidecar.stages, [UNKNOWN_STAGES]);
+    // Its neighbours tell them.
+    assert_eq!(sidecar.stages, ["mask 00"]);
     assert_eq!(verdict(&lost).await, 0);
     assert!(planned(&lost, DEEP).await.is_empty());
     let report = verify::check(&lost.archive, Mode::Plain).await.expect("checked");
