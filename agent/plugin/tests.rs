@@ -288,3 +288,35 @@ fn a_range_of_offsets_may_end_with_the_last_there_can_be() {
     let said = instance.apply(&partition(), &rows, |_, _| Ok(())).expect_err("it panics").to_string();
     assert!(said.contains("offsets [9223372036854775806, 9223372036854775807): panicked"), "{said}");
 }
+
+/// Adds what the sources in a folder take from outside `agent/` when the program is built, tests left out.
+fn included(folder: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).expect("sources").map(|entry| entry.expect("readable").path()) {
+        if entry.is_dir() {
+            included(&entry, found);
+        } else if entry.extension().is_some_and(|name| name == "rs") && !entry.ends_with("tests.rs") {
+            let text = std::fs::read_to_string(&entry).expect("text");
+            let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            for path in text.split("include_").skip(1).filter_map(|rest| rest.split('"').nth(1)) {
+                let file = folder.join(path);
+                if let Ok(file) = file.canonicalize().map(|file| file.display().to_string()) {
+                    found.push(file.replace(&format!("{}/", env!("CARGO_MANIFEST_DIR")), ""));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_image_is_built_with_all_that_the_sources_include() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut wanted = vec!["wit/transform.wit".to_owned()];
+    included(&top.join("agent"), &mut wanted);
+    assert!(wanted.iter().any(|file| file == "plugins/pitr-filter/pitr-filter.wasm"), "{wanted:?}");
+    let image = std::fs::read_to_string(top.join("Dockerfile")).expect("it is there");
+    let copied: Vec<_> = image.lines().filter_map(|line| line.strip_prefix("COPY ")?.split(' ').next()).collect();
+    for file in wanted {
+        let is_copied = copied.iter().any(|from| file == *from || file.starts_with(&format!("{from}/")));
+        assert!(is_copied, "the Dockerfile copies no {file}: the image could not be built");
+    }
+}
