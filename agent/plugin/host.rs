@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine, EngineWeak, ResourceLimiter, Store, Trap};
 
 use self::bindings::PluginPre;
@@ -83,7 +83,7 @@ impl Loaded {
         let component = if is_module { Some(loading::component_of(engine, bytes).map_err(wrong)?) } else { None };
         let component = component.as_deref().unwrap_or(bytes);
         loading::check_depth(component).map_err(wrong)?;
-        let component = Component::new(engine, component);
+        let component = cache::component(engine, component);
         let component = component.map_err(|error| wrong(loading::damaged(&format!("{error:#}"))))?;
         let compile = began.elapsed();
         let imports = loading::check(engine, &component).map_err(wrong)?;
@@ -266,7 +266,7 @@ fn engine() -> Result<(&'static Engine, &'static Linker<State>)> {
 
 fn make_engine() -> wasmtime::Result<(Engine, Linker<State>)> {
     let mut config = Config::new();
-    config.epoch_interruption(true).cache(cache::open());
+    config.epoch_interruption(true);
     let engine = Engine::new(&config)?;
     let mut linker = Linker::new(&engine);
     bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut State| state)?;
