@@ -443,4 +443,6 @@ fn say(plugin: &Plugin, log: Vec<(Level, String)>) {
 }
 
 #[cfg(test)]
+mod shipped;
+#[cfg(test)]
 mod tests;
