@@ -69,8 +69,8 @@ pub struct About {
     pub bytes: u64,
     /// Whether it is a core module, which was made a component here.
     pub is_module: bool,
-    /// The version of the interface that it is built for.
-    pub interface: &'static str,
+    /// The version of the interface that it is built for, as `0.1.0`.
+    pub interface: String,
     /// What it imports.
     pub imports: Vec<String>,
     /// How long it took to compile; much less where the compiled form was kept.
@@ -156,6 +156,18 @@ impl Plugin {
             plan,
             log: Vec::new(),
         })
+    }
+
+    /// Asks what it says of itself with these settings.
+    ///
+    /// # Errors
+    /// Inside, its refusal of the settings, with its own words as the source; outside, as [`start`](Self::start).
+    pub fn plan(&self, settings: &[(String, String)], limits: Limits) -> Result<Result<wit::Plan>> {
+        match self.live(settings, limits) {
+            Ok((_, plan)) => Ok(Ok(plan)),
+            Err(told @ Fault::Told(_)) => Ok(Err(self.unconfigured(told))),
+            Err(fault) => Err(self.unconfigured(fault)),
+        }
     }
 
     /// Makes one that is configured; returns it with what it says of itself.

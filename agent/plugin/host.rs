@@ -86,7 +86,7 @@ impl Loaded {
         let component = cache::component(engine, component);
         let component = component.map_err(|error| wrong(loading::damaged(&format!("{error:#}"))))?;
         let compile = began.elapsed();
-        let imports = loading::check(engine, &component).map_err(wrong)?;
+        let (imports, interface) = loading::check(engine, &component).map_err(wrong)?;
         let pre = linker.instantiate_pre(&component).and_then(PluginPre::new);
         let pre = pre.map_err(|error| {
             wrong(format!("is built against another form of interface {}: build it again", loading::VERSION))
@@ -95,7 +95,7 @@ impl Loaded {
         let about = About {
             bytes: bytes.len() as u64,
             is_module,
-            interface: loading::VERSION,
+            interface,
             imports,
             compile,
             digest: xxhash_rust::xxh3::xxh3_128(bytes),
