@@ -123,8 +123,31 @@ impl Loaded {
 pub(super) enum Fault {
     /// The plugin says so, and lives.
     Told(Failure),
-    /// It is dead. `is_late` where it was ended because its time was up.
-    Dead { why: String, is_late: bool },
+    /// It is dead, or as good as.
+    Dead { why: String, end: End },
+}
+
+impl Fault {
+    /// Returns what is wrong with what the plugin says, where that is the fault.
+    pub(super) fn wrong(&self) -> Option<&str> {
+        match self {
+            Self::Dead { why, end: End::Wrong } => Some(why),
+            _ => None,
+        }
+    }
+}
+
+/// How a plugin came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its time was up.
+    Late,
+    /// It was refused memory.
+    Starved,
+    /// What it says cannot be taken.
+    Wrong,
+    /// It trapped, or could not be run.
+    Trapped,
 }
 
 /// A running plugin.
@@ -293,17 +316,34 @@ fn ticks(time: Duration) -> u64 {
 fn fault(error: &wasmtime::Error, state: &State, limits: Limits, untrapped: &str) -> Fault {
     let trap = error.downcast_ref::<Trap>().copied();
     let why = why(trap, state, limits).unwrap_or_else(|| format!("{untrapped}: {}", one_line(error)));
-    Fault::Dead { why, is_late: trap == Some(Trap::Interrupt) }
+    let end = match trap {
+        Some(Trap::Interrupt) => End::Late,
+        _ if denied(trap, &state.memory).is_some() => End::Starved,
+        _ => End::Trapped,
+    };
+    Fault::Dead { why, end }
+}
+
+/// Returns how much memory a plugin wanted in vain, where that may have ended it. A plugin may live on without the memory
+/// that it was refused: what ends it later has its own reason.
+fn denied(trap: Option<Trap>, memory: &Memory) -> Option<usize> {
+    memory.denied.filter(|_| matches!(trap, None | Some(Trap::UnreachableCodeReached)))
+}
+
+/// Says how much memory is wanted and what the limit is, in the unit in which the limit was most likely written.
+fn too_little(wanted: usize, limit: usize) -> String {
+    let units = [(1 << 20, "MiB"), (1 << 10, "KiB")];
+    let (unit, name) =
+        units.into_iter().find(|(unit, _)| limit >= *unit && limit.is_multiple_of(*unit)).unwrap_or((1, "bytes"));
+    let (wanted, limit) = (wanted.div_ceil(unit), limit / unit);
+    format!("needs more memory than it may have: {wanted} {name}, the limit is {limit} {name}")
 }
 
 /// Says why a call ended by `trap`, or for want of memory.
 fn why(trap: Option<Trap>, State { memory, log }: &State, limits: Limits) -> Option<String> {
     let last = log.last_error.as_deref();
-    // A plugin may live on without the memory that it was refused: what ends it later has its own reason.
-    let denied = memory.denied.filter(|_| matches!(trap, None | Some(Trap::UnreachableCodeReached)));
-    if let Some(wanted) = denied {
-        let (wanted, limit) = (wanted.div_ceil(1 << 20), limits.memory_bytes >> 20);
-        return Some(format!("needs more memory than it may have: {wanted} MiB, the limit is {limit} MiB"));
+    if let Some(wanted) = denied(trap, memory) {
+        return Some(too_little(wanted, limits.memory_bytes));
     }
     let what = match trap? {
         Trap::UnreachableCodeReached => {
@@ -375,5 +415,14 @@ mod tests {
         assert_eq!([said(None), said(Some(Trap::UnreachableCodeReached))], [memory; 2]);
         assert_eq!(said(Some(Trap::Interrupt)), "took longer than 10 s");
         assert!(said(Some(Trap::IntegerDivisionByZero)).contains("divide by zero"));
+    }
+
+    #[test]
+    fn a_limit_of_memory_is_told_as_it_was_written() {
+        let said = |limit| too_little((1 << 20) + 1, limit).replace("needs more memory than it may have: ", "");
+        assert_eq!(said(1 << 20), "2 MiB, the limit is 1 MiB");
+        assert_eq!(said(1 << 10), "1025 KiB, the limit is 1 KiB");
+        assert_eq!(said(1_000_000), "1048577 bytes, the limit is 1000000 bytes");
+        assert_eq!(said(0), "1048577 bytes, the limit is 0 bytes");
     }
 }
