@@ -10,6 +10,10 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY agent agent
 COPY wit wit
+# The plugins that are part of the program; the rest of their folder is not needed.
+COPY plugins/header-injector/header-injector.wasm plugins/header-injector/
+COPY plugins/pitr-filter/pitr-filter.wasm plugins/pitr-filter/
+COPY plugins/restore-fanout/restore-fanout.wasm plugins/restore-fanout/
 # Cargo wants the files that Cargo.toml names to be there; only the binary is built.
 COPY benches benches
 COPY tests tests

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use self::columns::Answer;
 pub use self::host::wit;
-use self::host::{Fault, Level, Live, Loaded};
+use self::host::{End, Fault, Level, Live, Loaded};
 pub use self::text::shown;
 use crate::batch::records::rows::Rows;
 use crate::error::{Error, Result};
@@ -69,8 +69,8 @@ pub struct About {
     pub bytes: u64,
     /// Whether it is a core module, which was made a component here.
     pub is_module: bool,
-    /// The version of the interface that it is built for.
-    pub interface: &'static str,
+    /// The version of the interface that it is built for, as `0.1.0`.
+    pub interface: String,
     /// What it imports.
     pub imports: Vec<String>,
     /// How long it took to compile; much less where the compiled form was kept.
@@ -158,6 +158,18 @@ impl Plugin {
         })
     }
 
+    /// Asks what it says of itself with these settings.
+    ///
+    /// # Errors
+    /// Inside, its refusal of the settings, with its own words as the source; outside, as [`start`](Self::start).
+    pub fn plan(&self, settings: &[(String, String)], limits: Limits) -> Result<Result<wit::Plan>> {
+        match self.live(settings, limits) {
+            Ok((_, plan)) => Ok(Ok(plan)),
+            Err(told @ Fault::Told(_)) => Ok(Err(self.unconfigured(told))),
+            Err(fault) => Err(self.unconfigured(fault)),
+        }
+    }
+
     /// Makes one that is configured; returns it with what it says of itself.
     fn live(&self, settings: &[(String, String)], limits: Limits) -> Result<(Live, wit::Plan), Fault> {
         let mut live = self.loaded.start(limits)?;
@@ -165,7 +177,7 @@ impl Plugin {
         say(self, live.take_log());
         let plan = told?;
         columns::check_plan(&plan)
-            .map_err(|why| Fault::Dead { why: format!("what it says of itself is wrong: {why}"), is_late: false })?;
+            .map_err(|why| Fault::Dead { why: format!("what it says of itself is wrong: {why}"), end: End::Wrong })?;
         Ok((live, plan))
     }
 
@@ -173,6 +185,10 @@ impl Plugin {
         let what = format!("{} cannot be configured", self.named());
         match fault {
             Fault::Told(failure) => Error::usage(what).source(shown(&failure.message)),
+            // Nothing but the settings and the limit are in play yet: both are the operator's.
+            Fault::Dead { why, end: End::Starved } => Error::usage(what)
+                .source(shown(&why))
+                .hint("give it more: `memory_bytes` of its stage, `--memory` on the command line"),
             Fault::Dead { why, .. } => Error::failed(what).source(shown(&why)),
         }
     }
@@ -196,6 +212,21 @@ pub struct Instance {
     log: Vec<(Level, String)>,
 }
 
+/// Why an answer is not taken.
+#[derive(Debug)]
+pub enum Untaken {
+    /// It is too much: the plugin has failed at its records.
+    TooMuch(String),
+    /// Whoever takes it has failed.
+    Failed(Error),
+}
+
+impl From<Error> for Untaken {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// Where records failed, and how.
 struct Failed {
     fault: Fault,
@@ -207,7 +238,7 @@ struct Failed {
 impl Failed {
     /// Whether one of the records has ended the plugin, at once. Where it was late, each half would take as long again.
     fn can_be_narrowed(&self) -> bool {
-        !self.in_configure && matches!(self.fault, Fault::Dead { is_late: false, .. })
+        !self.in_configure && matches!(&self.fault, Fault::Dead { end, .. } if *end != End::Late)
     }
 }
 
@@ -231,7 +262,7 @@ impl Failed {
         let middle = start + (end - start) / 2;
         match &self.fault {
             _ if self.rows.len() < 2 => None,
-            Fault::Dead { is_late: true, .. } => None,
+            Fault::Dead { end: End::Late, .. } => None,
             Fault::Told(failure) if failure.record.is_some_and(|at| (at as usize) < self.rows.len()) => {
                 let one = start + failure.record.unwrap_or_default() as usize;
                 Some(Parts::Around(one..one + 1))
@@ -265,17 +296,30 @@ impl Instance {
         &mut self,
         partition: &Partition,
         rows: &Rows,
-        mut take: impl FnMut(Range<usize>, Answer) -> Result<()>,
+        mut take: impl FnMut(Range<usize>, Answer) -> Result<(), Untaken>,
     ) -> Result<()> {
         for piece in pieces(rows) {
             let called = self.call(partition, rows, piece.clone());
             self.say();
-            match called {
-                Ok(answer) => take(piece, answer)?,
+            let taken = called.map(|answer| take(piece.clone(), answer));
+            match taken {
+                Ok(Ok(())) => {}
+                Ok(Err(Untaken::Failed(error))) => return Err(error),
+                // No record alone makes too much: there is none to look for.
+                Ok(Err(Untaken::TooMuch(why))) => {
+                    let failed = self.too_much(piece, why);
+                    return Err(self.described(partition, rows, failed));
+                }
                 Err(failed) => return Err(self.blame(partition, rows, failed)),
             }
         }
         Ok(())
+    }
+
+    /// Says that an answer is too much. An instance that is not pure remembers records that nobody has.
+    fn too_much(&mut self, rows: Range<usize>, why: String) -> Failed {
+        self.live = self.live.take().filter(|_| self.plan.pure);
+        Failed { fault: Fault::Dead { why, end: End::Wrong }, rows, in_configure: false }
     }
 
     /// Transforms rows as [`apply`](Self::apply) does, and goes on where the plugin has failed for good: `refused` is told
@@ -288,7 +332,7 @@ impl Instance {
         &mut self,
         partition: &Partition,
         rows: &Rows,
-        mut take: impl FnMut(Range<usize>, Answer) -> Result<()>,
+        mut take: impl FnMut(Range<usize>, Answer) -> Result<(), Untaken>,
         mut refused: impl FnMut(Range<usize>, Error),
     ) -> Result<()> {
         for piece in pieces(rows) {
@@ -298,11 +342,10 @@ impl Instance {
             while let Some(range) = left.pop() {
                 let called = self.call(partition, rows, range.clone());
                 self.say();
-                let failed = match called {
-                    Ok(answer) => {
-                        take(range, answer)?;
-                        continue;
-                    }
+                let failed = match called.map(|answer| take(range.clone(), answer)) {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(Untaken::Failed(error))) => return Err(error),
+                    Ok(Err(Untaken::TooMuch(why))) => self.too_much(range.clone(), why),
                     Err(failed) => failed,
                 };
                 let is_in_time = began.elapsed() < self.limits.deadline.saturating_mul(2);
@@ -333,7 +376,7 @@ impl Instance {
         self.log = live.take_log();
         let told = told.and_then(|output| {
             columns::answer(rows, range.clone(), output, &self.plan)
-                .map_err(|why| Fault::Dead { why: format!("its answer is wrong: {why}"), is_late: false })
+                .map_err(|why| Fault::Dead { why: format!("its answer is wrong: {why}"), end: End::Wrong })
         });
         let is_dead = matches!(told, Err(Fault::Dead { .. }));
         self.live = Some(live).filter(|live| !is_dead && !self.is_overgrown(live.grown_bytes()));
@@ -395,8 +438,17 @@ impl Instance {
         if !self.plan.pure {
             return failed;
         }
-        let (began, most) = (Instant::now(), self.limits.deadline.saturating_mul(2));
-        halved(failed, |half| if began.elapsed() < most { self.call(partition, rows, half).err() } else { None })
+        let (began, most, sent) = (Instant::now(), self.limits.deadline.saturating_mul(2), failed.rows.len());
+        let whole = failed.fault.wrong().map(str::to_owned);
+        let mut found =
+            halved(failed, |half| if began.elapsed() < most { self.call(partition, rows, half).err() } else { None });
+        // What is wrong with an answer to fewer records may be something else, and make less sense.
+        if let (Fault::Dead { why, .. }, Some(whole)) = (&mut found.fault, whole)
+            && *why != whole
+        {
+            *why = format!("{why}; to all {sent} records of the call: {whole}");
+        }
+        found
     }
 }
 
@@ -432,15 +484,18 @@ fn pieces(rows: &Rows) -> impl Iterator<Item = Range<usize>> {
 /// Passes on what a plugin has logged.
 fn say(plugin: &Plugin, log: Vec<(Level, String)>) {
     for (level, line) in log {
-        let plugin = &plugin.name;
+        let Plugin { name: plugin, part_of, .. } = plugin;
+        let stage = part_of.as_deref();
         match level {
-            Level::Error => tracing::error!(plugin, "{line}"),
-            Level::Warn => tracing::warn!(plugin, "{line}"),
-            Level::Info => tracing::info!(plugin, "{line}"),
-            Level::Debug => tracing::debug!(plugin, "{line}"),
+            Level::Error => tracing::error!(plugin, stage, "{line}"),
+            Level::Warn => tracing::warn!(plugin, stage, "{line}"),
+            Level::Info => tracing::info!(plugin, stage, "{line}"),
+            Level::Debug => tracing::debug!(plugin, stage, "{line}"),
         }
     }
 }
 
+#[cfg(test)]
+mod shipped;
 #[cfg(test)]
 mod tests;

@@ -6,12 +6,16 @@
 //! holds up the partitions of its worker and no other pipeline.
 //!
 //! What a batch needs is decided from its header, and it is decoded only for a plugin to see it: control batches, those of
-//! aborted transactions and empty ones pass as they are, and what no plugin has changed keeps its bytes ([`worker`]).
+//! aborted transactions and empty ones pass as they are, as does what the header proves to lie inside the windows of
+//! plugins that do nothing but keep one; and what no plugin has changed keeps its bytes ([`worker`]).
 //!
 //! **Bounds.** A worker's queue has [`QUEUED`] places; who finds none waits, and with it the payment for its bytes, which
 //! is how a slow plugin slows the source down. A worker holds one batch decoded and what came of it beside what it was
-//! handed, and hands back what was made when that is some MiB ([`Passed::rest`]). A batch that is large when decoded is
-//! worked on alone in the process.
+//! handed, and hands back what was made when that is some MiB ([`Passed::rest`]). A batch that is large when decoded (over
+//! 16 MiB, or 250,000 records) is worked on alone in its pipeline: up to 128 MiB and, for two million records, as much for
+//! their rows; each stage may add 64 MiB, and has rows of its own while it works. This is a bound for each pipeline and not
+//! for the process: as many pipelines as meet such batches at once hold one each, lest a plugin that uses up its time in
+//! one of them hold up the others.
 //!
 //! **State.** An instance of a plugin that is not pure remembers records. Whenever a partition is begun anew, or a run has
 //! failed, its records come again: then such an instance is given up, lest it take them for ones that it has seen.
@@ -37,7 +41,7 @@ use crate::error::{Error, Kind, Result};
 use crate::plugin::{Limits, Plugin, wit};
 use crate::record::{AbortedTransaction, LeftOut, Offset, Partition};
 use crate::telemetry::metrics::stage_left_out;
-use worker::Worker;
+use worker::{Large, Worker};
 
 /// Runs of batches that wait for one worker. With one it would idle while the next is handed over; more only wait longer.
 const QUEUED: usize = 4;
@@ -193,11 +197,12 @@ impl Stages {
             names.push(format!("{} {:032x}", plugin.name(), plugin.about().digest));
             opened.push((plugin, stage));
         }
+        let large = Large::default();
         let workers = (0..workers.max(1)).map(|_| {
             let (runs, received) = bounded(QUEUED);
             let started =
                 opened.iter().map(|(plugin, stage)| Ok((plugin.start(&stage.settings, stage.limits)?, stage.on_error)));
-            begin(Worker::new(started.collect::<Result<_>>()?), received)?;
+            begin(Worker::new(started.collect::<Result<_>>()?, large.clone()), received)?;
             Ok(Queue { runs, places: Arc::new(Semaphore::new(QUEUED)) })
         });
         let workers = workers.collect::<Result<Vec<_>>>()?;

@@ -131,13 +131,18 @@ fn a_check_tells_what_a_plugin_is() {
             .expect("JSON");
     assert_eq!(
         (&told["kind"], &told["interface"], &told["pure"]),
-        (&"core module".into(), &"0.1".into(), &true.into())
+        (&"core module".into(), &"0.1.0".into(), &true.into())
     );
     assert_eq!((&told["touches"], &told["keeps_until_ms"]), (&serde_json::json!(["drops"]), &5000.into()));
     let shipped = program_with(&["plugin", "check", "header-injector"]).ok();
     let table = plugin("check", "header-injector", &[]).ok();
     let but_compiling = |table: &str| table.lines().filter(|line| !line.contains("Compile")).collect::<String>();
     assert_eq!(but_compiling(&shipped), but_compiling(&table));
+    let wanting = program_with(&["plugin", "check", "pitr-filter"]).ok();
+    assert!(wanting.contains("0.1.0") && wanting.contains("neither setting `from` nor `until` is there"), "{wanting}");
+    let wrong = program_with(&["plugin", "check", "pitr-filter", "--set", "untill=5"]);
+    wrong.fails_with(2, &["cannot be configured", "untill"]);
+    assert!(wrong.stdout.contains("0.1.0"), "{}", wrong.stdout);
     program_with(&["plugin", "check", "header-injectr"]).fails_with(2, &["there is no plugin `header-injectr`"]);
     assert!(table.contains("Plugin: header-injector") && table.contains("headers"), "{table}");
 }

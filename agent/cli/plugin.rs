@@ -73,8 +73,12 @@ fn setting(text: &str) -> Result<(String, String), String> {
 
 impl Settings {
     fn start(&self, plugin: &Plugin) -> Result<Instance> {
+        plugin.start(&self.set, self.limits())
+    }
+
+    fn limits(&self) -> Limits {
         let memory_bytes = usize::try_from(self.memory).unwrap_or(usize::MAX);
-        plugin.start(&self.set, Limits { deadline: self.deadline, memory_bytes })
+        Limits { deadline: self.deadline, memory_bytes }
     }
 }
 
@@ -91,47 +95,43 @@ pub async fn run(verb: Verb) -> Result<()> {
     work.await.map_err(|error| Error::failed("the work ended early").source(error))?
 }
 
-/// Opens a file, or a plugin that is part of the agent where there is no file of that name.
+/// Opens a file, or a plugin that is part of the agent where there is no file of that name. A folder is none: its plugin's
+/// sources may lie in one.
 fn found(file: &Path) -> Result<Plugin> {
-    match file.to_str().filter(|_| !file.exists()) {
+    match file.to_str().filter(|_| !file.is_file()) {
         Some(name) => Plugin::find(name),
         None => Plugin::open(file),
     }
 }
 
-/// What `check` tells.
+/// What `check` tells: of the file, and what the plugin says of itself if it takes the settings.
 #[derive(Serialize)]
 struct Checked {
     kind: &'static str,
     bytes: u64,
-    interface: &'static str,
+    interface: String,
     imports: Vec<String>,
     compile_ms: u64,
-    needs: Vec<&'static str>,
-    touches: Vec<&'static str>,
+    needs_settings: Option<String>,
+    needs: Option<Vec<&'static str>>,
+    touches: Option<Vec<&'static str>>,
     targets: Option<Vec<String>>,
     keeps_from_ms: Option<i64>,
     keeps_until_ms: Option<i64>,
-    pure: bool,
+    pure: Option<bool>,
 }
 
+/// Tells what is known of a plugin. One that wants settings where none are given is sound; whatever else it cannot be
+/// configured for is the error, after what is known of the file.
 fn check(plugin: &Plugin, settings: &Settings, format: Format) -> Result<()> {
-    let about = plugin.about().clone();
-    let instance = settings.start(plugin)?;
-    let plan = instance.plan();
-    let checked = Checked {
-        kind: if about.is_module { "core module" } else { "component" },
-        bytes: about.bytes,
-        interface: about.interface,
-        imports: about.imports.iter().map(|import| shown(import)).collect(),
-        compile_ms: u64::try_from(about.compile.as_millis()).unwrap_or(u64::MAX),
-        needs: needs(plan.needs),
-        touches: touches(plan.touches),
-        targets: plan.targets.clone(),
-        keeps_from_ms: plan.keeps.from,
-        keeps_until_ms: plan.keeps.until,
-        pure: plan.pure,
+    let (plan, wants, failure) = match plugin.plan(&settings.set, settings.limits()) {
+        Ok(Ok(plan)) => (Some(plan), None, None),
+        Ok(Err(refusal)) if settings.set.is_empty() => {
+            (None, std::error::Error::source(&refusal).map(ToString::to_string), None)
+        }
+        Ok(Err(error)) | Err(error) => (None, None, Some(error)),
     };
+    let checked = Checked::of(plugin, plan.as_ref(), wants);
     let mut output = Output::stdout()?;
     match format {
         Format::Json => output.json(&checked)?,
@@ -142,10 +142,29 @@ fn check(plugin: &Plugin, settings: &Settings, format: Format) -> Result<()> {
             output.write((csv(&heads) + &csv(&cells)).as_bytes())?;
         }
     }
-    output.finish()
+    output.finish()?;
+    failure.map_or(Ok(()), Err)
 }
 
 impl Checked {
+    fn of(plugin: &Plugin, plan: Option<&wit::Plan>, needs_settings: Option<String>) -> Self {
+        let about = plugin.about();
+        Self {
+            kind: if about.is_module { "core module" } else { "component" },
+            bytes: about.bytes,
+            interface: shown(&about.interface),
+            imports: about.imports.iter().map(|import| shown(import)).collect(),
+            compile_ms: u64::try_from(about.compile.as_millis()).unwrap_or(u64::MAX),
+            needs_settings,
+            needs: plan.map(|plan| needs(plan.needs)),
+            touches: plan.map(|plan| touches(plan.touches)),
+            targets: plan.and_then(|plan| plan.targets.clone()),
+            keeps_from_ms: plan.and_then(|plan| plan.keeps.from),
+            keeps_until_ms: plan.and_then(|plan| plan.keeps.until),
+            pure: plan.map(|plan| plan.pure),
+        }
+    }
+
     fn page(&self, name: &str) -> Page {
         let mut page = Page::new(format!("Plugin: {name}"));
         let rows: Vec<_> = self.rows().into_iter().map(|[key, value]| vec![key, value]).collect();
@@ -161,13 +180,15 @@ impl Checked {
         let mut rows = vec![
             ["Form".to_owned(), self.kind.to_owned()],
             ["Size".to_owned(), size(self.bytes)],
-            ["Interface".to_owned(), self.interface.to_owned()],
+            ["Interface".to_owned(), self.interface.clone()],
             ["Imports".to_owned(), self.imports.join(", ")],
             ["Compiled in".to_owned(), format!("{} ms", self.compile_ms)],
-            ["Needs".to_owned(), listed(&self.needs)],
-            ["Touches".to_owned(), listed(&self.touches)],
-            ["Pure".to_owned(), if self.pure { "yes" } else { "no" }.to_owned()],
         ];
+        let mut row = |key: &str, value: Option<String>| rows.extend(value.map(|value| [key.to_owned(), value]));
+        row("Needs settings", self.needs_settings.clone());
+        row("Needs", self.needs.as_deref().map(listed));
+        row("Touches", self.touches.as_deref().map(listed));
+        row("Pure", self.pure.map(|pure| if pure { "yes" } else { "no" }.to_owned()));
         if let Some(targets) = &self.targets {
             rows.push(["Targets".to_owned(), listed(&targets.iter().map(String::as_str).collect::<Vec<_>>())]);
         }
@@ -282,5 +303,40 @@ impl Run {
             self.output.write(&self.line)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(name: &str) -> Vec<[String; 2]> {
+        let plugin = Plugin::find(name).expect("it ships");
+        let refusal = plugin.plan(&[], Limits::default()).expect("it lives").err();
+        let wants = refusal.as_ref().and_then(std::error::Error::source).map(ToString::to_string);
+        Checked::of(&plugin, None, wants).rows()
+    }
+
+    #[test]
+    fn a_plugin_that_wants_settings_is_sound_and_says_which() {
+        for (name, wants) in [("pitr-filter", "neither setting `from`"), ("restore-fanout", "no setting says where")] {
+            let rows = rows(name);
+            assert!(rows.contains(&["Interface".to_owned(), "0.1.0".to_owned()]), "{rows:?}");
+            let [key, value] = rows.last().expect("rows");
+            assert!(key == "Needs settings" && value.starts_with(wants), "{rows:?}");
+        }
+        assert!(rows("header-injector").iter().all(|[key, _]| key != "Needs settings"));
+    }
+
+    #[test]
+    fn a_plugin_that_ships_is_found_beside_a_folder_of_its_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inside = folder.path().join("header-injector");
+        std::fs::create_dir(&inside).expect("made");
+        let said = found(&inside).expect_err("a folder").to_string();
+        assert!(said.contains("is no file"), "{said}");
+        // The tests' own folder is the sources': `plugins` is there, and no plugin.
+        assert!(Path::new("plugins").is_dir());
+        assert!(found(Path::new("plugins")).expect_err("none").to_string().contains("there is no plugin `plugins`"));
     }
 }

@@ -201,7 +201,7 @@ pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Pla
         Some(source) => source.iter().map(|record| sent[*record as usize]).collect(),
         None => sent.to_vec(),
     };
-    kept(&made, plan)?;
+    kept(sent, &made, plan)?;
     let mut derived = rows.derive();
     if let Some(timestamps) = timestamps {
         declared("timestamps", plan, Touches::TIMESTAMPS)?;
@@ -261,17 +261,31 @@ fn chosen(source: &[u32], sent: usize, plan: &Plan) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Checks that what the plugin said it drops by time is dropped: the agent may not even have asked it for the rest.
-fn kept(made: &[Row], plan: &Plan) -> Result<(), Wrong> {
-    if plan.keeps.from.is_none() && plan.keeps.until.is_none() {
+/// Whether a plugin keeps exactly the records of its window, as `wit/transform.wit` says: it does not look at more than
+/// time and place, and does nothing but drop.
+pub fn is_window(plan: &Plan) -> bool {
+    let has_bound = plan.keeps.from.is_some() || plan.keeps.until.is_some();
+    has_bound && plan.pure && plan.needs == Columns::default() && plan.touches == Touches::DROPS
+}
+
+/// Checks that what the plugin said it drops by time is dropped, and that what it said it keeps is there: the agent may
+/// not even have asked it for either.
+fn kept(sent: &[Row], made: &[Row], plan: &Plan) -> Result<(), Wrong> {
+    let (from, until) = (plan.keeps.from, plan.keeps.until);
+    if from.is_none() && until.is_none() {
         return Ok(());
     }
-    let (from, until) = (plan.keeps.from.unwrap_or(i64::MIN), plan.keeps.until.unwrap_or(i64::MAX));
-    let is_outside = |row: &&Row| row.timestamp.0 < from || row.timestamp.0 >= until && plan.keeps.until.is_some();
-    match made.iter().find(is_outside) {
-        Some(row) => Err(format!("it kept a record of {}, outside the window that it declared", row.timestamp)),
-        None => Ok(()),
+    let is_inside = |row: &&Row| {
+        from.is_none_or(|from| row.timestamp.0 >= from) && until.is_none_or(|until| row.timestamp.0 < until)
+    };
+    if let Some(row) = made.iter().find(|row| !is_inside(row)) {
+        return Err(format!("it kept a record of {}, outside the window that it declared", row.timestamp));
     }
+    // None is there twice, as copies were not declared.
+    if is_window(plan) && made.len() != sent.iter().filter(is_inside).count() {
+        return Err("it dropped a record inside the window that it declared, and declared nothing else".to_owned());
+    }
+    Ok(())
 }
 
 fn stamped(timestamps: &[i64], made: &mut [Row]) -> Result<(), Wrong> {

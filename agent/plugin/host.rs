@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Engine, EngineWeak, ResourceLimiter, Store, Trap};
 
 use self::bindings::PluginPre;
@@ -83,10 +83,10 @@ impl Loaded {
         let component = if is_module { Some(loading::component_of(engine, bytes).map_err(wrong)?) } else { None };
         let component = component.as_deref().unwrap_or(bytes);
         loading::check_depth(component).map_err(wrong)?;
-        let component = Component::new(engine, component);
+        let component = cache::component(engine, component);
         let component = component.map_err(|error| wrong(loading::damaged(&format!("{error:#}"))))?;
         let compile = began.elapsed();
-        let imports = loading::check(engine, &component).map_err(wrong)?;
+        let (imports, interface) = loading::check(engine, &component).map_err(wrong)?;
         let pre = linker.instantiate_pre(&component).and_then(PluginPre::new);
         let pre = pre.map_err(|error| {
             wrong(format!("is built against another form of interface {}: build it again", loading::VERSION))
@@ -95,7 +95,7 @@ impl Loaded {
         let about = About {
             bytes: bytes.len() as u64,
             is_module,
-            interface: loading::VERSION,
+            interface,
             imports,
             compile,
             digest: xxhash_rust::xxh3::xxh3_128(bytes),
@@ -123,8 +123,31 @@ impl Loaded {
 pub(super) enum Fault {
     /// The plugin says so, and lives.
     Told(Failure),
-    /// It is dead. `is_late` where it was ended because its time was up.
-    Dead { why: String, is_late: bool },
+    /// It is dead, or as good as.
+    Dead { why: String, end: End },
+}
+
+impl Fault {
+    /// Returns what is wrong with what the plugin says, where that is the fault.
+    pub(super) fn wrong(&self) -> Option<&str> {
+        match self {
+            Self::Dead { why, end: End::Wrong } => Some(why),
+            _ => None,
+        }
+    }
+}
+
+/// How a plugin came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its time was up.
+    Late,
+    /// It was refused memory.
+    Starved,
+    /// What it says cannot be taken.
+    Wrong,
+    /// It trapped, or could not be run.
+    Trapped,
 }
 
 /// A running plugin.
@@ -266,7 +289,7 @@ fn engine() -> Result<(&'static Engine, &'static Linker<State>)> {
 
 fn make_engine() -> wasmtime::Result<(Engine, Linker<State>)> {
     let mut config = Config::new();
-    config.epoch_interruption(true).cache(cache::open());
+    config.epoch_interruption(true);
     let engine = Engine::new(&config)?;
     let mut linker = Linker::new(&engine);
     bindings::Plugin::add_to_linker::<_, HasSelf<_>>(&mut linker, |state: &mut State| state)?;
@@ -293,17 +316,34 @@ fn ticks(time: Duration) -> u64 {
 fn fault(error: &wasmtime::Error, state: &State, limits: Limits, untrapped: &str) -> Fault {
     let trap = error.downcast_ref::<Trap>().copied();
     let why = why(trap, state, limits).unwrap_or_else(|| format!("{untrapped}: {}", one_line(error)));
-    Fault::Dead { why, is_late: trap == Some(Trap::Interrupt) }
+    let end = match trap {
+        Some(Trap::Interrupt) => End::Late,
+        _ if denied(trap, &state.memory).is_some() => End::Starved,
+        _ => End::Trapped,
+    };
+    Fault::Dead { why, end }
+}
+
+/// Returns how much memory a plugin wanted in vain, where that may have ended it. A plugin may live on without the memory
+/// that it was refused: what ends it later has its own reason.
+fn denied(trap: Option<Trap>, memory: &Memory) -> Option<usize> {
+    memory.denied.filter(|_| matches!(trap, None | Some(Trap::UnreachableCodeReached)))
+}
+
+/// Says how much memory is wanted and what the limit is, in the unit in which the limit was most likely written.
+fn too_little(wanted: usize, limit: usize) -> String {
+    let units = [(1 << 20, "MiB"), (1 << 10, "KiB")];
+    let (unit, name) =
+        units.into_iter().find(|(unit, _)| limit >= *unit && limit.is_multiple_of(*unit)).unwrap_or((1, "bytes"));
+    let (wanted, limit) = (wanted.div_ceil(unit), limit / unit);
+    format!("needs more memory than it may have: {wanted} {name}, the limit is {limit} {name}")
 }
 
 /// Says why a call ended by `trap`, or for want of memory.
 fn why(trap: Option<Trap>, State { memory, log }: &State, limits: Limits) -> Option<String> {
     let last = log.last_error.as_deref();
-    // A plugin may live on without the memory that it was refused: what ends it later has its own reason.
-    let denied = memory.denied.filter(|_| matches!(trap, None | Some(Trap::UnreachableCodeReached)));
-    if let Some(wanted) = denied {
-        let (wanted, limit) = (wanted.div_ceil(1 << 20), limits.memory_bytes >> 20);
-        return Some(format!("needs more memory than it may have: {wanted} MiB, the limit is {limit} MiB"));
+    if let Some(wanted) = denied(trap, memory) {
+        return Some(too_little(wanted, limits.memory_bytes));
     }
     let what = match trap? {
         Trap::UnreachableCodeReached => {
@@ -375,5 +415,14 @@ mod tests {
         assert_eq!([said(None), said(Some(Trap::UnreachableCodeReached))], [memory; 2]);
         assert_eq!(said(Some(Trap::Interrupt)), "took longer than 10 s");
         assert!(said(Some(Trap::IntegerDivisionByZero)).contains("divide by zero"));
+    }
+
+    #[test]
+    fn a_limit_of_memory_is_told_as_it_was_written() {
+        let said = |limit| too_little((1 << 20) + 1, limit).replace("needs more memory than it may have: ", "");
+        assert_eq!(said(1 << 20), "2 MiB, the limit is 1 MiB");
+        assert_eq!(said(1 << 10), "1025 KiB, the limit is 1 KiB");
+        assert_eq!(said(1_000_000), "1048577 bytes, the limit is 1000000 bytes");
+        assert_eq!(said(0), "1048577 bytes, the limit is 0 bytes");
     }
 }

@@ -237,7 +237,7 @@ fn rows_are_sent_in_pieces_that_are_not_too_large() {
 }
 
 fn dead(rows: Range<usize>) -> Failed {
-    Failed { fault: Fault::Dead { why: "it died".to_owned(), is_late: false }, rows, in_configure: false }
+    Failed { fault: Fault::Dead { why: "it died".to_owned(), end: End::Trapped }, rows, in_configure: false }
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn the_record_is_searched_for_only_as_long_as_there_is_time() {
     assert_eq!(search(i32::MAX), 1023..1024);
     assert_eq!(search(6), 896..1024, "three halves were searched twice");
     assert_eq!(search(0), 0..1024);
-    let late = Failed { fault: Fault::Dead { why: String::new(), is_late: true }, ..dead(0..8) };
+    let late = Failed { fault: Fault::Dead { why: String::new(), end: End::Late }, ..dead(0..8) };
     assert_eq!(halved(late, |_| panic!("each half would take as long")).rows, 0..8);
     let unconfigured = Failed { in_configure: true, ..dead(0..8) };
     assert_eq!(halved(unconfigured, |_| panic!("no record is to blame")).rows, 0..8);
@@ -287,4 +287,82 @@ fn a_range_of_offsets_may_end_with_the_last_there_can_be() {
         instance("faults", &[("fault", "panic"), ("pure", "false")], Limits::default()).expect("it is configured");
     let said = instance.apply(&partition(), &rows, |_, _| Ok(())).expect_err("it panics").to_string();
     assert!(said.contains("offsets [9223372036854775806, 9223372036854775807): panicked"), "{said}");
+}
+
+/// Adds what the sources in a folder take from outside `agent/` when the program is built, tests left out.
+fn included(folder: &Path, found: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).expect("sources").map(|entry| entry.expect("readable").path()) {
+        if entry.is_dir() {
+            included(&entry, found);
+        } else if entry.extension().is_some_and(|name| name == "rs") && !entry.ends_with("tests.rs") {
+            let text = std::fs::read_to_string(&entry).expect("text");
+            let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            for path in text.split("include_").skip(1).filter_map(|rest| rest.split('"').nth(1)) {
+                let file = folder.join(path);
+                if let Ok(file) = file.canonicalize().map(|file| file.display().to_string()) {
+                    found.push(file.replace(&format!("{}/", env!("CARGO_MANIFEST_DIR")), ""));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_image_is_built_with_all_that_the_sources_include() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut wanted = vec!["wit/transform.wit".to_owned()];
+    included(&top.join("agent"), &mut wanted);
+    assert!(wanted.iter().any(|file| file == "plugins/pitr-filter/pitr-filter.wasm"), "{wanted:?}");
+    let image = std::fs::read_to_string(top.join("Dockerfile")).expect("it is there");
+    let copied: Vec<_> = image.lines().filter_map(|line| line.strip_prefix("COPY ")?.split(' ').next()).collect();
+    for file in wanted {
+        let is_copied = copied.iter().any(|from| file == *from || file.starts_with(&format!("{from}/")));
+        assert!(is_copied, "the Dockerfile copies no {file}: the image could not be built");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_an_answer_to_all_records_is_told_beside_what_is_to_one() {
+    let said = fault(&[("fault", "wrong-order")]);
+    let wanted = "plugin `faults` (faults.wasm) failed at orders-3 offset 1000: its answer is wrong: `source` names record 1 \
+                  of 1; to all 10 records of the call: its answer is wrong: `source` must not descend";
+    assert_eq!(said, wanted);
+}
+
+#[test]
+fn memory_that_is_too_little_to_begin_with_is_the_operators_to_mend() {
+    let little = Limits { memory_bytes: 1 << 10, ..Limits::default() };
+    let error = instance("pitr-filter", &[("until", "5000")], little).err().expect("it cannot be started");
+    assert_eq!(error.kind(), Kind::Usage);
+    assert!(error.to_string().contains(" KiB, the limit is 1 KiB; give it more: "), "{error}");
+}
+
+#[test]
+fn what_a_plugin_logs_names_its_stage() {
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("whole").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let plugin = Plugin::find("pitr-filter").expect("it ships");
+    tracing::subscriber::with_default(subscriber, || {
+        say(&plugin.clone().as_part_of("stage 2 of pipeline `p`"), vec![(Level::Warn, "it is late".to_owned())]);
+        say(&plugin, vec![(Level::Info, "alone".to_owned())]);
+    });
+    let text = String::from_utf8(lines.0.lock().expect("whole").clone()).expect("text");
+    let [staged, alone] = &text.lines().collect::<Vec<_>>()[..] else { panic!("two lines: {text}") };
+    assert!(staged.contains(r#"it is late plugin="pitr-filter" stage="stage 2 of pipeline `p`""#), "{staged}");
+    assert!(alone.contains("alone") && !alone.contains("stage"), "{alone}");
 }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+mod bounds;
+
 use super::*;
 use crate::batch::records::{Record, Records, encode, template};
 use crate::batch::{Compression, Header};

@@ -4,7 +4,7 @@
 //! becomes of what a plugin failed at.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_128;
@@ -15,8 +15,8 @@ use crate::batch::records::rows::Rows;
 use crate::batch::transactions::OpenTransactions;
 use crate::batch::{self, Compression, Header};
 use crate::error::{Error, Result};
-use crate::plugin::Instance;
-use crate::plugin::columns::Answer;
+use crate::plugin::columns::{Answer, is_window};
+use crate::plugin::{Instance, Untaken, wit};
 use crate::record::{DeadLetter, LeftOut, OffsetRange, Partition};
 
 /// Bytes of batches made anew with which a run is handed back: a segment takes them, and pays for them.
@@ -33,12 +33,14 @@ const MOST_DECODED_BYTES: usize = 128 << 20;
 /// The most bytes that a stage may make of one batch, beyond those that it was given.
 const MOST_ADDED_BYTES: usize = 64 << 20;
 
-/// Whoever works on a large batch holds this: there is one at a time in the process.
-static LARGE: Mutex<()> = Mutex::new(());
+/// Whoever works on a large batch holds this, which the workers of a pipeline share. A plugin may use up its time meanwhile:
+/// those of other pipelines must not wait for it.
+pub(super) type Large = Arc<Mutex<()>>;
 
 /// The stages of one worker, in order.
 pub(super) struct Worker {
     stages: Vec<(Instance, OnError)>,
+    large: Large,
     /// The start of each partition after which it was last seen.
     generations: HashMap<Partition, u32>,
 }
@@ -55,8 +57,8 @@ enum Made {
 
 impl Worker {
     /// Makes a worker of configured instances.
-    pub(super) fn new(stages: Vec<(Instance, OnError)>) -> Self {
-        Self { stages, generations: HashMap::new() }
+    pub(super) fn new(stages: Vec<(Instance, OnError)>, large: Large) -> Self {
+        Self { stages, large, generations: HashMap::new() }
     }
 
     /// Takes note of the start after which a partition is read.
@@ -135,12 +137,20 @@ impl Worker {
         if header.count == 0 || header.is_control() || is_aborted {
             return Ok(Made::Same);
         }
-        if self.drops_all(header) {
-            return Ok(Made::New(emptied(header)));
+        match self.proven(header) {
+            Proven::Keeps => return Ok(Made::Same),
+            Proven::Drops => return Ok(Made::New(emptied(header))),
+            Proven::Nothing => {}
         }
-        let (before, _large) = match decoded(header, bytes) {
+        let large = self.large.clone();
+        let (before, _large) = match decoded(header, bytes, &large) {
             Ok(decoded) => decoded,
-            Err(error) => return self.decided(self.strictest(), header, bytes, error, left_out),
+            Err(error) => {
+                let stage = self.strictest();
+                let (named, offsets) = (self.stages[stage].0.named(), range_of(header));
+                let what = format!("{named} cannot be given the batch of {partition} offsets {offsets}");
+                return self.decided(stage, header, bytes, Error::new(error.kind(), what).source(error), left_out);
+            }
         };
         let (mut rows, mut skipped) = (None, Vec::new());
         for (stage, (instance, on_error)) in self.stages.iter_mut().enumerate() {
@@ -160,7 +170,14 @@ impl Worker {
         let made = match rows {
             Some(rows) if !rows.is_same(&before) => match encode_rows(header, &rows, header.compression()?) {
                 Ok(made) => Made::New(made),
-                Err(error) => return self.decided(self.strictest(), header, bytes, error, left_out),
+                Err(error) => {
+                    let stage = self.strictest();
+                    let (named, offsets) = (self.stages[stage].0.named(), range_of(header));
+                    let what = format!(
+                        "what the stages made of {partition} offsets {offsets} is no batch, {named} decides on it"
+                    );
+                    return self.decided(stage, header, bytes, Error::new(error.kind(), what).source(error), left_out);
+                }
             },
             _ => Made::Same,
         };
@@ -202,24 +219,47 @@ impl Worker {
         }
     }
 
-    /// Returns whether the first stage drops each record of a batch by its time, as far as the header alone proves it.
-    fn drops_all(&self, header: &Header) -> bool {
-        let Some((first, _)) = self.stages.first() else { return false };
-        let keeps = first.plan().keeps;
-        let is_before = keeps.from.is_some_and(|from| header.max_timestamp.0 < from);
-        let is_behind = header.proven_min_time().zip(keeps.until).is_some_and(|(least, until)| least.0 >= until);
-        is_before || is_behind
+    /// Returns what becomes of all records of a batch, as far as its header alone proves it.
+    fn proven(&self, header: &Header) -> Proven {
+        let mut each = self.stages.iter().map(|(instance, _)| proven(instance.plan(), header));
+        each.find(|proven| *proven != Proven::Keeps).unwrap_or(Proven::Keeps)
     }
 }
 
-/// Takes a batch apart; one that is large when decoded only while no other is.
-fn decoded(header: &Header, bytes: &Bytes) -> Result<(Rows, Option<MutexGuard<'static, ()>>)> {
+/// What a batch's header alone proves of a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proven {
+    /// It passes on each record as it is.
+    Keeps,
+    /// It drops each record.
+    Drops,
+    Nothing,
+}
+
+fn proven(plan: &wit::Plan, header: &Header) -> Proven {
+    let wit::Window { from, until } = plan.keeps;
+    let (least, most) = (header.proven_min_time().map(|time| time.0), header.max_timestamp.0);
+    let is_before = from.is_some_and(|from| most < from);
+    let is_behind = least.zip(until).is_some_and(|(least, until)| least >= until);
+    let begins_inside = from.is_none_or(|from| least.is_some_and(|least| least >= from));
+    let ends_inside = until.is_none_or(|until| most < until);
+    if is_before || is_behind {
+        Proven::Drops
+    } else if begins_inside && ends_inside && is_window(plan) {
+        Proven::Keeps
+    } else {
+        Proven::Nothing
+    }
+}
+
+/// Takes a batch apart; one that is large when decoded only while no other of the pipeline is.
+fn decoded<'a>(header: &Header, bytes: &Bytes, large: &'a Mutex<()>) -> Result<(Rows, Option<MutexGuard<'a, ()>>)> {
     if header.count <= LARGE_COUNT
         && let Ok(rows) = Rows::of_at_most(header, bytes, LARGE_BYTES)
     {
         return Ok((rows, None));
     }
-    let alone = LARGE.lock().unwrap_or_else(PoisonError::into_inner);
+    let alone = large.lock().unwrap_or_else(PoisonError::into_inner);
     Ok((Rows::of_at_most(header, bytes, MOST_DECODED_BYTES)?, Some(alone)))
 }
 
@@ -231,16 +271,17 @@ struct Making {
 }
 
 impl Making {
-    fn of(given: &Rows) -> Self {
+    fn of(given: &Rows, most_added_bytes: usize) -> Self {
         let bytes: usize = given.rows().iter().map(|row| given.size_bytes(row)).sum();
-        Self { rows: given.derive().finish(Vec::new()), bytes: 0, most_bytes: bytes.saturating_add(MOST_ADDED_BYTES) }
+        Self { rows: given.derive().finish(Vec::new()), bytes: 0, most_bytes: bytes.saturating_add(most_added_bytes) }
     }
 
-    fn take(&mut self, stage: &str, answer: Answer) -> Result<()> {
-        self.bytes = self.bytes.saturating_add(answer.bytes);
-        if self.bytes > self.most_bytes {
-            return Err(Error::failed(format!("{stage} makes more than {} bytes of one batch", self.most_bytes)));
+    fn take(&mut self, answer: Answer) -> Result<(), Untaken> {
+        let bytes = self.bytes.saturating_add(answer.bytes);
+        if bytes > self.most_bytes {
+            return Err(Untaken::TooMuch(format!("it makes more than {} bytes of one batch", self.most_bytes)));
         }
+        self.bytes = bytes;
         self.rows.append(answer.rows);
         Ok(())
     }
@@ -248,19 +289,29 @@ impl Making {
 
 /// Passes rows through one stage; all of them, or none.
 fn whole(instance: &mut Instance, partition: &Partition, rows: &Rows) -> Result<Rows> {
-    let (stage, mut making) = (instance.named(), Making::of(rows));
-    instance.apply(partition, rows, |_, answer| making.take(&stage, answer))?;
+    let mut making = Making::of(rows, MOST_ADDED_BYTES);
+    instance.apply(partition, rows, |_, answer| making.take(answer))?;
     Ok(making.rows)
 }
 
 /// Passes rows through one stage; `skipped` is told how many were left out because the plugin failed at them.
-fn skipping(instance: &mut Instance, partition: &Partition, rows: &Rows, mut skipped: impl FnMut(u32)) -> Result<Rows> {
-    let (stage, mut making) = (instance.named(), Making::of(rows));
+fn skipping(instance: &mut Instance, partition: &Partition, rows: &Rows, skipped: impl FnMut(u32)) -> Result<Rows> {
+    bounded(instance, partition, rows, MOST_ADDED_BYTES, skipped)
+}
+
+fn bounded(
+    instance: &mut Instance,
+    partition: &Partition,
+    rows: &Rows,
+    most_added_bytes: usize,
+    mut skipped: impl FnMut(u32),
+) -> Result<Rows> {
+    let mut making = Making::of(rows, most_added_bytes);
     let (mut count, mut first) = (0, None);
     instance.apply_past_failures(
         partition,
         rows,
-        |_, answer| making.take(&stage, answer),
+        |_, answer| making.take(answer),
         |range, error| {
             count += range.len();
             first.get_or_insert(error);
@@ -317,5 +368,64 @@ impl Out<'_> {
         }
         self.copy();
         self.made.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::records::{Record, template};
+    use crate::plugin::{Limits, Plugin};
+    use crate::record::{Timestamp, TopicId};
+
+    fn instance(plugin: &str, settings: &[(&str, &str)]) -> Instance {
+        let settings: Vec<_> = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Plugin::find(plugin).and_then(|plugin| plugin.start(&settings, Limits::default())).expect("it starts")
+    }
+
+    fn partition() -> Partition {
+        Partition { topic: "orders".into(), topic_id: TopicId::NONE, index: 3 }
+    }
+
+    #[test]
+    fn only_what_is_too_much_of_a_batch_is_skipped() {
+        let record = |offset| Record { offset, timestamp: Timestamp(0), key: None, value: None, headers: Vec::new() };
+        let rows = Rows::from_records(&(0..100).map(record).collect::<Vec<_>>()).expect("small");
+        let text = "x".repeat(990);
+        let off = [("offset", "false"), ("timestamp", "false"), ("partition", "false"), ("headers.name", &text)];
+        let mut instance = instance("header-injector", &off);
+        let mut skipped = 0;
+        let made = bounded(&mut instance, &partition(), &rows, 40_500, |records| skipped += records).expect("it lives");
+        assert_eq!((made.len(), skipped), (40, 60), "a record is a thousand bytes with its header");
+        assert!(made.rows().iter().map(|row| row.offset).eq(0..40));
+    }
+
+    #[test]
+    fn what_is_too_much_of_a_batch_names_who_made_it_and_of_what() {
+        let record = |offset| Record { offset, timestamp: Timestamp(0), key: None, value: None, headers: Vec::new() };
+        let rows = Rows::from_records(&(7..9).map(record).collect::<Vec<_>>()).expect("small");
+        let mut making = Making::of(&rows, 10);
+        let mut instance = instance("header-injector", &[]);
+        let said = instance.apply(&partition(), &rows, |_, answer| making.take(answer)).expect_err("too much");
+        let wanted = "plugin `header-injector` (header-injector.wasm) failed at orders-3 offsets [7, 9): \
+                      it makes more than 10 bytes of one batch";
+        assert_eq!(said.to_string(), wanted);
+    }
+
+    #[test]
+    fn a_header_proves_what_a_window_keeps_and_drops_as_far_as_its_times_are_bounds() {
+        let proven = |settings: &[(&str, &str)], log_append: bool, most: i64| {
+            let attributes = if log_append { 0x08 } else { 0 };
+            let header = Header { attributes, max_timestamp: Timestamp(most), count: 5, ..template(0) };
+            super::proven(instance("pitr-filter", settings).plan(), &header)
+        };
+        let until = [("until", "1000")];
+        assert_eq!([999, 1000].map(|most| proven(&until, false, most)), [Proven::Keeps, Proven::Nothing]);
+        assert_eq!([999, 1000].map(|most| proven(&until, true, most)), [Proven::Keeps, Proven::Drops]);
+        let from = [("from", "1000")];
+        assert_eq!([999, 1000].map(|most| proven(&from, false, most)), [Proven::Drops, Proven::Nothing]);
+        assert_eq!([999, 1000].map(|most| proven(&from, true, most)), [Proven::Drops, Proven::Keeps]);
+        let injects = instance("header-injector", &[]);
+        assert_eq!(super::proven(injects.plan(), &template(0)), Proven::Nothing);
     }
 }

@@ -207,6 +207,25 @@ fn what_was_not_declared_is_refused() {
 }
 
 #[test]
+fn a_plugin_that_does_nothing_but_keep_a_window_drops_nothing_inside() {
+    let keeps = Window { from: Some(1005), until: Some(1008) };
+    let window = Plan { needs: Columns::default(), touches: Touches::DROPS, keeps, ..everything() };
+    assert!(is_window(&window));
+    let rows = |source: &[u32]| Output { source: Some(source.to_vec()), ..unchanged() };
+    let _ = taken_by(&window, rows(&[0, 1])).expect("all that are inside");
+    let said = taken_by(&window, rows(&[1])).expect_err("one is missing");
+    assert!(said.contains("it dropped a record inside the window"), "{said}");
+    for wider in [
+        Plan { needs: Columns::KEYS, ..window.clone() },
+        Plan { touches: Touches::DROPS | Touches::HEADERS, ..window.clone() },
+        Plan { pure: false, ..window.clone() },
+    ] {
+        assert!(!is_window(&wider));
+        let _ = taken_by(&wider, rows(&[1])).expect("it may drop for reasons of its own");
+    }
+}
+
+#[test]
 fn a_name_that_is_no_text_may_stay_where_it_was() {
     let name = Bytes::from_static(&[0xff]);
     let record =

@@ -176,8 +176,9 @@ fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
     None
 }
 
-/// Checks what a component wants and gives; returns the names of its imports.
-pub(super) fn check(engine: &Engine, component: &Component) -> Result<Vec<String>, String> {
+/// Checks what a component wants and gives; returns the names of its imports, and the version of the interface that it is
+/// built for.
+pub(super) fn check(engine: &Engine, component: &Component) -> Result<(Vec<String>, String), String> {
     let described = component.component_type();
     let imports: Vec<String> = described.imports(engine).map(|(name, _)| name.to_owned()).collect();
     let exports: Vec<String> = described.exports(engine).map(|(name, _)| name.to_owned()).collect();
@@ -189,10 +190,10 @@ pub(super) fn check(engine: &Engine, component: &Component) -> Result<Vec<String
     if let Some(foreign) = imports.iter().find(|name| version_in(name).is_none()) {
         return Err(wanting(foreign));
     }
-    if !exports.iter().any(|name| name.starts_with(&format!("{PACKAGE}/transform@"))) {
-        return Err(format!("is no plugin: it does not export `{PACKAGE}/transform`"));
+    match exports.iter().find_map(|name| name.strip_prefix(PACKAGE)?.strip_prefix("/transform@")) {
+        Some(version) => Ok((imports, version.to_owned())),
+        None => Err(format!("is no plugin: it does not export `{PACKAGE}/transform`")),
     }
-    Ok(imports)
 }
 
 /// Returns the `major.minor` of our interface that a text names.

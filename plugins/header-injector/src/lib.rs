@@ -14,6 +14,9 @@ const FIELDS: [(&str, &str, bool); 4] = [
     ("topic", "x-kafka-backup-topic", false),
 ];
 
+/// The most headers that can be injected: one answer replaces no more.
+const MOST_HEADERS: usize = 256;
+
 /// The transform. It makes whole columns: every record gets the same headers, so that but for their values nothing is to be
 /// found out about a record.
 pub struct HeaderInjector {
@@ -54,6 +57,10 @@ impl Plugin for HeaderInjector {
         for (name, value) in settings.table("headers") {
             let (setting, value) = (format!("headers.{name}"), Value::Constant(value.to_owned()));
             headers.push(Injected { setting, name: name.to_owned(), value });
+        }
+        if headers.len() > MOST_HEADERS {
+            let (given, most) = (headers.len(), MOST_HEADERS);
+            return Err(Error::new(format!("the settings inject {given} headers, the most is {most}: leave some out")));
         }
         let injector = Self { headers };
         injector.check_names()?;

@@ -60,6 +60,14 @@ fn wrong_settings_are_told_by_name() {
 }
 
 #[test]
+fn more_headers_than_an_answer_can_replace_are_refused_with_the_settings() {
+    let names: Vec<_> = (0..254).map(|number| format!("headers.{number}")).collect();
+    let settings: Vec<_> = names.iter().map(|name| (name.as_str(), "x")).collect();
+    assert_eq!(inject(&settings[..253], &[Sample::new(7)])[0].headers.len(), 256, "three are there by default");
+    assert_eq!(refused(&settings), "the settings inject 257 headers, the most is 256: leave some out");
+}
+
+#[test]
 fn nothing_is_asked_for_and_only_headers_are_touched() {
     let host = Host::<HeaderInjector>::new(&[]).expect("valid settings");
     assert_eq!((host.plan().needs, host.plan().touches), (Columns::empty(), Touches::HEADERS));

@@ -1,8 +1,8 @@
 //! A harness that runs a transform natively on records, without an agent: plugin tests are plain `cargo test`.
 //!
-//! [`Host`] does what the agent does: it sends only the columns that were asked for, checks each answer against
-//! `wit/transform.wit` and what the plugin declared, and applies the edits. What it leaves to the agent: deadlines,
-//! memory, and the sandbox.
+//! [`Host`] does what the agent does: it sends only the columns that were asked for, checks the plan and each answer
+//! against `wit/transform.wit` and what the plugin declared, and applies the edits. What it leaves to the agent: deadlines,
+//! memory, the bounds on rows and bytes of an answer, and the sandbox.
 
 mod answer;
 mod check;
@@ -10,7 +10,7 @@ mod check;
 pub mod random;
 
 pub use answer::apply;
-pub use check::{Problem, check};
+pub use check::{Problem, check, check_plan};
 
 use crate::log::{LINES, Level};
 use crate::wit::{Batch, Column, Columns, HeaderColumn, Plan, TimestampType};
@@ -112,10 +112,11 @@ impl<P: Plugin> Host<P> {
     /// Configures a plugin.
     ///
     /// # Errors
-    /// What the plugin says of its settings.
+    /// What the plugin says of its settings, or what is wrong with what it says of itself.
     pub fn new(settings: &[(&str, &str)]) -> Result<Self> {
         let owned = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let (plugin, plan) = P::configure(owned)?;
+        check_plan(&plan).map_err(|problem| Error::new(format!("wrong plan: {problem}")))?;
         Ok(Self { plugin, plan })
     }
 

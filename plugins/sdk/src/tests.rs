@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use crate::testing::{Host, Made, Sample, apply, batch, check, logged, random};
+use crate::testing::{Host, Made, Sample, apply, batch, check, check_plan, logged, random};
 use crate::wit::{Batch, Columns, Plan, Touches, Window};
 use crate::{Error, Output, Record, Result, Row, Settings, Transform, log};
 
@@ -170,6 +170,61 @@ fn a_column_that_was_not_asked_for_cannot_be_read() {
 fn what_was_not_declared_is_refused() {
     let error = careless(&["route"]).expect_err("routing was not declared");
     assert_eq!(error.message(), "wrong answer: topics, which `touches` does not name");
+}
+
+#[test]
+fn a_plan_that_contradicts_itself_is_refused() {
+    let window = |from, until| Plan { keeps: Window { from, until }, ..anything() };
+    let targets =
+        |names: &[&str]| Plan { targets: Some(names.iter().map(|name| name.to_string()).collect()), ..anything() };
+    for sound in [anything(), window(Some(1), Some(2)), window(None, Some(0)), targets(&["a.b"]), targets(&[])] {
+        assert_eq!(check_plan(&sound), Ok(()));
+    }
+    let without = |touch, plan: Plan| Plan { touches: Touches::all() - touch, ..plan };
+    for (plan, said) in [
+        (without(Touches::DROPS, window(Some(1), None)), "`keeps` has a bound, and `touches` no `drops`"),
+        (without(Touches::TOPICS, targets(&["a"])), "`targets` has names, and `touches` no `topics`"),
+        (window(Some(5), Some(5)), "`keeps` ends before it begins"),
+        (targets(&["a b"]), "`a b` cannot be a topic's name"),
+        (targets(&[".."]), "`..` cannot be a topic's name"),
+    ] {
+        assert_eq!(check_plan(&plan).expect_err(said), said);
+    }
+}
+
+#[test]
+fn an_answer_keeps_its_window_and_names_topics_that_can_be() {
+    let samples = [4, 5, 7, 8].map(|time| Sample::new(time).timestamp(time));
+    let wide = Plan { keeps: Window { from: Some(5), until: Some(8) }, ..anything() };
+    let rows = |source: &[u32]| {
+        let batch = batch("orders", 0, &samples, Columns::empty());
+        let mut out = Output::new(&batch);
+        source.iter().for_each(|record| drop(out.emit(Record::new(&batch, *record))));
+        out.finish()
+    };
+    assert_eq!(check(&wide, &samples, &rows(&[1, 2])), Ok(()));
+    assert_eq!(check(&wide, &samples, &rows(&[1])), Ok(()), "it may look at more than the time");
+    for outside in [0, 3] {
+        let said = check(&wide, &samples, &rows(&[outside])).expect_err("outside");
+        assert!(said.ends_with("which is outside of `keeps`"), "{said}");
+    }
+    let exact = Plan { needs: Columns::empty(), touches: Touches::DROPS, ..wide };
+    assert_eq!(check(&exact, &samples, &rows(&[1, 2])), Ok(()));
+    assert!(check(&exact, &samples, &rows(&[1])).expect_err("dropped").contains("inside of `keeps` was dropped"));
+
+    let batch = batch("orders", 0, &samples, Columns::empty());
+    let mut out = Output::new(&batch);
+    out.emit(Record::new(&batch, 0)).topic("no topic");
+    let said = check(&anything(), &samples, &out.finish()).expect_err("a space");
+    assert_eq!(said, "`no topic` cannot be a topic's name");
+    let mut out = Output::new(&batch);
+    for name in 0..257 {
+        out.emit(Record::new(&batch, 0)).remove_header(name.to_string());
+    }
+    assert_eq!(
+        check(&anything(), &samples, &out.finish()).expect_err("too many"),
+        "removes headers 257 times, the most is 256"
+    );
 }
 
 #[test]

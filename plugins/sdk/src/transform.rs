@@ -35,7 +35,8 @@ pub trait Transform: Sized + 'static {
         Some(Vec::new())
     }
 
-    /// Returns a span of time outside of which every record is dropped, so that the agent need not ask.
+    /// Returns a span of time outside of which every record is dropped, so that the agent need not ask. Of a pure transform
+    /// that needs no column and does nothing but drop it also means that every record inside is kept.
     fn keeps(&self) -> Window {
         Window { from: None, until: None }
     }

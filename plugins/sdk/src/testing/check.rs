@@ -1,10 +1,36 @@
-//! Checks an answer against `wit/transform.wit` and the plugin's plan, as the agent does.
+//! Checks a plan, and an answer against `wit/transform.wit` and the plan, as the agent does.
 
 use super::Sample;
 use crate::wit::{Column, HeaderColumn, HeaderEdit, Output, Patch, Plan, Route, Touches};
 
+/// The agent's bounds on what an operator is shown beforehand, and on what is looked at for each row.
+const MOST_TARGETS: usize = 10_000;
+const MOST_REMOVALS: usize = 256;
+
 /// What is wrong with an answer.
 pub type Problem = String;
+
+/// Checks what a plugin says of itself.
+///
+/// # Errors
+/// What is wrong.
+pub fn check_plan(plan: &Plan) -> Result<(), Problem> {
+    let (from, until) = (plan.keeps.from, plan.keeps.until);
+    if (from.is_some() || until.is_some()) && !plan.touches.contains(Touches::DROPS) {
+        return Err("`keeps` has a bound, and `touches` no `drops`".to_owned());
+    }
+    if from.zip(until).is_some_and(|(from, until)| from >= until) {
+        return Err("`keeps` ends before it begins".to_owned());
+    }
+    let targets = plan.targets.as_deref().unwrap_or_default();
+    if targets.len() > MOST_TARGETS {
+        return Err(format!("`targets` has {} names, the most is {MOST_TARGETS}", targets.len()));
+    }
+    if !targets.is_empty() && !plan.touches.contains(Touches::TOPICS) {
+        return Err("`targets` has names, and `touches` no `topics`".to_owned());
+    }
+    targets.iter().try_for_each(|name| check_topic(name))
+}
 
 /// Checks an answer to a batch of records.
 ///
@@ -21,6 +47,7 @@ pub fn check(plan: &Plan, samples: &[Sample], answer: &Output) -> Result<(), Pro
         }
     };
     check_source(plan, inputs, source)?;
+    check_window(plan, samples, source)?;
     let rows = source.len();
     if let Some(route) = &answer.topics {
         check_route(plan, rows, route)?;
@@ -73,12 +100,39 @@ fn check_source(plan: &Plan, inputs: usize, source: &[u32]) -> Result<(), Proble
     Ok(())
 }
 
+fn check_window(plan: &Plan, samples: &[Sample], source: &[u32]) -> Result<(), Problem> {
+    let (from, until) = (plan.keeps.from, plan.keeps.until);
+    let is_inside = |sample: &&Sample| {
+        from.is_none_or(|from| sample.timestamp >= from) && until.is_none_or(|until| sample.timestamp < until)
+    };
+    let mut kept = source.iter().map(|record| &samples[*record as usize]);
+    if let Some(sample) = kept.find(|sample| !is_inside(sample)) {
+        return Err(format!("a row of time {}, which is outside of `keeps`", sample.timestamp));
+    }
+    // Nothing but time decides here: the agent does not ask about what is inside.
+    let has_bound = from.is_some() || until.is_some();
+    let is_window = has_bound && plan.pure && plan.needs.is_empty() && plan.touches == Touches::DROPS;
+    if is_window && source.len() != samples.iter().filter(is_inside).count() {
+        return Err("a record inside of `keeps` was dropped, by a plugin that declares nothing else".to_owned());
+    }
+    Ok(())
+}
+
+fn check_topic(name: &str) -> Result<(), Problem> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    match (1..=249).contains(&name.len()) && name.bytes().all(legal) && !matches!(name, "." | "..") {
+        true => Ok(()),
+        false => Err(format!("`{name}` cannot be a topic's name")),
+    }
+}
+
 fn check_route(plan: &Plan, rows: usize, route: &Route) -> Result<(), Problem> {
     declared(plan, Touches::TOPICS, "topics")?;
     same_length("topics", route.indexes.len(), rows)?;
     if let Some(index) = route.indexes.iter().find(|index| **index as usize > route.names.len()) {
         return Err(format!("topic {index} of {}", route.names.len()));
     }
+    route.names.iter().try_for_each(|name| check_topic(name))?;
     let unknown = |name: &&String| plan.targets.as_ref().is_some_and(|targets| !targets.contains(name));
     match route.names.iter().find(unknown) {
         Some(name) => Err(format!("topic `{name}`, which `targets` does not name")),
@@ -98,6 +152,9 @@ fn check_patch(what: &str, patch: &Patch, rows: usize) -> Result<(), Problem> {
 }
 
 fn check_headers(edit: &HeaderEdit, source: &[u32], samples: &[Sample]) -> Result<(), Problem> {
+    if edit.remove.len() > MOST_REMOVALS {
+        return Err(format!("removes headers {} times, the most is {MOST_REMOVALS}", edit.remove.len()));
+    }
     for rows in edit.remove.iter().filter_map(|removal| removal.rows.as_ref()) {
         check_rows("removed headers", rows, source.len())?;
     }
