@@ -22,10 +22,10 @@ mod waiting;
 use bytes::{BufMut, Bytes};
 
 use self::checksum::Tail;
-use self::piece::{Piece, spare};
+use self::piece::Piece;
 pub use self::sources::Sources;
 use self::waiting::Waiting;
-use super::records::transfer::{each, unpack_in};
+use super::records::transfer::{each, spare, unpack_in};
 use super::records::{compression_bits, put_header, template};
 use super::{CRC_FROM, Compression, HEADER_BYTES, Header, codec, crc_matches, put_crc};
 use crate::error::{Error, Result};

@@ -1,4 +1,5 @@
-//! The records inside a batch: an iterator over them, a cheap survey of them, and the encoder of the way back.
+//! The records inside a batch: an iterator over them, a cheap survey of them, and the encoder of the way back; and, beside
+//! it, the [`digest`] by which two copies are compared.
 //!
 //! Pure. Keys, values and headers are slices of the decompressed batch; nothing is copied and nothing is interpreted:
 //! null is not empty, headers keep their order and their duplicates, names of headers are bytes. Every varint, length
@@ -6,6 +7,7 @@
 //! batch is the caller's to check ([`crc_matches`](super::crc_matches)). Layout:
 //! <https://kafka.apache.org/documentation/#record>.
 
+pub mod digest;
 pub mod rows;
 pub(super) mod transfer;
 mod varint;

@@ -5,7 +5,7 @@
 use super::sources::Sources;
 use super::{Fitted, Outgoing};
 use crate::batch::records::template;
-use crate::batch::records::transfer::{append, each, record_bytes};
+use crate::batch::records::transfer::{append, each, record_bytes, spare};
 use crate::batch::{Compression, HEADER_BYTES, Header, codec};
 use crate::error::{Error, Result};
 use crate::record::{Offset, Timestamp};
@@ -13,9 +13,6 @@ use crate::record::{Offset, Timestamp};
 /// The most bytes of plain records in one batch, but for a record that alone has more. Half a gigabyte of nothing may be
 /// some kilobytes in the archive: a batch made of all of that would be there three times, as would twice as much of these.
 const MOST_PLAIN_BYTES: usize = 64 << 20;
-
-/// The most bytes that a buffer keeps between batches. A producer's batch has a megabyte.
-const MOST_SPARE_BYTES: usize = 1 << 20;
 
 /// Records of one batch, plain.
 #[derive(Debug)]
@@ -161,12 +158,4 @@ impl Piece {
             .with("max.message.bytes", most_bytes)
             .hint("raise `max.message.bytes` of the target topic")
     }
-}
-
-/// Empties a buffer, and gives it up where it has become large.
-pub(super) fn spare(buffer: &mut Vec<u8>) {
-    if buffer.capacity() > MOST_SPARE_BYTES {
-        *buffer = Vec::new();
-    }
-    buffer.clear();
 }

@@ -10,6 +10,9 @@ use crate::batch::Header;
 use crate::error::Result;
 use crate::record::{Offset, Timestamp};
 
+/// The most bytes that a buffer keeps between batches. A producer's batch has a megabyte.
+const MOST_SPARE_BYTES: usize = 1 << 20;
+
 /// Returns the plain records of the batch at the start of `batch`, in `scratch` where they are compressed.
 ///
 /// # Errors
@@ -23,6 +26,14 @@ pub(in crate::batch) fn unpack_in<'a>(
 ) -> Result<&'a [u8]> {
     codec::decompress_in(header.compression()?, packed(header, batch)?, limit_bytes, scratch)
         .map_err(|error| error.with("offset", header.base_offset))
+}
+
+/// Empties a buffer, and gives it up where it has become large.
+pub(in crate::batch) fn spare(buffer: &mut Vec<u8>) {
+    if buffer.capacity() > MOST_SPARE_BYTES {
+        *buffer = Vec::new();
+    }
+    buffer.clear();
 }
 
 /// Gives each record of `plain` to `take`: its offset, its effective time, and its bytes from the key on.
