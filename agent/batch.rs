@@ -2,10 +2,13 @@
 //! checksum, the empty batches that stand for a gap, and the marks that we leave in what we made ourselves.
 //!
 //! Pure: bytes in, values out. The records inside are the work of [`records`], their compression of [`codec`]; capture
-//! needs neither. What brokers still hold in older formats is made into batches by [`legacy`]. Layout and meaning of the fields: <https://kafka.apache.org/documentation/#recordbatch>.
+//! needs neither. What brokers still hold in older formats is made into batches by [`legacy`]; what a broker takes from a
+//! producer is made of batches by [`outgoing`]. Layout and meaning of the fields:
+//! <https://kafka.apache.org/documentation/#recordbatch>.
 
 pub mod codec;
 pub mod legacy;
+pub mod outgoing;
 pub mod records;
 pub mod transactions;
 

@@ -6,6 +6,7 @@
 //! for Snappy (<https://github.com/xerial/snappy-java>), the standard LZ4 frame with independent blocks.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::io::{Read, Write};
 
 use bytes::Bytes;
@@ -36,6 +37,16 @@ const XERIAL_BLOCK_BYTES: usize = 32 << 10;
 /// No Snappy block inflates more: its best element makes 64 bytes of three.
 const SNAPPY_MAX_RATIO: usize = 22;
 
+/// How an LZ4 frame begins that one of Kafka's clients wrote: independent blocks of 64 KiB, without checksums.
+const LZ4_FRAME: [u8; 7] = [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82];
+
+/// Plain bytes in one block of such a frame at most.
+const LZ4_BLOCK_BYTES: usize = 64 << 10;
+
+/// What a thread's zstd may keep between frames; the window of Kafka's own producer is 2 MiB. Half would make it anew for
+/// each of them, double is paid for by every thread.
+const MOST_CONTEXT_BYTES: usize = 4 << 20;
+
 /// The levels at which we compress: those of Kafka's own producer (gzip −1, zstd 3).
 const ZSTD_LEVEL: i32 = 3;
 
@@ -46,15 +57,31 @@ const ZSTD_LEVEL: i32 = 3;
 /// `limit_bytes`.
 pub fn decompress(compression: Compression, input: &[u8], limit_bytes: usize) -> Result<Cow<'_, [u8]>> {
     let mut out = Vec::new();
+    let _plain = decompress_in(compression, input, limit_bytes, &mut out)?;
+    Ok(if compression == Compression::None { Cow::Borrowed(input) } else { Cow::Owned(out) })
+}
+
+/// Returns the plain records as [`decompress`] does, in `out` where they are compressed, whatever was in there: who reads
+/// many batches needs one buffer for all of them.
+///
+/// # Errors
+/// As [`decompress`].
+pub fn decompress_in<'a>(
+    compression: Compression,
+    input: &'a [u8],
+    limit_bytes: usize,
+    out: &'a mut Vec<u8>,
+) -> Result<&'a [u8]> {
+    out.clear();
     match compression {
         Compression::None if input.len() > limit_bytes => return Err(too_large(limit_bytes)),
-        Compression::None => return Ok(Cow::Borrowed(input)),
-        Compression::Gzip => drain(flate2::bufread::MultiGzDecoder::new(input), limit_bytes, &mut out)?,
-        Compression::Snappy => unsnap(input, limit_bytes, &mut out)?,
-        Compression::Lz4 => drain(lz4_flex::frame::FrameDecoder::new(input), limit_bytes, &mut out)?,
-        Compression::Zstd => unzstd(input, limit_bytes, &mut out)?,
+        Compression::None => return Ok(input),
+        Compression::Gzip => drain(flate2::bufread::MultiGzDecoder::new(input), limit_bytes, out)?,
+        Compression::Snappy => unsnap(input, limit_bytes, out)?,
+        Compression::Lz4 => unlz4(input, limit_bytes, out)?,
+        Compression::Zstd => unzstd(input, limit_bytes, out)?,
     }
-    Ok(Cow::Owned(out))
+    Ok(out)
 }
 
 /// Returns `input` compressed as Kafka's Java client would (same framing, same levels).
@@ -142,11 +169,69 @@ fn snap_blocks(input: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Reads an LZ4 frame.
+fn unlz4(input: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Result<()> {
+    if unlz4_blocks(input, limit_bytes, out).is_some() {
+        return Ok(());
+    }
+    out.clear();
+    drain(lz4_flex::frame::FrameDecoder::new(input), limit_bytes, out)
+}
+
+/// Reads an LZ4 frame such as Kafka's clients write, and only if there is nothing wrong with it; what it leaves in `out`
+/// else is of no use. The crate's own reader makes and clears two buffers of a block for each frame, which costs more than
+/// a small batch does.
+fn unlz4_blocks(input: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Option<()> {
+    thread_local! {
+        static BLOCK: RefCell<Vec<u8>> = RefCell::new(vec![0; LZ4_BLOCK_BYTES]);
+    }
+    let mut rest = input.strip_prefix(&LZ4_FRAME)?;
+    BLOCK.with_borrow_mut(|block| {
+        loop {
+            let (size, after) = rest.split_first_chunk::<4>()?;
+            let size = u32::from_le_bytes(*size);
+            if size == 0 {
+                return Some(());
+            }
+            // The highest bit tells that the block is not compressed.
+            let (packed, after) = after.split_at_checked((size & !(1 << 31)) as usize)?;
+            match size >> 31 {
+                _ if packed.len() > LZ4_BLOCK_BYTES => return None,
+                1 => out.extend_from_slice(packed),
+                _ => {
+                    let written = lz4_flex::block::decompress_into(packed, block).ok()?;
+                    out.extend_from_slice(&block[..written]);
+                }
+            }
+            if out.len() > limit_bytes {
+                return None;
+            }
+            rest = after;
+        }
+    })
+}
+
 /// Reads Zstandard frames, one after the other, by zstd's own streaming call. Where `out` has no room for the whole frame,
 /// or the frame does not tell its size, that keeps a window beside it: as much as was decompressed, at most what the frame
 /// asks for, which is bounded by zstd itself (128 MiB).
+///
+/// The state for that is a thread's own: to make it anew costs more than a small batch does.
 fn unzstd(input: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Result<()> {
-    let mut context = zstd_safe::DCtx::create();
+    thread_local! {
+        static CONTEXT: RefCell<zstd_safe::DCtx<'static>> = RefCell::new(zstd_safe::DCtx::create());
+    }
+    CONTEXT.with_borrow_mut(|context| {
+        let done = unzstd_with(context, input, limit_bytes, out);
+        if context.sizeof() > MOST_CONTEXT_BYTES {
+            *context = zstd_safe::DCtx::create();
+        } else if done.is_err() {
+            context.reset(zstd_safe::ResetDirective::SessionOnly).expect("a session can always be ended");
+        }
+        done
+    })
+}
+
+fn unzstd_with(context: &mut zstd_safe::DCtx<'_>, input: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Result<()> {
     let mut source = zstd_safe::InBuffer::around(input);
     let declared = zstd_safe::get_frame_content_size(input).ok().flatten().unwrap_or(0);
     let guess = usize::try_from(declared).unwrap_or(usize::MAX).max(input.len()).min(START_BYTES);
@@ -249,10 +334,42 @@ mod tests {
     }
 
     #[test]
+    fn lz4_frames_of_any_kind_are_read() {
+        use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+        let plain = b"some words, and some of them again, again".repeat(9000);
+        assert!(compress(Compression::Lz4, &plain).starts_with(&LZ4_FRAME));
+        let frames = [
+            FrameInfo::new().block_mode(BlockMode::Linked),
+            FrameInfo::new().block_size(BlockSize::Max256KB),
+            FrameInfo::new().content_checksum(true).block_checksums(true),
+        ];
+        for frame in frames {
+            let mut writer = FrameEncoder::with_frame_info(frame, Vec::new());
+            writer.write_all(&plain).expect("in memory");
+            let packed = writer.finish().expect("in memory");
+            assert_eq!(decompress(Compression::Lz4, &packed, plain.len()).expect("a frame"), plain);
+        }
+    }
+
+    #[test]
     fn streams_that_follow_each_other_are_read_as_one() {
         for codec in [Compression::Gzip, Compression::Snappy, Compression::Zstd] {
             let two = [compress(codec, b"first,"), compress(codec, b"second")].concat();
             assert_eq!(decompress(codec, &two, 1 << 20).expect("two streams"), &b"first,second"[..]);
+        }
+    }
+
+    #[test]
+    fn a_buffer_and_a_thread_read_on_after_damage_and_after_a_limit() {
+        let plain = b"the same again and again, ".repeat(99);
+        let mut out = b"of somebody before".to_vec();
+        for codec in ALL {
+            let packed = compress(codec, &plain);
+            for limit in [plain.len() - 1, plain.len()] {
+                let _ = decompress_in(codec, &packed[..packed.len() / 2], limit, &mut out);
+                let read = decompress_in(codec, &packed, limit, &mut out);
+                assert_eq!(read.ok(), (limit == plain.len()).then_some(&plain[..]), "{codec:?}");
+            }
         }
     }
 

@@ -1,4 +1,5 @@
-//! The records inside a batch: an iterator over them, a cheap survey of them, and the encoder of the way back.
+//! The records inside a batch: an iterator over them, a cheap survey of them, and the encoder of the way back; and, beside
+//! it, the [`digest`] by which two copies are compared.
 //!
 //! Pure. Keys, values and headers are slices of the decompressed batch; nothing is copied and nothing is interpreted:
 //! null is not empty, headers keep their order and their duplicates, names of headers are bytes. Every varint, length
@@ -6,7 +7,9 @@
 //! batch is the caller's to check ([`crc_matches`](super::crc_matches)). Layout:
 //! <https://kafka.apache.org/documentation/#record>.
 
+pub mod digest;
 pub mod rows;
+pub(super) mod transfer;
 mod varint;
 
 use std::borrow::Cow;
@@ -19,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::record::{Offset, Timestamp};
 use rows::Rows;
 use varint::Cursor;
+pub(super) use varint::put_header;
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,14 +142,19 @@ fn unpack<'a>(header: &Header, batch: &'a [u8]) -> Result<Cow<'a, [u8]>> {
 }
 
 fn unpack_at_most<'a>(header: &Header, batch: &'a [u8], limit_bytes: usize) -> Result<Cow<'a, [u8]>> {
-    let packed = batch.get(HEADER_BYTES..header.total_bytes);
-    let packed = packed.ok_or_else(|| damaged("record batch is cut off").with("offset", header.base_offset))?;
+    let packed = packed(header, batch)?;
     // A batch that compaction emptied has no body at all, not even a compressed one.
     if packed.is_empty() && header.count == 0 {
         return Ok(Cow::Borrowed(packed));
     }
     codec::decompress(header.compression()?, packed, limit_bytes)
         .map_err(|error| error.with("offset", header.base_offset))
+}
+
+/// Returns the records of the batch at the start of `batch`, as they are compressed.
+fn packed<'a>(header: &Header, batch: &'a [u8]) -> Result<&'a [u8]> {
+    let packed = batch.get(HEADER_BYTES..header.total_bytes);
+    packed.ok_or_else(|| damaged("record batch is cut off").with("offset", header.base_offset))
 }
 
 /// A walk over the plain records of one batch.
@@ -165,10 +174,10 @@ impl Walk {
 
     /// Goes to the next record of `body` and lets `read` make what it wants of its offset, effective time and the
     /// fields from the key on. An error ends the walk.
-    fn step<T>(
+    fn step<'a, T>(
         &mut self,
-        body: &[u8],
-        read: impl FnOnce(Offset, Timestamp, Cursor<'_>) -> Result<T>,
+        body: &'a [u8],
+        read: impl FnOnce(Offset, Timestamp, Cursor<'a>) -> Result<T>,
     ) -> Option<Result<T>> {
         if self.ended {
             return None;
@@ -317,13 +326,13 @@ fn seal(
         ..*template
     };
     let mut out = BytesMut::with_capacity(total_bytes);
-    varint::put_header(&mut out, &header);
+    put_header(&mut out, &header);
     out.extend_from_slice(&packed);
     put_crc(&mut out);
     Ok(out.freeze())
 }
 
-fn compression_bits(compression: Compression) -> i16 {
+pub(super) fn compression_bits(compression: Compression) -> i16 {
     match compression {
         Compression::None => 0,
         Compression::Gzip => 1,

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use super::rows::Rows;
 use super::*;
 use crate::batch::mutation::ALL;
-use crate::batch::{LENGTH_PREFIX_BYTES, crc_matches, entry_bytes, gap, walk};
+use crate::batch::{LENGTH_PREFIX_BYTES, crc_matches, entry_bytes, gap, outgoing, walk};
 use crate::error::Kind;
 use crate::mutation::{Tally, mutate, strange};
 use crate::record::OffsetRange;
@@ -308,6 +308,7 @@ fn judge_batch(header: &Header, batch: &Bytes, random: &mut Rng, tally: &mut Tal
     let meant = model::read(header, batch);
     assert_eq!(told.as_ref().ok(), meant.as_ref(), "{told:?}");
     drop(meant);
+    outgoing::mutation::judge(header, batch, told.as_deref().ok(), random, tally);
     let records = match told {
         Ok(records) => records,
         Err(error) => {

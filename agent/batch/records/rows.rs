@@ -332,7 +332,7 @@ fn place(buffer: u32, range: Range<usize>) -> Place {
 }
 
 /// Reads the rest of a record, from its key on; its headers are walked over, so that they can be trusted later.
-fn row(offset: Offset, timestamp: Timestamp, mut fields: Cursor<'_>) -> Result<Row> {
+pub(super) fn row(offset: Offset, timestamp: Timestamp, mut fields: Cursor<'_>) -> Result<Row> {
     let field = |range: Option<Range<usize>>| Field(range.map(|range| place(0, range)));
     let key = field(fields.field()?);
     let value = field(fields.field()?);

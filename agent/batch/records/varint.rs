@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 
 use super::{Record, damaged};
 use crate::batch::{Header, LENGTH_PREFIX_BYTES};
@@ -34,6 +34,11 @@ impl<'a> Cursor<'a> {
     /// Returns how many bytes are left.
     pub(super) fn left(&self) -> usize {
         self.end - self.at
+    }
+
+    /// Returns the bytes that are left.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.at..self.end]
     }
 
     /// Steps over `count` bytes and returns where they are.
@@ -77,7 +82,7 @@ impl<'a> Cursor<'a> {
     #[inline]
     fn unsigned(&mut self, most: usize) -> Result<u64> {
         let mut value = 0_u64;
-        for (i, byte) in self.bytes[self.at..self.end].iter().take(most).enumerate() {
+        for (i, byte) in self.rest().iter().take(most).enumerate() {
             let low = u64::from(byte & 0x7f);
             // The tenth group has room for one bit.
             if i == 9 && low > 1 {
@@ -133,7 +138,7 @@ pub(super) fn begin_record(
 }
 
 /// Appends a batch's header as it is; the checksum comes when the batch is whole.
-pub(super) fn put_header(out: &mut BytesMut, header: &Header) {
+pub(in crate::batch) fn put_header(out: &mut impl BufMut, header: &Header) {
     out.put_i64(header.base_offset);
     out.put_i32((header.total_bytes - LENGTH_PREFIX_BYTES) as i32);
     out.put_i32(header.leader_epoch);
@@ -165,7 +170,7 @@ fn field_bytes(field: Option<&[u8]>) -> usize {
 }
 
 #[inline]
-fn put_varint(out: &mut Vec<u8>, value: i64) {
+pub(super) fn put_varint(out: &mut Vec<u8>, value: i64) {
     let mut raw = zigzag(value);
     while raw >= 0x80 {
         out.push(raw as u8 | 0x80);
@@ -174,7 +179,8 @@ fn put_varint(out: &mut Vec<u8>, value: i64) {
     out.push(raw as u8);
 }
 
-fn varint_bytes(value: i64) -> usize {
+#[inline]
+pub(super) fn varint_bytes(value: i64) -> usize {
     let bits = 64 - (zigzag(value) | 1).leading_zeros() as usize;
     bits.div_ceil(7)
 }

@@ -1,0 +1,55 @@
+//! Where the records of an outgoing batch were: their offsets in the source.
+//!
+//! Pure. Nearly always they are one run, which costs no allocation.
+
+use crate::record::Offset;
+
+/// The source offsets of the records of one batch, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sources {
+    first: (Offset, u32),
+    more: Vec<(Offset, u32)>,
+}
+
+impl Sources {
+    /// Makes those of `records` records from `first` on, without holes.
+    pub fn dense(first: Offset, records: u32) -> Self {
+        Self { first: (first, records), more: Vec::new() }
+    }
+
+    /// Returns the runs, as (first offset, number of records); no run is empty or begins where the one before it ends.
+    pub fn iter(&self) -> impl Iterator<Item = (Offset, u32)> {
+        std::iter::once(self.first).chain(self.more.iter().copied()).filter(|(_, records)| *records > 0)
+    }
+
+    /// Returns the offset of each record.
+    pub fn offsets(&self) -> impl Iterator<Item = Offset> {
+        self.iter().flat_map(|(first, records)| (0..records).map(move |at| first + Offset::from(at)))
+    }
+
+    /// Adds the next record.
+    pub(super) fn push(&mut self, offset: Offset) {
+        let (first, records) = self.more.last_mut().unwrap_or(&mut self.first);
+        if *records == 0 {
+            *first = offset;
+        } else if *first + Offset::from(*records) != offset {
+            return self.more.push((offset, 1));
+        }
+        *records += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_come_back_in_as_few_runs_as_there_are_holes() {
+        let mut sources = Sources::default();
+        assert_eq!(sources.iter().count(), 0);
+        let offsets = [7, 8, 9, 11, 12, 20];
+        offsets.iter().for_each(|offset| sources.push(*offset));
+        assert_eq!(sources.iter().collect::<Vec<_>>(), [(7, 3), (11, 2), (20, 1)]);
+        assert_eq!(sources.offsets().collect::<Vec<_>>(), offsets);
+    }
+}
