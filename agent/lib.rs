@@ -12,6 +12,7 @@
 //! | [`backup`] | wiring: from a configuration to running pipelines |
 //! | [`repair`] | what can be made whole again of a damaged backup: a plan, then done |
 //! | [`verify`] | whether a backup is what was written: checks, comparison with the source |
+//! | [`restore`] | what a restore keeps: `map`, where each source offset is in the target (pure); `state`, its objects |
 //! | [`api`] | the agent's API over HTTP, `/v1` |
 //! | [`config`] | the configuration file: keys, defaults, units |
 //! | [`telemetry`] | log, metrics, health, the HTTP listener |
@@ -58,6 +59,7 @@ pub mod plugin;
 pub mod progress;
 pub mod record;
 pub mod repair;
+pub mod restore;
 pub mod stages;
 pub mod store;
 pub mod telemetry;

@@ -1,10 +1,11 @@
 //! Whether a backup is what was written: everything that is there is looked at, and what is missing is named.
 //!
-//! A *plain* check reads every object but the logs: topic objects, savepoints, sidecars, catalogs, and the listings that
-//! tie them together. A *deep* check reads every byte besides, and holds each sidecar against its log. What is looked
+//! A *plain* check reads every object but the logs: topic objects, savepoints, sidecars, catalogs, what restores keep, and
+//! the listings that tie them together. A *deep* check reads every byte besides, and holds each sidecar against its log. What is looked
 //! at in which file: [`chain`](crate::archive::source::chain) walks segment by segment, [`place`] holds neighbours
-//! together, [`catalogs`], [`copies`], [`dead_letters`], [`savepoints`] and [`topics`] look at what their names say. [`cluster`] compares an archive
-//! with what its source still has; [`periodic`] does it all beside a running pipeline.
+//! together, [`catalogs`], [`copies`], [`dead_letters`], [`restores`], [`savepoints`] and [`topics`] look at what their
+//! names say. [`cluster`] compares an archive with what its source still has; [`periodic`] does it all beside a running
+//! pipeline.
 //!
 //! Guarantees: nothing is written. Everything found is a [`Finding`] in one [`Report`]; what could not be looked at is one
 //! too, since not to have looked is no success. Memory: some MiB for each partition that is looked at, and for each
@@ -20,6 +21,7 @@ mod dead_letters;
 pub mod periodic;
 mod place;
 mod report;
+mod restores;
 mod savepoints;
 mod topics;
 
@@ -64,6 +66,7 @@ pub async fn check_some(archive: &Archive, mode: Mode, side_by_side: usize) -> R
     let claims = Arc::new(claims);
     let timelines = source::timelines(archive).await?;
     topics::strange(archive, &mut findings).await;
+    restores::check(archive, &mut findings).await;
     let mut topics: Vec<_> = timelines.iter().map(|timeline| TopicReport::new(archive, timeline)).collect();
     for (report, timeline) in topics.iter_mut().zip(&timelines) {
         topics::check(archive, timeline, report).await;

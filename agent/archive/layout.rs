@@ -14,6 +14,14 @@ pub const TOPICS: &str = "topics/";
 /// The folder of the savepoints.
 pub const SAVEPOINTS: &str = "savepoints/";
 
+/// The folder of the restores that keep their objects with the backup.
+pub const RESTORES: &str = "restores/";
+
+/// Returns the folder of a restore, with a slash at its end.
+pub fn restore_folder(restore_id: &str) -> String {
+    format!("{RESTORES}{restore_id}/")
+}
+
 /// Returns the object of a savepoint.
 pub fn savepoint(name: impl std::fmt::Display) -> String {
     format!("{SAVEPOINTS}{name}")

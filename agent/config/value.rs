@@ -51,11 +51,28 @@ pub fn size(text: &str) -> Result<u64, String> {
 /// collide with another one where case or encoding is folded.
 pub fn check_backup_id(text: &str) -> Result<(), String> {
     // Object keys may have 1024 bytes, and the longest that we put below a backup id needs about half of them.
-    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
-    if plain && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.len() <= 200 {
-        return Ok(());
+    match is_plain_name(text, 200) {
+        true => Ok(()),
+        false => Err(format!(
+            "`{text}` is no backup id: up to 200 letters, digits, `.`, `_`, `-`, beginning with a letter or digit"
+        )),
     }
-    Err(format!("`{text}` is no backup id: up to 200 letters, digits, `.`, `_`, `-`, beginning with a letter or digit"))
+}
+
+/// Checks a restore's id: as a backup's, and room behind that for a digest.
+pub fn check_restore_id(text: &str) -> Result<(), String> {
+    match is_plain_name(text, 220) {
+        true => Ok(()),
+        false => Err(format!(
+            "`{text}` is no restore id: up to 220 letters, digits, `.`, `_`, `-`, beginning with a letter or digit"
+        )),
+    }
+}
+
+/// Returns whether a text can be a part of a key, and a file's name, as it is.
+fn is_plain_name(text: &str, most_bytes: usize) -> bool {
+    let plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    plain && text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.len() <= most_bytes
 }
 
 /// Checks a topic's name by Kafka's own rule.
@@ -152,7 +169,15 @@ mod tests {
         }
         for bad in ["", ".", "..", "a/b", "../a", ".hidden", "-x", "a b", "ä", "a\\b", &"x".repeat(201)] {
             assert!(check_backup_id(bad).is_err(), "{bad}");
+            assert!(bad.len() > 200 || check_restore_id(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_longest_backup_id_leaves_a_restore_of_it_room_for_a_digest() {
+        let name = "x".repeat(200);
+        assert_eq!((check_backup_id(&name), check_restore_id(&format!("{name}-0123abcd"))), (Ok(()), Ok(())));
+        assert!(check_restore_id(&"x".repeat(221)).is_err());
     }
 
     #[test]

@@ -163,6 +163,19 @@ async fn a_lost_log_becomes_a_gap_only_when_the_loss_is_accepted() {
 }
 
 #[tokio::test]
+async fn what_a_restore_keeps_is_left_alone() {
+    let fixture = many().await;
+    let _ = crate::restore::state::tests::whole(fixture.archive.store()).await;
+    let lost = fixture.but(|key, bytes| (!key.ends_with("00000100.log")).then_some(bytes)).await;
+    let kept = |objects: BTreeMap<String, Bytes>| -> BTreeMap<_, _> {
+        objects.into_iter().filter(|(key, _)| key.starts_with(layout::RESTORES)).collect()
+    };
+    let before = kept(objects(&lost.archive).await);
+    let _ = repaired(&lost, ACCEPTING).await;
+    assert_eq!((before.len(), kept(objects(&lost.archive).await)), (6, before));
+}
+
+#[tokio::test]
 async fn what_catalogs_alone_tell_stays_until_all_that_is_made_of_it_is_there() {
     let fixture = many().await;
     let harmed =

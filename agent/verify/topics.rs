@@ -76,7 +76,9 @@ async fn look_for_strange(archive: &Archive, findings: &mut Vec<Finding>) -> Res
     let mut unknown = |key: String| findings.push(Finding::unknown(archive, &key));
     for entry in archive.store().list("").await? {
         let is_known = match entry.is_folder {
-            true => [layout::TOPICS, layout::SAVEPOINTS].contains(&format!("{}/", entry.name).as_str()),
+            true => {
+                [layout::TOPICS, layout::SAVEPOINTS, layout::RESTORES].contains(&format!("{}/", entry.name).as_str())
+            }
             false => entry.name == layout::BACKUP,
         };
         if !is_known {

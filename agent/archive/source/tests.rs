@@ -198,7 +198,7 @@ impl Fixture {
     }
 
     async fn put_all_into(&self, other: Self, change: impl Fn(&str, Bytes) -> Option<Bytes>) -> Self {
-        let mut folders = vec![layout::TOPICS.to_owned(), layout::SAVEPOINTS.to_owned()];
+        let mut folders = [layout::TOPICS, layout::SAVEPOINTS, layout::RESTORES].map(str::to_owned).to_vec();
         while let Some(folder) = folders.pop() {
             for entry in self.archive.store().list(&folder).await.expect("listed") {
                 let key = format!("{folder}{}", entry.name);
