@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod legacy;
+pub mod outgoing;
 pub mod records;
 pub mod transactions;
 
