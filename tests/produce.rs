@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use kafka_backup::batch::outgoing::{Identity, Outgoing};
@@ -20,7 +20,7 @@ use crate::support::cluster::Cluster;
 use crate::support::cutting::Cutting;
 use crate::support::kafka::Kafka;
 use crate::support::reader::read_committed;
-use crate::support::{DEADLINE, alone, block_on};
+use crate::support::{DEADLINE, alone, block_on, wait_for};
 
 /// What each batch of these tests has.
 const RECORDS: u32 = 2;
@@ -162,24 +162,47 @@ fn ten_thousand_batches_land_once_and_in_order_while_connections_are_cut() {
         }
         landed(&mut producer, 6 * EACH as usize, &mut BTreeMap::new()).await;
     });
+    println!("{} cuts", front.cuts());
     assert!(front.cuts() >= 10, "{} cuts", front.cuts());
     assert_holds(kafka, &topic, 6, EACH);
 }
 
-/// Sends to all partitions, some batches ahead of what has landed, until `stop`; returns how many to each.
-async fn keep_sending(mut producer: Producer<u32>, partitions: Vec<Partition>, stop: Arc<AtomicBool>) -> u32 {
+/// How far a load has come.
+#[derive(Default)]
+struct Load {
+    /// The batches of each partition that have landed, at least.
+    landed: AtomicU32,
+    stop: AtomicBool,
+}
+
+impl Load {
+    /// Waits until every partition goes on.
+    #[track_caller]
+    fn goes_on(&self, after: &str) {
+        let (began, before) = (Instant::now(), self.landed.load(Ordering::Relaxed));
+        wait_for("every partition goes on", || (self.landed.load(Ordering::Relaxed) > before + 100).then_some(()));
+        println!("every partition goes on {:?} after {after}", began.elapsed());
+    }
+}
+
+/// Sends to all partitions, some batches ahead of what has landed, until it is to stop; returns how many to each.
+async fn keep_sending(mut producer: Producer<u32>, partitions: Vec<Partition>, load: Arc<Load>) -> u32 {
     const AHEAD: u32 = 20;
     let (mut sent, mut landed_all) = (0, 0);
     let mut next = BTreeMap::new();
-    while !stop.load(Ordering::Relaxed) {
+    while !load.stop.load(Ordering::Relaxed) {
         for number in sent..landed_all + AHEAD {
             partitions.iter().for_each(|partition| producer.send(partition, batch(number), number));
             sent = number + 1;
         }
         landed(&mut producer, partitions.len(), &mut next).await;
-        landed_all = next.values().map(|(number, _)| *number).min().unwrap_or_default();
+        if next.len() == partitions.len() {
+            landed_all = next.values().map(|(number, _)| *number).min().unwrap_or_default();
+            load.landed.store(landed_all, Ordering::Relaxed);
+        }
     }
-    let left = next.values().map(|(number, _)| (sent - number) as usize).sum();
+    let landed_of = |partition: &Partition| next.get(&partition.index).map_or(0, |(number, _)| *number);
+    let left = partitions.iter().map(|partition| (sent - landed_of(partition)) as usize).sum();
     landed(&mut producer, left, &mut next).await;
     sent
 }
@@ -189,21 +212,26 @@ fn batches_follow_leaders_that_move_and_outlive_a_broker_that_is_killed() {
     let (_alone, mut cluster) = (alone(), Cluster::shared());
     let topic = cluster.topic("produce-moves", &[&[1, 2, 3], &[2, 3, 1], &[3, 1, 2]], &[("min.insync.replicas", "2")]);
     let client = client(cluster.kafka().brokers());
-    let stop = Arc::new(AtomicBool::new(false));
-    let load = block_on(async {
+    let load = Arc::new(Load::default());
+    let sending = block_on(async {
         let partitions = partitions(&client, &topic).await;
         let identity = fence(&client, &new_id(), &partitions).await.expect("a fence");
         let producer = Producer::start(&client, identity, Settings::default());
         partitions.iter().for_each(|partition| producer.open(partition, 0));
-        tokio::spawn(keep_sending(producer, partitions, stop.clone()))
+        tokio::spawn(keep_sending(producer, partitions, load.clone()))
     });
-    (0..2).for_each(|partition| cluster.move_leader(&topic, partition, (partition + 2) % 3 + 1));
+    load.goes_on("the beginning");
+    for partition in 0..2 {
+        cluster.move_leader(&topic, partition, (partition + 2) % 3 + 1);
+        load.goes_on("a leader has moved");
+    }
     let victim = cluster.led(&topic, 2).leader;
     cluster.kill(victim);
-    cluster.wait_led_by_another(&topic, 2, victim);
+    load.goes_on("a leader was killed");
     cluster.start_again(victim);
-    stop.store(true, Ordering::Relaxed);
-    let sent = block_on(load).expect("it sends to the end");
+    load.goes_on("it has returned");
+    load.stop.store(true, Ordering::Relaxed);
+    let sent = block_on(sending).expect("it sends to the end");
     println!("{sent} batches to each partition");
     assert_holds(cluster.kafka(), &topic, 3, sent);
 }
