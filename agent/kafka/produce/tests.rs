@@ -284,6 +284,20 @@ async fn a_topic_that_goes_while_it_is_written_is_refused_and_a_new_one_settles(
 }
 
 #[tokio::test]
+async fn a_broker_that_answers_for_another_cluster_is_sent_nothing() {
+    let cluster = Cluster::start(1, 1, 13).await;
+    let client = client(&cluster.servers());
+    client.metadata(Some(&[])).await.expect("it answers");
+    cluster.state().cluster_id = "other";
+    let mut producer = Producer::start(&client, IDENTITY, Settings::default());
+    producer.open(&cluster.partition(0), 0);
+    send(&producer, &cluster.partition(0), 0..2);
+    let (code, _, tokens, error) = refused(&mut producer).await;
+    assert_eq!((code, tokens), (-1, vec![0, 1]));
+    assert!(error.contains("another cluster") && cluster.state().requests.is_empty(), "{error}");
+}
+
+#[tokio::test]
 async fn trouble_is_told_when_it_lasts_and_when_it_is_over() {
     let cluster = Cluster::start(1, 1, 13).await;
     cluster.state().faults.extend((0..1000).map(|_| Fault::Code(19)));

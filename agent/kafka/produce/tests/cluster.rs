@@ -58,6 +58,7 @@ pub(super) struct Log {
 pub(super) struct State {
     pub(super) logs: BTreeMap<i32, Log>,
     pub(super) topic_id: Uuid,
+    pub(super) cluster_id: &'static str,
     /// What goes wrong with the next requests.
     pub(super) faults: VecDeque<Fault>,
     /// Producers of older epochs are fenced off.
@@ -83,7 +84,12 @@ impl Cluster {
     /// Starts `brokers`, who lead `partitions` in turn and know Produce up to `most_version`.
     pub(super) async fn start(brokers: i32, partitions: i32, most_version: i16) -> Self {
         let log = |index| (index, Log { leader: index % brokers + 1, ..Log::default() });
-        let state = State { logs: (0..partitions).map(log).collect(), topic_id: Uuid::new_v4(), ..State::default() };
+        let state = State {
+            logs: (0..partitions).map(log).collect(),
+            topic_id: Uuid::new_v4(),
+            cluster_id: "small",
+            ..State::default()
+        };
         let cluster = Self {
             state: Arc::new(Mutex::new(state)),
             answers: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
@@ -235,7 +241,7 @@ impl Node {
             .with_topic_id(state.topic_id)
             .with_partitions(state.logs.iter().map(partition).collect());
         m::MetadataResponse::default()
-            .with_cluster_id(Some(StrBytes::from_static_str("small")))
+            .with_cluster_id(Some(StrBytes::from_static_str(state.cluster_id)))
             .with_brokers((1..).zip(&state.addresses).map(broker).collect())
             .with_topics(vec![topic])
     }
