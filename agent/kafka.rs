@@ -6,16 +6,18 @@
 //!
 //! - [`properties`]: what the user configured, checked once.
 //! - [`wire`]: one connection; requests, answers, memory for answers.
-//! - [`client`]: the control plane of a cluster: metadata, offsets, settings of topics.
+//! - [`client`]: the control plane of a cluster: metadata, offsets, topics and their settings.
 //! - `identity`: whether a name still stands for the topic that we know; pure.
 //! - [`fetch`]: fetch sessions and what an answer holds; pure.
 //! - [`membership`]: one member of a consumer group, through rdkafka.
+//! - [`produce`]: batches into a cluster, in order and exactly once, and the fence before them.
 //! - [`source`]: capture, as a [`pipeline::Source`](crate::pipeline::Source).
 
 pub mod client;
 pub mod fetch;
 mod identity;
 pub mod membership;
+pub mod produce;
 pub mod properties;
 pub mod source;
 pub mod wire;

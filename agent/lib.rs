@@ -17,7 +17,7 @@
 //! | [`config`] | the configuration file: keys, defaults, units |
 //! | [`telemetry`] | log, metrics, health, the HTTP listener |
 //! | [`archive`] | the archive: `layout`, `sidecar`, `segment`, `catalog`, `index` (pure), `sink` (writes), `source` (reads), `live` |
-//! | [`kafka`] | the wire client: connections, fetch sessions, `source` |
+//! | [`kafka`] | the wire client: connections, fetch sessions, `source`; `produce` |
 //! | [`stages`] | the plugins of a pipeline in a row, on threads of their own |
 //! | [`plugin`] | transforms of records in a sandbox: `columns` (pure), `host` |
 //! | [`store`] | objects by key, in a folder or anything OpenDAL reaches |

@@ -27,6 +27,7 @@ mod index;
 mod legacy;
 mod membership;
 mod plugins;
+mod produce;
 mod readers;
 mod repair;
 mod roll;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 pub(crate) mod agent;
 pub(crate) mod chain;
 pub(crate) mod cluster;
+pub(crate) mod cutting;
 pub(crate) mod kafka;
 pub(crate) mod lossy;
 pub(crate) mod old_kafka;

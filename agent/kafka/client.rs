@@ -16,6 +16,7 @@ mod epochs;
 pub mod groups;
 mod metadata;
 mod race;
+pub mod topics;
 mod transactions;
 
 use std::collections::{BTreeMap, HashMap, HashSet};

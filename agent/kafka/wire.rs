@@ -1,13 +1,14 @@
 //! One connection to one broker: versions, requests, answers.
 //!
-//! Order: one request at a time, its answer before the next; the correlation id of each answer is checked. Retry: none
-//! here; whatever goes wrong is an [`Error`] that names the broker, and the caller opens a new connection. Cancel: a
+//! Order: one request at a time, its answer before the next, unless the connection is split into its halves; the
+//! correlation id of each answer is checked. Retry: none here; whatever goes wrong is an [`Error`] that names the broker, and the caller opens a new connection. Cancel: a
 //! call dropped half-way leaves an answer on its way; the connection then refuses further calls instead of taking that
 //! answer for another. Memory: the bytes of an answer are read once, into recycled memory, and sliced from there.
 //!
 //! Protocol: <https://kafka.apache.org/protocol>.
 
-mod frames;
+pub(super) mod frames;
+mod halves;
 mod throttle;
 mod transport;
 
@@ -15,19 +16,20 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, BytesMut};
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader, api_versions_response::ApiVersion,
 };
-use kafka_protocol::protocol::{Decodable as _, Encodable as _, HeaderVersion as _, Request, StrBytes};
-use tokio::time::{Instant, timeout};
+use kafka_protocol::protocol::{Decodable as _, Encodable as _, Request, StrBytes};
+use tokio::time::timeout;
 
 use crate::budget::{Budget, Permit, RateLimit};
 use crate::error::{Error, Result};
 use crate::kafka::{Properties, code_name};
 use frames::Frames;
+use halves::Quiet;
+pub use halves::{Receiving, Sending};
 pub use throttle::Throttled;
-use transport::Transport;
 
 /// UNSUPPORTED_VERSION: the answer of a broker to a version that it does not know.
 const UNSUPPORTED_VERSION: i16 = 35;
@@ -59,19 +61,14 @@ pub struct Answer<T> {
 /// A connection to a broker whose versions are known.
 #[derive(Debug)]
 pub struct Connection {
-    broker: Arc<str>,
-    transport: Transport,
+    sending: Sending,
+    receiving: Receiving,
     client_id: StrBytes,
     versions: Vec<ApiVersion>,
     request: BytesMut,
-    frames: Frames,
     correlation: i32,
     /// Whether an answer is on its way.
     pending: bool,
-    /// Until when the broker asked us to be quiet.
-    quiet_until: Option<Instant>,
-    request_timeout: Duration,
-    receive_max_bytes: usize,
 }
 
 impl Connection {
@@ -82,18 +79,26 @@ impl Connection {
     /// `socket.connection.setup.timeout.ms`.
     pub async fn open(broker: &str, properties: &Properties) -> Result<Self> {
         let opening = async {
+            let (reading, writing) = transport::open(broker, properties).await?;
+            let (broker, quiet): (Arc<str>, _) = (broker.into(), Quiet::default());
+            let request_timeout = properties.request_timeout;
+            let sending = Sending { broker: broker.clone(), writing, quiet: quiet.clone(), request_timeout };
+            let receiving = Receiving {
+                broker,
+                reading,
+                frames: Frames::default(),
+                quiet,
+                request_timeout,
+                receive_max_bytes: properties.receive_max_bytes,
+            };
             let mut connection = Self {
-                broker: broker.into(),
-                transport: Transport::open(broker, properties).await?,
+                sending,
+                receiving,
                 client_id: StrBytes::from_string(properties.client_id.clone()),
                 versions: Vec::new(),
                 request: BytesMut::new(),
-                frames: Frames::default(),
                 correlation: 0,
                 pending: false,
-                quiet_until: None,
-                request_timeout: properties.request_timeout,
-                receive_max_bytes: properties.receive_max_bytes,
             };
             connection.negotiate().await?;
             Ok(connection)
@@ -106,12 +111,18 @@ impl Connection {
 
     /// Returns the broker's `host:port`.
     pub fn broker(&self) -> &str {
-        &self.broker
+        &self.sending.broker
     }
 
     /// Returns whether the next request would wait, because the broker asked us to be quiet.
     pub fn is_quiet(&self) -> bool {
-        self.quiet_until.is_some_and(|until| until > Instant::now())
+        self.sending.quiet.until().is_some()
+    }
+
+    /// Splits it, for several requests on their way at once. The requests are numbered by who writes them.
+    pub fn split(self) -> (Sending, Receiving) {
+        debug_assert!(!self.pending, "an answer to nobody would come first");
+        (self.sending, self.receiving)
     }
 
     /// Returns the highest version of `R` that the broker, the message definitions and `ours` have in common; `None`
@@ -142,10 +153,7 @@ impl Connection {
     /// As [`Connection::call`].
     pub async fn send<R: Request>(&mut self, request: &R, version: i16) -> Result<()> {
         if self.pending {
-            return Err(Error::transient(format!("connection to broker {} was left in mid-answer", self.broker)));
-        }
-        if let Some(until) = self.quiet_until.take() {
-            tokio::time::sleep_until(until).await;
+            return Err(Error::transient(format!("connection to broker {} was left in mid-answer", self.broker())));
         }
         self.correlation = self.correlation.wrapping_add(1);
         let header = RequestHeader::default()
@@ -162,11 +170,8 @@ impl Connection {
         let length = (self.request.len() - 4) as i32;
         self.request[..4].copy_from_slice(&length.to_be_bytes());
         self.pending = true;
-        tracing::trace!(broker = %self.broker, bytes = length, "asking {}", request_name(R::KEY, version));
-        match timeout(self.request_timeout, self.transport.write_all(&self.request)).await {
-            Ok(written) => written.map_err(|error| self.lost(error)),
-            Err(_) => Err(self.late(R::KEY, version)),
-        }
+        tracing::trace!(broker = %self.broker(), bytes = length, "asking {}", request_name(R::KEY, version));
+        self.sending.send(&self.request).await
     }
 
     /// Waits for the answer to what was sent last; `wait` is how long the request itself lets the broker wait. With a
@@ -185,57 +190,9 @@ impl Connection {
     where
         R::Response: Throttled,
     {
-        let length = self.length(R::KEY, version, wait).await?;
-        let mut permit = Permit::default();
-        if let Some(toll) = toll {
-            permit = toll.budget.acquire(length).await;
-            toll.rate.pass(length).await;
-        }
-        let mut frame = self.body(R::KEY, version, length).await?;
-        let unreadable = |error| {
-            let what = request_name(R::KEY, version);
-            Error::transient(format!("answer of broker {} to {what} cannot be read", self.broker)).source(error)
-        };
-        let header_version = R::Response::header_version(version);
-        let header = ResponseHeader::decode(&mut frame, header_version).map_err(unreadable)?;
-        if header.correlation_id != self.correlation {
-            let (got, want) = (header.correlation_id, self.correlation);
-            return Err(Error::transient(format!("broker {} answered request {got}, not {want}", self.broker)));
-        }
-        let message = R::Response::decode(&mut frame, version).map_err(unreadable)?;
+        let answer = self.receiving.receive::<R>((version, self.correlation), wait, toll).await?;
         self.pending = false;
-        if let Some(quiet) = throttle::told(message.throttle_time_ms()) {
-            self.quiet_until = Some(Instant::now() + quiet);
-        }
-        Ok(Answer { message, permit, frame_bytes: length })
-    }
-
-    async fn length(&mut self, key: i16, version: i16, wait: Duration) -> Result<usize> {
-        let mut prefix = [0; 4];
-        match timeout(self.request_timeout + wait, self.transport.read_exact(&mut prefix)).await {
-            Ok(read) => read.map_err(|error| self.lost(error))?,
-            Err(_) => return Err(self.late(key, version)),
-        }
-        let length = i32::from_be_bytes(prefix);
-        usize::try_from(length).ok().filter(|length| (4..=self.receive_max_bytes).contains(length)).ok_or_else(|| {
-            Error::failed(format!("broker {} announced an answer of {length} bytes", self.broker)).hint(format!(
-                "it must be 4 to {} (`receive.message.max.bytes`); is that port a plaintext listener of Kafka?",
-                self.receive_max_bytes
-            ))
-        })
-    }
-
-    async fn body(&mut self, key: i16, version: i16, length: usize) -> Result<Bytes> {
-        let mut frame = self.frames.take(length);
-        let mut rest = frame.bytes_mut();
-        while !rest.is_empty() {
-            match timeout(self.request_timeout, self.transport.read_buf(&mut rest)).await {
-                Ok(Ok(0)) => return Err(self.lost(std::io::ErrorKind::UnexpectedEof.into())),
-                Ok(read) => read.map_err(|error| self.lost(error))?,
-                Err(_) => return Err(self.late(key, version)),
-            };
-        }
-        Ok(frame.freeze())
+        Ok(answer)
     }
 
     /// Asks for the broker's versions. One that does not know our version of the question answers in version 0,
@@ -250,7 +207,7 @@ impl Connection {
         }
         if answer.error_code != 0 {
             let code = code_name(answer.error_code);
-            return Err(Error::transient(format!("broker {} refused ApiVersions: {code}", self.broker)));
+            return Err(Error::transient(format!("broker {} refused ApiVersions: {code}", self.broker())));
         }
         self.versions = answer.api_keys;
         Ok(())
@@ -258,8 +215,8 @@ impl Connection {
 
     async fn ask_versions(&mut self, request: &ApiVersionsRequest, version: i16) -> Result<ApiVersionsResponse> {
         self.send(request, version).await?;
-        let length = self.length(ApiVersionsRequest::KEY, version, Duration::ZERO).await?;
-        let mut frame = self.body(ApiVersionsRequest::KEY, version, length).await?;
+        let length = self.receiving.length(ApiVersionsRequest::KEY, version, Duration::ZERO).await?;
+        let mut frame = self.receiving.body(ApiVersionsRequest::KEY, version, length).await?;
         // The header of this one answer is version 0 always, so that any client can read it.
         let correlation = ResponseHeader::decode(&mut frame, 0).ok().map(|header| header.correlation_id);
         if correlation != Some(self.correlation) {
@@ -274,17 +231,8 @@ impl Connection {
     }
 
     fn unreadable_versions(&self) -> Error {
-        Error::transient(format!("answer of broker {} to ApiVersions cannot be read", self.broker))
+        Error::transient(format!("answer of broker {} to ApiVersions cannot be read", self.broker()))
             .hint("is that port a plaintext listener of Kafka?")
-    }
-
-    fn lost(&self, error: std::io::Error) -> Error {
-        Error::transient(format!("connection to broker {} was lost", self.broker)).source(error)
-    }
-
-    fn late(&self, key: i16, version: i16) -> Error {
-        let (broker, what, waited) = (&self.broker, request_name(key, version), self.request_timeout.as_millis());
-        Error::transient(format!("broker {broker} did not answer {what} within {waited} ms"))
     }
 }
 

@@ -45,7 +45,11 @@ impl Client {
 
     /// Asks one broker after the other, the next one when one has failed or been silent for a while, and takes the first
     /// answer; `None` when the one that answered lacks the call.
-    pub(super) async fn ask_any<R>(&self, ours: RangeInclusive<i16>, request: &R) -> Result<Option<R::Response>>
+    pub(in crate::kafka) async fn ask_any<R>(
+        &self,
+        ours: RangeInclusive<i16>,
+        request: &R,
+    ) -> Result<Option<R::Response>>
     where
         R: Request,
         R::Response: Throttled,
@@ -86,7 +90,7 @@ impl Client {
     }
 
     /// Asks the broker at `address`; `None` when it has no version of the call that we know.
-    pub(super) async fn ask<R>(
+    pub(in crate::kafka) async fn ask<R>(
         &self,
         address: &str,
         ours: RangeInclusive<i16>,

@@ -11,6 +11,8 @@ use crate::record::TopicId;
 pub struct Metadata {
     /// The cluster's id; `None` where it has none.
     pub cluster_id: Option<String>,
+    /// The broker that is the controller, or passes on what is for it; −1 where there is none.
+    pub controller: i32,
     /// The brokers' `host:port` by id.
     pub brokers: BTreeMap<i32, String>,
     /// The topics.
@@ -61,6 +63,7 @@ impl Metadata {
             topic.partitions.sort_by_key(|partition| partition.index);
         }
         Self {
+            controller: answer.controller_id.0,
             cluster_id: answer.cluster_id.map(|id| id.to_string()),
             brokers: answer.brokers.iter().map(broker).collect(),
             topics,

@@ -1,4 +1,4 @@
-//! Memory for answers: large frames are read into memory that is used again when every slice of it is gone.
+//! Memory for answers and large requests: frames are put into memory that is used again when every slice of it is gone.
 //!
 //! Fresh memory costs a page fault per 4 KiB, more than checking the bytes that come into it. Nothing is copied: an
 //! answer is sliced where it was read. Huge pages were tried: cheaper where they are at hand, several times dearer on
@@ -23,7 +23,7 @@ const KEPT_BYTES: usize = 8 << 20;
 
 /// The memory of one connection.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
+pub(in crate::kafka) struct Frames {
     idle: Arc<Pool>,
 }
 
@@ -31,7 +31,7 @@ type Pool = Mutex<Vec<Vec<u8>>>;
 
 /// Memory that a frame is read into.
 #[derive(Debug)]
-pub(super) struct Frame {
+pub(in crate::kafka) struct Frame {
     memory: Vec<u8>,
     length: usize,
     pool: Weak<Pool>,
@@ -39,7 +39,7 @@ pub(super) struct Frame {
 
 impl Frames {
     /// Takes memory for a frame of `bytes`.
-    pub(super) fn take(&mut self, bytes: usize) -> Frame {
+    pub(in crate::kafka) fn take(&mut self, bytes: usize) -> Frame {
         let pool = Arc::downgrade(&self.idle);
         if bytes < POOLED_FROM_BYTES {
             return Frame { memory: vec![0; bytes], length: bytes, pool };
@@ -55,12 +55,12 @@ impl Frames {
 
 impl Frame {
     /// Returns the bytes to be filled.
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+    pub(in crate::kafka) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.memory[..self.length]
     }
 
     /// Returns the frame to be sliced; its memory is used again when the last slice is gone.
-    pub(super) fn freeze(self) -> Bytes {
+    pub(in crate::kafka) fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
     }
 }

@@ -4,6 +4,7 @@ use bytes::{Buf as _, Bytes};
 use kafka_protocol::messages::{MetadataRequest, MetadataResponse};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use super::*;
 

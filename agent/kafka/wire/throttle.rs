@@ -25,10 +25,14 @@ macro_rules! throttled {
 }
 
 throttled!(
+    m::AddPartitionsToTxnResponse,
+    m::CreateTopicsResponse,
     m::DescribeConfigsResponse,
     m::DescribeProducersResponse,
+    m::EndTxnResponse,
     m::FetchResponse,
     m::FindCoordinatorResponse,
+    m::IncrementalAlterConfigsResponse,
     m::InitProducerIdResponse,
     m::ListGroupsResponse,
     m::ListOffsetsResponse,

@@ -1,0 +1,235 @@
+//! Topics made, and their settings changed: what a restore needs of an administrator, over the wire.
+//!
+//! Settings are changed one by one (IncrementalAlterConfigs): the older call resets every setting that it does not name.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kafka_protocol::messages as m;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::protocol::StrBytes;
+use tokio::time::{Instant, sleep};
+
+use super::{Client, RESOURCE_TOPIC, topic_name};
+use crate::error::{Error, Result};
+use crate::kafka::code_name;
+use crate::record::TopicId;
+
+/// How long the controller may take to make a topic, and the topic to get its leaders.
+const MADE_WITHIN: Duration = Duration::from_secs(30);
+
+const TOPIC_ALREADY_EXISTS: i16 = 36;
+const NOT_CONTROLLER: i16 = 41;
+const REQUEST_TIMED_OUT: i16 = 7;
+
+const SET: i8 = 0;
+const DELETE: i8 = 1;
+
+/// A topic to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: String,
+    /// How many partitions it gets.
+    pub partitions: i32,
+    /// How many replicas each of them gets; −1 for the cluster's default (Kafka 2.4).
+    pub replication_factor: i16,
+    /// Its own settings, as (name, value).
+    pub configs: Vec<(String, String)>,
+}
+
+/// What became of a topic that was to be made.
+#[derive(Debug)]
+pub enum Made {
+    /// It was made, every partition has a leader, and this is its id; [`TopicId::NONE`] before Kafka 2.8.
+    Created(TopicId),
+    /// There was one of its name.
+    Exists,
+    /// It was not made, and why.
+    Refused(Error),
+}
+
+impl Client {
+    /// Makes topics and waits until all their partitions have leaders; what became of them is in their order. One that is
+    /// made in answer to a question whose answer was lost counts as there before.
+    ///
+    /// # Errors
+    /// [`Kind::Transient`](crate::error::Kind::Transient) when nobody answers, or leaders do not come in time;
+    /// [`Kind::Failed`](crate::error::Kind::Failed) where the cluster is too old.
+    pub async fn create_topics(&self, topics: &[NewTopic]) -> Result<Vec<Made>> {
+        let deadline = Instant::now() + MADE_WITHIN;
+        let mut told = self.make(topics, deadline).await?;
+        let made: Vec<&NewTopic> = topics.iter().filter(|topic| told.get(&topic.name).is_some_and(is_made)).collect();
+        let ids = self.led(&made, deadline).await?;
+        let outcome = |topic: &NewTopic| match told.remove(&topic.name) {
+            Some(Ok(())) => Made::Created(ids.get(&topic.name).copied().unwrap_or_default()),
+            Some(Err((TOPIC_ALREADY_EXISTS, _))) => Made::Exists,
+            Some(Err((code, said))) => Made::Refused(refused(&topic.name, code, said.as_deref())),
+            None => {
+                Made::Refused(Error::failed(format!("topic \"{}\" was not made: nothing is told of it", topic.name)))
+            }
+        };
+        Ok(topics.iter().map(outcome).collect())
+    }
+
+    /// Changes settings of a topic, each by itself: to a value, or, with `None`, back to the cluster's default. All others
+    /// stay as they are.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`](crate::error::Kind::Failed), with the broker's own words, where it refuses, and where it cannot
+    /// (before Kafka 2.3); [`Kind::Transient`](crate::error::Kind::Transient) when no broker answers.
+    pub async fn alter_configs(&self, topic: &str, changes: &[(String, Option<String>)]) -> Result<()> {
+        let change = |(name, value): &(String, Option<String>)| {
+            AlterableConfig::default()
+                .with_name(StrBytes::from_string(name.clone()))
+                .with_config_operation(if value.is_some() { SET } else { DELETE })
+                .with_value(value.clone().map(StrBytes::from_string))
+        };
+        let resource = AlterConfigsResource::default()
+            .with_resource_type(RESOURCE_TOPIC)
+            .with_resource_name(StrBytes::from_string(topic.to_owned()))
+            .with_configs(changes.iter().map(change).collect());
+        let request = m::IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+        let Some(answer) = self.ask_any(0..=1, &request).await? else {
+            let what =
+                format!("the settings of topic \"{topic}\" cannot be changed one by one by brokers before Kafka 2.3");
+            return Err(Error::failed(what).hint("change them with the tools of that version"));
+        };
+        for told in answer.responses.iter().filter(|told| told.error_code != 0) {
+            let (code, said) = (told.error_code, told.error_message.as_ref().map(|said| said.as_str()));
+            let what = format!("the settings of topic \"{topic}\" were not changed: {}", words(code, said));
+            return Err(if passes(code) {
+                Error::transient(what)
+            } else {
+                with_hint(Error::failed(what), code, topic)
+            });
+        }
+        Ok(())
+    }
+
+    /// Asks the controller to make topics, until it does or does not; what it says of each.
+    async fn make(&self, topics: &[NewTopic], deadline: Instant) -> Result<BTreeMap<String, Told>> {
+        let mut told: BTreeMap<String, Told> = BTreeMap::new();
+        let mut backoff = self.backoff();
+        // Some of these may be made though the controller said that it took too long.
+        let mut unsure = Vec::new();
+        loop {
+            let left: Vec<&NewTopic> = topics.iter().filter(|topic| !told.contains_key(&topic.name)).collect();
+            if left.is_empty() {
+                return Ok(told);
+            }
+            for topic in self.ask_controller(&left).await?.topics {
+                let name = topic.name.to_string();
+                let outcome = match topic.error_code {
+                    0 => Ok(()),
+                    TOPIC_ALREADY_EXISTS if unsure.contains(&name) => Ok(()),
+                    code if passes(code) && Instant::now() < deadline => {
+                        if code == REQUEST_TIMED_OUT {
+                            unsure.push(name);
+                        }
+                        continue;
+                    }
+                    code => Err((code, topic.error_message.map(|said| said.to_string()))),
+                };
+                told.insert(name, outcome);
+            }
+            if told.len() < topics.len() {
+                if Instant::now() >= deadline {
+                    return Ok(told);
+                }
+                sleep(backoff.wait()).await;
+            }
+        }
+    }
+
+    async fn ask_controller(&self, topics: &[&NewTopic]) -> Result<m::CreateTopicsResponse> {
+        let config = |(name, value): &(String, String)| {
+            CreatableTopicConfig::default()
+                .with_name(StrBytes::from_string(name.clone()))
+                .with_value(Some(StrBytes::from_string(value.clone())))
+        };
+        let topic = |topic: &&NewTopic| {
+            CreatableTopic::default()
+                .with_name(topic_name(&topic.name))
+                .with_num_partitions(topic.partitions)
+                .with_replication_factor(topic.replication_factor)
+                .with_configs(topic.configs.iter().map(config).collect())
+        };
+        // The controller's wait ends before ours.
+        let wait = self.properties().request_timeout / 2;
+        let request = m::CreateTopicsRequest::default()
+            .with_topics(topics.iter().map(topic).collect())
+            .with_timeout_ms(wait.as_millis() as i32);
+        // With ZooKeeper only the controller makes topics; with KRaft any broker passes the request on.
+        let controller = self.metadata(Some(&[])).await?.controller;
+        let answer = match self.address(controller) {
+            Some(address) => self.ask(&address, 2..=7, &request).await?,
+            None => self.ask_any(2..=7, &request).await?,
+        };
+        answer.ok_or_else(|| Error::failed("the cluster has no version of CreateTopics that we know"))
+    }
+
+    /// Waits until all partitions of topics have leaders, and returns the topics' ids.
+    async fn led(&self, topics: &[&NewTopic], deadline: Instant) -> Result<BTreeMap<String, TopicId>> {
+        let names: Vec<String> = topics.iter().map(|topic| topic.name.clone()).collect();
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let mut backoff = self.backoff();
+        loop {
+            let metadata = self.metadata(Some(&names)).await?;
+            let led = metadata.topics.iter().filter(|topic| {
+                let led = topic.partitions.iter().filter(|partition| partition.leader >= 0).count();
+                let all = topics.iter().find(|new| new.name == topic.name).map_or(0, |new| new.partitions);
+                topic.code == 0 && led >= 1.max(all) as usize
+            });
+            let ids: BTreeMap<String, TopicId> = led.map(|topic| (topic.name.clone(), topic.topic_id)).collect();
+            if ids.len() == names.len() {
+                return Ok(ids);
+            }
+            let wait = backoff.wait();
+            if Instant::now() + wait > deadline {
+                let missing = names.iter().find(|name| !ids.contains_key(*name)).cloned().unwrap_or_default();
+                let what = format!("topic \"{missing}\" was made and has partitions without a leader");
+                return Err(Error::transient(what).hint("are enough brokers up? start again when they are"));
+            }
+            sleep(wait).await;
+        }
+    }
+}
+
+/// What the controller says of a topic: its error code and words, where it was not made.
+type Told = std::result::Result<(), (i16, Option<String>)>;
+
+fn is_made(told: &Told) -> bool {
+    told.is_ok()
+}
+
+/// NOT_CONTROLLER, REQUEST_TIMED_OUT, NETWORK_EXCEPTION, THROTTLING_QUOTA_EXCEEDED: the same may succeed in a moment.
+fn passes(code: i16) -> bool {
+    matches!(code, NOT_CONTROLLER | REQUEST_TIMED_OUT | 13 | 89)
+}
+
+fn refused(topic: &str, code: i16, said: Option<&str>) -> Error {
+    with_hint(Error::failed(format!("topic \"{topic}\" was not made: {}", words(code, said))), code, topic)
+}
+
+fn words(code: i16, said: Option<&str>) -> String {
+    match said {
+        Some(said) => format!("{}, {said}", code_name(code)),
+        None => code_name(code),
+    }
+}
+
+fn with_hint(error: Error, code: i16, topic: &str) -> Error {
+    match code {
+        // TOPIC_AUTHORIZATION_FAILED, CLUSTER_AUTHORIZATION_FAILED
+        29 | 31 => {
+            error.hint(format!("allow CREATE, ALTER_CONFIGS and DESCRIBE on topic \"{topic}\" for this principal"))
+        }
+        // INVALID_REPLICATION_FACTOR
+        38 => error.hint("ask for no more replicas than there are brokers"),
+        _ => error,
+    }
+}

@@ -1,0 +1,144 @@
+//! The connection to one broker: requests go out as they come, answers come back in their order, several are on their
+//! way at once.
+//!
+//! Retry: none here; whatever goes wrong ends the connection and is told, and what was on its way has no answer. Cancel:
+//! at any point, nothing is kept here.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use kafka_protocol::messages as m;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use super::request::TOPIC_IDS;
+use crate::error::{Error, Result};
+use crate::kafka::Client;
+use crate::kafka::client::Metadata;
+use crate::kafka::wire::{Receiving, Sending};
+
+/// The first version of Produce that takes batches of format v2.
+const FIRST: i16 = 3;
+
+/// An answer is overdue this long after the request was sent, or the answer before it came: time to ask whether the
+/// broker still leads. With less, replicas that catch up would look like a dead broker; with more, a leader that hangs
+/// is left later.
+const OVERDUE: Duration = Duration::from_secs(3);
+
+/// What a connection tells, and what a look at the cluster does.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// It is open, and takes these versions.
+    Up(Versions),
+    /// The next request is answered.
+    Answered(m::ProduceResponse),
+    /// The next answer is late.
+    Overdue,
+    /// It has ended.
+    Lost(Error),
+}
+
+/// The highest versions of Produce that a broker and we have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Versions {
+    pub(super) by_id: Option<i16>,
+    pub(super) by_name: Option<i16>,
+}
+
+/// What the tasks tell.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// The connection of this number to a broker.
+    Link(i32, u64, Event),
+    /// A look at the cluster that began then.
+    Looked(Instant, Result<Metadata>),
+}
+
+/// A request to be sent.
+#[derive(Debug)]
+pub(super) struct Shipment {
+    pub(super) frame: Bytes,
+    pub(super) version: i16,
+    pub(super) correlation: i32,
+}
+
+/// A connection to a broker.
+pub(super) struct Line {
+    pub(super) broker: i32,
+    pub(super) serial: u64,
+    pub(super) client: Client,
+    pub(super) shipments: mpsc::UnboundedReceiver<Shipment>,
+    pub(super) tell: mpsc::UnboundedSender<Told>,
+}
+
+impl Line {
+    /// Connects and works until the connection ends.
+    pub(super) async fn run(mut self) {
+        let Err(error) = self.serve().await;
+        self.tell(Event::Lost(error));
+    }
+
+    async fn serve(&mut self) -> Result<Infallible> {
+        let broker = self.broker;
+        let unknown = || Error::transient(format!("broker {broker} is not in the cluster's metadata"));
+        let address = self.client.address(broker).ok_or_else(unknown)?;
+        let connection = self.client.connect(&address).await?;
+        let by_id = connection.version::<m::ProduceRequest>(TOPIC_IDS..=TOPIC_IDS);
+        let by_name = connection.version::<m::ProduceRequest>(FIRST..=TOPIC_IDS - 1);
+        self.tell(Event::Up(Versions { by_id, by_name }));
+        let (sending, receiving) = connection.split();
+        // Bounded by what may be on its way.
+        let (sent, awaited) = mpsc::unbounded_channel();
+        let (number, tell) = ((broker, self.serial), self.tell.clone());
+        tokio::select! {
+            ended = write(sending, &mut self.shipments, sent) => ended,
+            ended = read(receiving, awaited, number, &tell) => ended,
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody hears it only when the producer was dropped, and this task with it.
+        let _ = self.tell.send(Told::Link(self.broker, self.serial, event));
+    }
+}
+
+async fn write(
+    mut sending: Sending,
+    shipments: &mut mpsc::UnboundedReceiver<Shipment>,
+    sent: mpsc::UnboundedSender<(i16, i32)>,
+) -> Result<Infallible> {
+    loop {
+        let Some(Shipment { frame, version, correlation }) = shipments.recv().await else { return Err(ended()) };
+        sending.send(&frame).await?;
+        sent.send((version, correlation)).map_err(|_| ended())?;
+    }
+}
+
+async fn read(
+    mut receiving: Receiving,
+    mut awaited: mpsc::UnboundedReceiver<(i16, i32)>,
+    (broker, serial): (i32, u64),
+    tell: &mpsc::UnboundedSender<Told>,
+) -> Result<Infallible> {
+    loop {
+        let Some(next) = awaited.recv().await else { return Err(ended()) };
+        // What was sent before a quota held the connection up is looked at when that is over.
+        let quiet = receiving.quiet_for();
+        let answer = receiving.receive::<m::ProduceRequest>(next, quiet, None);
+        tokio::pin!(answer);
+        let mut patience = OVERDUE + quiet;
+        let answer = loop {
+            match timeout(patience, &mut answer).await {
+                Ok(answer) => break answer?,
+                Err(_) => drop(tell.send(Told::Link(broker, serial, Event::Overdue))),
+            }
+            patience = OVERDUE;
+        };
+        let _ = tell.send(Told::Link(broker, serial, Event::Answered(answer.message)));
+    }
+}
+
+fn ended() -> Error {
+    Error::transient("the connection was given up")
+}

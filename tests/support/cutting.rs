@@ -1,0 +1,164 @@
+//! A front before a Kafka broker that names itself in the broker's place and passes everything on, but cuts connections
+//! now and then: in the middle of a Produce request, or when the broker has answered one and nobody has heard it.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages as m;
+use kafka_protocol::protocol::{Decodable as _, Encodable as _, HeaderVersion as _, Request as _, StrBytes};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// One Produce request in this many is cut.
+const ONE_IN: usize = 60;
+
+/// The front. It ends with the process.
+pub(crate) struct Cutting {
+    broker: String,
+    address: String,
+    requests: AtomicUsize,
+    cuts: AtomicUsize,
+}
+
+/// What is on its way over a connection.
+#[derive(Default)]
+struct Passing {
+    /// The versions of the Metadata requests, by their numbers.
+    metadata: HashMap<i32, i16>,
+    /// The number of the request whose answer nobody hears.
+    unheard: Option<i32>,
+}
+
+impl Cutting {
+    /// Starts a front before `broker` (`host:port`).
+    pub(crate) fn start(broker: &str) -> &'static Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("this machine has a free port");
+        listener.set_nonblocking(true).expect("a socket");
+        let front: &'static Self = Box::leak(Box::new(Self {
+            broker: broker.to_owned(),
+            address: listener.local_addr().expect("bound").to_string(),
+            requests: AtomicUsize::new(0),
+            cuts: AtomicUsize::new(0),
+        }));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+            runtime.block_on(async {
+                let listener = TcpListener::from_std(listener).expect("a listener");
+                while let Ok((client, _)) = listener.accept().await {
+                    // An error is a side that went, or a cut.
+                    tokio::spawn(async move { drop(front.pass(client).await) });
+                }
+            });
+        });
+        front
+    }
+
+    /// Returns its own `host:port`.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Returns how many connections it has cut.
+    pub(crate) fn cuts(&self) -> usize {
+        self.cuts.load(Ordering::Relaxed)
+    }
+
+    async fn pass(&self, client: TcpStream) -> io::Result<()> {
+        let broker = TcpStream::connect(&self.broker).await?;
+        client.set_nodelay(true)?;
+        broker.set_nodelay(true)?;
+        let (from_client, to_client) = client.into_split();
+        let (from_broker, to_broker) = broker.into_split();
+        let passing = Mutex::new(Passing::default());
+        tokio::select! {
+            ended = self.requests(from_client, to_broker, &passing) => ended,
+            ended = self.answers(from_broker, to_client, &passing) => ended,
+        }
+    }
+
+    async fn requests(
+        &self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        passing: &Mutex<Passing>,
+    ) -> io::Result<()> {
+        loop {
+            let frame = frame(&mut from).await?;
+            let number = |at: usize| i16::from_be_bytes([frame[at], frame[at + 1]]);
+            let (key, version, correlation) = (number(4), number(6), correlation(&frame[8..]));
+            if key == m::MetadataRequest::KEY {
+                passing.lock().expect("unpoisoned").metadata.insert(correlation, version);
+            }
+            if key == m::ProduceRequest::KEY {
+                match self.requests.fetch_add(1, Ordering::Relaxed) % (2 * ONE_IN) {
+                    7 => {
+                        self.cuts.fetch_add(1, Ordering::Relaxed);
+                        return to.write_all(&frame[..frame.len() / 2]).await;
+                    }
+                    67 => passing.lock().expect("unpoisoned").unheard = Some(correlation),
+                    _ => {}
+                }
+            }
+            to.write_all(&frame).await?;
+        }
+    }
+
+    async fn answers(
+        &self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        passing: &Mutex<Passing>,
+    ) -> io::Result<()> {
+        loop {
+            let mut frame = frame(&mut from).await?;
+            let correlation = correlation(&frame[4..]);
+            let (version, unheard) = {
+                let mut passing = passing.lock().expect("unpoisoned");
+                (passing.metadata.remove(&correlation), passing.unheard)
+            };
+            if let Some(version) = version {
+                frame = self.in_its_place(frame, version);
+            } else if unheard == Some(correlation) {
+                self.cuts.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            }
+            to.write_all(&frame).await?;
+        }
+    }
+
+    /// Names this front where an answer to Metadata names the broker.
+    fn in_its_place(&self, frame: BytesMut, version: i16) -> BytesMut {
+        let mut rest: Bytes = frame.freeze().slice(4..);
+        let header_version = m::MetadataResponse::header_version(version);
+        let header = m::ResponseHeader::decode(&mut rest, header_version).expect("a header");
+        let mut answer = m::MetadataResponse::decode(&mut rest, version).expect("metadata");
+        let (host, port) = self.address.rsplit_once(':').expect("an address");
+        for broker in &mut answer.brokers {
+            broker.host = StrBytes::from_string(host.to_owned());
+            broker.port = port.parse().expect("a port");
+        }
+        let mut out = BytesMut::from(&[0; 4][..]);
+        header.encode(&mut out, header_version).expect("encodes");
+        answer.encode(&mut out, version).expect("encodes");
+        let length = (out.len() - 4) as u32;
+        out[..4].copy_from_slice(&length.to_be_bytes());
+        out
+    }
+}
+
+/// Reads a request or an answer, its length in front.
+async fn frame(from: &mut OwnedReadHalf) -> io::Result<BytesMut> {
+    let length = from.read_u32().await?;
+    let mut frame = BytesMut::zeroed(length as usize + 4);
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    from.read_exact(&mut frame[4..]).await?;
+    Ok(frame)
+}
+
+fn correlation(bytes: &[u8]) -> i32 {
+    i32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
