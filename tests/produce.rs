@@ -195,9 +195,9 @@ async fn keep_sending(mut producer: Producer<u32>, partitions: Vec<Partition>, l
     let (mut sent, mut landed_all) = (0, 0);
     let mut next = BTreeMap::new();
     while !load.stop.load(Ordering::Relaxed) {
-        for number in sent..landed_all + AHEAD {
-            partitions.iter().for_each(|partition| producer.send(partition, batch(number), number));
-            sent = number + 1;
+        while sent < landed_all + AHEAD {
+            partitions.iter().for_each(|partition| producer.send(partition, batch(sent), sent));
+            sent += 1;
         }
         landed(&mut producer, partitions.len(), &mut next).await;
         if next.len() == partitions.len() {
@@ -217,12 +217,16 @@ fn batches_follow_leaders_that_move_and_outlive_a_broker_that_is_killed() {
     let topic = cluster.topic("produce-moves", &[&[1, 2, 3], &[2, 3, 1], &[3, 1, 2]], &[("min.insync.replicas", "2")]);
     let client = client(cluster.kafka().brokers());
     let load = Arc::new(Load::default());
-    let sending = block_on(async {
+    let (producer, partitions) = block_on(async {
         let partitions = partitions(&client, &topic).await;
         let identity = fence(&client, &new_id(), &partitions).await.expect("a fence");
         let producer = Producer::start(&client, identity, Settings::default());
         partitions.iter().for_each(|partition| producer.open(partition, 0));
-        tokio::spawn(keep_sending(producer, partitions, load.clone()))
+        (producer, partitions)
+    });
+    let sending = std::thread::spawn({
+        let load = load.clone();
+        move || block_on(keep_sending(producer, partitions, load))
     });
     load.goes_on("the beginning");
     for partition in 0..2 {
@@ -235,7 +239,7 @@ fn batches_follow_leaders_that_move_and_outlive_a_broker_that_is_killed() {
     cluster.start_again(victim);
     load.goes_on("it has returned");
     load.stop.store(true, Ordering::Relaxed);
-    let sent = block_on(sending).expect("it sends to the end");
+    let sent = sending.join().expect("it sends to the end");
     println!("{sent} batches to each partition");
     assert_holds(cluster.kafka(), &topic, 3, sent);
 }

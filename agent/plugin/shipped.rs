@@ -117,8 +117,10 @@ fn by_topic(_: &Partition, record: &Record) -> Vec<Made> {
     [vec![stays(record)], sent(record, &["copy"])].concat()
 }
 
-/// Each shipped plugin with its settings, and what it then does.
-const ALL: [(&str, &[(&str, &str)], Model); 6] = [
+/// A shipped plugin, its settings, and what it then does.
+type Shipped = (&'static str, &'static [(&'static str, &'static str)], Model);
+
+const ALL: [Shipped; 6] = [
     (
         "header-injector",
         &[("timestamp", "at"), ("partition", "false"), ("topic", "true"), ("headers.cluster", "eu-1")],

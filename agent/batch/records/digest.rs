@@ -243,7 +243,7 @@ mod tests {
             vec![record(5, Some(b"k"), Some(b""))],
             vec![record(5, Some(b"kv"), Some(b""))],
             vec![record(5, Some(b""), Some(b"kv"))],
-            headed(&[a.clone()]),
+            headed(std::slice::from_ref(&a)),
             headed(&[a.clone(), b.clone()]),
             headed(&[b.clone(), a.clone()]),
             headed(&[a.clone(), a.clone()]),

@@ -96,7 +96,8 @@ impl Client {
                 format!("the settings of topic \"{topic}\" cannot be changed one by one by brokers before Kafka 2.3");
             return Err(Error::failed(what).hint("change them with the tools of that version"));
         };
-        for told in answer.responses.iter().filter(|told| told.error_code != 0) {
+        // One was asked about.
+        if let Some(told) = answer.responses.iter().find(|told| told.error_code != 0) {
             let (code, said) = (told.error_code, told.error_message.as_ref().map(|said| said.as_str()));
             let what = format!("the settings of topic \"{topic}\" were not changed: {}", words(code, said));
             return Err(if passes(code) {
