@@ -90,7 +90,7 @@ impl State {
             .hint(match there.len() {
                 0 => "there is no restore of that backup at all".to_owned(),
                 1..=20 => format!("there is: {}", there.join(", ")),
-                more => format!("there are {more}, as {}; `restores list` shows all", there[..3].join(", ")),
+                more => format!("there are {more}, as {}", there[..3].join(", ")),
             }))
     }
 

@@ -29,6 +29,17 @@ fn producer(cluster: &Cluster, settings: Settings) -> Producer<u32> {
     Producer::start(&client(&cluster.servers()), IDENTITY, settings)
 }
 
+/// Starts a producer of which the first batch to each of two partitions has landed: until then no other goes with it.
+async fn begun(cluster: &Cluster) -> Producer<u32> {
+    let mut producer = producer(cluster, Settings::default());
+    for index in 0..2 {
+        producer.open(&cluster.partition(index), 0);
+        send(&producer, &cluster.partition(index), 0..1);
+    }
+    landed(&mut producer, 2).await;
+    producer
+}
+
 fn send(producer: &Producer<u32>, partition: &Partition, numbers: std::ops::Range<u32>) {
     numbers.for_each(|number| producer.send(partition, batch(2, &number.to_be_bytes()), number));
 }
@@ -96,12 +107,7 @@ async fn batches_of_many_partitions_go_together_and_land_in_order() {
 #[tokio::test]
 async fn at_most_five_batches_of_a_partition_are_on_their_way() {
     let cluster = Cluster::start(1, 2, 13).await;
-    let mut producer = producer(&cluster, Settings::default());
-    for index in 0..2 {
-        producer.open(&cluster.partition(index), 0);
-        send(&producer, &cluster.partition(index), 0..1);
-    }
-    landed(&mut producer, 2).await;
+    let mut producer = begun(&cluster).await;
     cluster.hold();
     (0..2).for_each(|index| send(&producer, &cluster.partition(index), 1..50));
     until("five more are sent", || cluster.state().logs.values().all(|log| log.batches.len() == 6)).await;
@@ -222,12 +228,7 @@ async fn a_sequence_that_nothing_explains_ends_the_partition_and_says_to_read_th
 #[tokio::test]
 async fn a_younger_process_ends_the_producer() {
     let cluster = Cluster::start(1, 2, 13).await;
-    let mut producer = producer(&cluster, Settings::default());
-    for index in 0..2 {
-        producer.open(&cluster.partition(index), 0);
-        send(&producer, &cluster.partition(index), 0..1);
-    }
-    landed(&mut producer, 2).await;
+    let mut producer = begun(&cluster).await;
     cluster.state().epoch = IDENTITY.epoch + 1;
     send(&producer, &cluster.partition(0), 1..9);
     for _ in 0..2 {
