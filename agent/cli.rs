@@ -13,6 +13,7 @@ pub mod list;
 pub mod offset_mapping;
 pub mod plugin;
 pub mod repair;
+pub mod restore;
 pub mod run;
 pub mod savepoints;
 pub mod table;
@@ -44,6 +45,8 @@ enum Verb {
     Run(run::Args),
     /// Archive everything up to the last stable offsets seen at start, then exit
     Backup(backup::Args),
+    /// Send what a backup holds to a cluster
+    Restore(restore::Args),
     /// List the backups below a path, or the topics of one
     List(list::Args),
     /// Show what a backup holds: topics with their settings, partitions, times, gaps
@@ -86,7 +89,7 @@ impl Cli {
 
     /// Runs the verb to its end. SIGINT ends a verb that holds nothing at once; the others close first.
     pub async fn run(self) -> Result<()> {
-        let captures = matches!(self.verb, Verb::Run(_) | Verb::Backup(_));
+        let captures = matches!(self.verb, Verb::Run(_) | Verb::Backup(_) | Verb::Restore(_));
         logging::start(&self.logging, captures)?;
         if !(captures || matches!(self.verb, Verb::Demo(_))) {
             tokio::spawn(end_on_interrupt());
@@ -94,6 +97,7 @@ impl Cli {
         match self.verb {
             Verb::Run(args) => run::run(args).await,
             Verb::Backup(args) => backup::run(args).await,
+            Verb::Restore(args) => restore::run(args).await,
             Verb::List(args) => list::run(args).await,
             Verb::Describe(args) => describe::run(args).await,
             Verb::ShowOffsetMapping(args) => offset_mapping::run(args).await,

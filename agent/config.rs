@@ -5,6 +5,7 @@
 //! `${env:NAME}` are replaced in values after parsing. No I/O but reading the file and what it refers to.
 
 pub mod keys;
+pub mod restore;
 mod section;
 mod substitute;
 pub mod value;
@@ -17,6 +18,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use self::keys::{KEYS, Key, RESTORE_KEYS};
+pub use self::restore::Restore;
 use self::section::{File, Section};
 use crate::error::{Error, Result};
 use crate::kafka::client::groups::Choice;
@@ -39,8 +42,10 @@ const MOST_PLUGIN_BYTES: u64 = u32::MAX as u64;
 pub struct Config {
     /// `[agent]`.
     pub agent: Agent,
-    /// Each `[[pipeline]]`, in the order of the file.
+    /// Each `[[pipeline]]` that captures, in the order of the file.
     pub pipelines: Vec<Pipeline>,
+    /// Each `[[pipeline]]` that restores, in the order of the file.
+    pub restores: Vec<Restore>,
     /// The file's name, for errors.
     pub file: String,
     effective: Value,
@@ -151,7 +156,7 @@ impl Config {
         let mut resolver = Resolver { file, variable, referring: HashSet::new() };
         let given = resolver.table("", table)?;
         let read = Rc::new(File { name: file.to_owned(), referring: resolver.referring });
-        let mut top = Section::open(&read, "", "", given)?;
+        let mut top = Section::open(&read, "", KEYS, "", given)?;
 
         let mut section = top.section("agent")?;
         let agent = Agent {
@@ -160,16 +165,27 @@ impl Config {
         };
         top.keep("agent", section.close());
 
-        let mut pipelines = Vec::new();
+        let (mut pipelines, mut restores) = (Vec::new(), Vec::<Restore>::new());
         let mut shown = Vec::new();
-        for mut section in top.sections("pipeline")? {
+        for mut section in top.sections("pipeline", keys_of)? {
+            if section.restores() {
+                let restore = Restore::read(&mut section)?;
+                let is_known = pipelines.iter().map(|known: &Pipeline| &known.name).any(|name| *name == restore.name)
+                    || restores.iter().any(|known| known.name == restore.name);
+                if is_known {
+                    return Err(section.error("name", format!("another pipeline is named `{}` too", restore.name)));
+                }
+                restores.push(restore);
+                shown.push(section.close());
+                continue;
+            }
             let pipeline = Pipeline::read(&mut section)?;
             check_against(&pipelines, &pipeline, &section)?;
             pipelines.push(pipeline);
             shown.push(section.close());
         }
         top.keep("pipeline", shown.into());
-        Ok(Self { agent, pipelines, file: file.to_owned(), effective: top.close() })
+        Ok(Self { agent, pipelines, restores, file: file.to_owned(), effective: top.close() })
     }
 
     /// Returns everything that holds, defaults filled in and secrets masked, in the shape of the file.
@@ -193,18 +209,7 @@ impl Pipeline {
         let mut below = section.section("source")?;
         let source = Source::read(&mut below)?;
         section.keep("source", below.close());
-        let mut stages = Vec::new();
-        let mut shown = Vec::new();
-        for mut below in section.optional_sections("stage")? {
-            stages.push(read_stage(&mut below)?);
-            shown.push(below.close());
-        }
-        if stages.len() > MOST_STAGES {
-            return Err(section.error("stage", format!("there are {} stages, the most is {MOST_STAGES}", stages.len())));
-        }
-        if !shown.is_empty() {
-            section.keep("stage", shown.into());
-        }
+        let stages = read_stages(section)?;
         let mut below = section.section("sink")?;
         let sink = Sink::read(&mut below)?;
         section.keep("sink", below.close());
@@ -219,8 +224,7 @@ impl Source {
     fn read(section: &mut Section) -> Result<Self> {
         section.read("type", |text| match text {
             "kafka" => Ok(()),
-            "archive" => Err("`archive` as a source (restore) belongs to a later version".to_owned()),
-            _ => Err(format!("there is no source of type `{text}`: it is `kafka`")),
+            _ => Err(format!("there is no source of type `{text}`: it is `kafka`, or `archive` to restore")),
         })?;
         let topics = read_topics(section)?;
         let group_id = section.given_text("group_id")?;
@@ -309,6 +313,28 @@ fn read_groups(section: &mut Section) -> Result<Choice> {
     Ok(choice)
 }
 
+/// Returns the keys of a pipeline, by its source, if they are not those of one that captures.
+fn keys_of(pipeline: &Map<String, Value>) -> Option<&'static [Key]> {
+    let source = pipeline.get("source").and_then(|source| source.get("type"));
+    (source.and_then(Value::as_str) == Some("archive")).then_some(RESTORE_KEYS)
+}
+
+/// Reads the stages of a pipeline, of which there may be none.
+fn read_stages(section: &mut Section) -> Result<Vec<Stage>> {
+    let (mut stages, mut shown) = (Vec::new(), Vec::new());
+    for mut below in section.optional_sections("stage")? {
+        stages.push(read_stage(&mut below)?);
+        shown.push(below.close());
+    }
+    if stages.len() > MOST_STAGES {
+        return Err(section.error("stage", format!("there are {} stages, the most is {MOST_STAGES}", stages.len())));
+    }
+    if !shown.is_empty() {
+        section.keep("stage", shown.into());
+    }
+    Ok(stages)
+}
+
 fn read_stage(section: &mut Section) -> Result<Stage> {
     let plugin = section.read("plugin", |text| match text.trim() {
         "" => Err("must not be empty".to_owned()),
@@ -330,7 +356,7 @@ impl Sink {
     fn read(section: &mut Section) -> Result<Self> {
         section.read("type", |text| match text {
             "archive" => Ok(()),
-            "kafka" => Err("`kafka` as a sink (restore) belongs to a later version".to_owned()),
+            "kafka" => Err("`kafka` is the sink of a restore, whose source is an `archive`".to_owned()),
             _ => Err(format!("there is no sink of type `{text}`: it is `archive`")),
         })?;
         Ok(Self {

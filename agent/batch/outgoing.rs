@@ -273,6 +273,11 @@ impl Refit {
         Ok(())
     }
 
+    /// Returns whether records wait for more: [`flush`](Self::flush) would add them.
+    pub fn waits(&self) -> bool {
+        self.waiting.waits()
+    }
+
     /// Takes a batch that is not merged with others.
     fn alone(&mut self, batch: &Archived<'_>, out: &mut Vec<Fitted>) -> Result<()> {
         let Archived { header, bytes, compression, .. } = batch;

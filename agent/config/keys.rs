@@ -3,6 +3,10 @@
 //! The reader takes types and defaults from here, `config show` the order, the unknown-key error the names; a test
 //! holds `config/agent.toml` against it.
 
+mod restore;
+
+pub use restore::RESTORE_KEYS;
+
 /// What a key holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
@@ -67,7 +71,7 @@ const fn with_default(path: &'static str, holds: Type, default: &'static str, re
     Key { path, holds, default: Some(default), required: false, reason }
 }
 
-/// All keys, in the order in which a file is best read.
+/// All keys of a file whose pipelines capture, in the order in which it is best read.
 pub const KEYS: &[Key] = &[
     section("agent", Type::Section, false, "the process itself"),
     with_default(
@@ -249,16 +253,9 @@ pub const KEYS: &[Key] = &[
 
 /// Keys of the design that this version does not know yet, so that the error can say so.
 pub const LATER: &[&str] = &[
-    "pipeline.source.until",
-    "pipeline.source.from",
-    "pipeline.source.savepoint",
-    "pipeline.source.backup_id",
-    "pipeline.source.path",
     "pipeline.sink.savepoint_interval",
     "pipeline.sink.batches",
     "pipeline.sink.fencing",
-    "pipeline.sink.kafka",
-    "pipeline.sink.topics",
     "pipeline.groups",
     "restore",
 ];
@@ -268,7 +265,7 @@ pub fn key(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
 
-/// Returns the keys that stand directly in `section`.
-pub fn keys_in(section: &str) -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().filter(move |key| key.section() == section)
+/// Returns those of `keys` that stand directly in `section`.
+pub fn keys_in(keys: &'static [Key], section: &str) -> impl Iterator<Item = &'static Key> {
+    keys.iter().filter(move |key| key.section() == section)
 }

@@ -24,7 +24,9 @@ pub(super) struct Section {
     file: Rc<File>,
     /// Where it stands in the file, as `pipeline[0].sink`; empty at the top.
     path: String,
-    /// Where it stands in [`keys::KEYS`], as `pipeline.sink`.
+    /// The keys that there are.
+    keys: &'static [Key],
+    /// Where it stands in these, as `pipeline.sink`.
     schema: &'static str,
     given: Map<String, Value>,
     holds: Map<String, Value>,
@@ -32,19 +34,30 @@ pub(super) struct Section {
 
 impl Section {
     /// Makes the section of `given` after checking that all its keys are known.
-    pub(super) fn open(file: &Rc<File>, path: &str, schema: &'static str, given: Map<String, Value>) -> Result<Self> {
-        let section = Self { file: file.clone(), path: path.to_owned(), schema, given, holds: Map::new() };
+    pub(super) fn open(
+        file: &Rc<File>,
+        path: &str,
+        keys: &'static [Key],
+        schema: &'static str,
+        given: Map<String, Value>,
+    ) -> Result<Self> {
+        let section = Self { file: file.clone(), path: path.to_owned(), keys, schema, given, holds: Map::new() };
         for name in section.given.keys() {
-            if !keys::keys_in(schema).any(|key| key.name() == name) {
+            if !keys::keys_in(keys, schema).any(|key| key.name() == name) {
                 return Err(section.unknown(name));
             }
         }
         Ok(section)
     }
 
-    /// Returns everything that holds, in the order of [`keys::KEYS`].
+    /// Returns whether this is a pipeline that restores.
+    pub(super) fn restores(&self) -> bool {
+        std::ptr::eq(self.keys, keys::RESTORE_KEYS)
+    }
+
+    /// Returns everything that holds, in the order of the keys.
     pub(super) fn close(mut self) -> Value {
-        let ordered = keys::keys_in(self.schema).filter_map(|key| self.holds.remove_entry(key.name()));
+        let ordered = keys::keys_in(self.keys, self.schema).filter_map(|key| self.holds.remove_entry(key.name()));
         Value::Object(ordered.collect())
     }
 
@@ -67,7 +80,7 @@ impl Section {
             None if key.required => return Err(self.error(name, format!("is missing: {}", key.reason))),
             None => Map::new(),
         };
-        Self::open(&self.file, &self.at(name), key.path, given)
+        Self::open(&self.file, &self.at(name), self.keys, key.path, given)
     }
 
     /// Takes the sections `name`, of which there may be none.
@@ -77,11 +90,15 @@ impl Section {
             self.given.remove(name);
             return Ok(Vec::new());
         }
-        self.sections(name)
+        self.sections(name, |_| None)
     }
 
-    /// Takes the sections `name`, of which there must be one.
-    pub(super) fn sections(&mut self, name: &str) -> Result<Vec<Self>> {
+    /// Takes the sections `name`, of which there must be one; `keys` says which keys one has, if not those of this one.
+    pub(super) fn sections(
+        &mut self,
+        name: &str,
+        keys: impl Fn(&Map<String, Value>) -> Option<&'static [Key]>,
+    ) -> Result<Vec<Self>> {
         let key = self.key(name);
         let given = match self.given.remove(name) {
             Some(Value::Array(given)) if !given.is_empty() => given,
@@ -94,7 +111,8 @@ impl Section {
             let Value::Object(given) = given else {
                 return Err(self.error(&name, format!("must be a table: [[{}]]", key.path)));
             };
-            sections.push(Self::open(&self.file, &self.at(&name), key.path, given)?);
+            let keys = keys(&given).unwrap_or(self.keys);
+            sections.push(Self::open(&self.file, &self.at(&name), keys, key.path, given)?);
         }
         Ok(sections)
     }
@@ -184,6 +202,17 @@ impl Section {
         Ok(Some(list))
     }
 
+    /// Takes the list `name`, if it is given, of what `read` makes of each text.
+    pub(super) fn parsed_list<T>(&mut self, name: &str, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
+        let texts = self.optional_list(name)?.unwrap_or_default();
+        let parsed = texts.iter().enumerate().map(|(i, text)| {
+            let wrong =
+                || self.error(&format!("{name}[{i}]"), format!("cannot read `{text}`: {}", self.key(name).reason));
+            read(text).ok_or_else(wrong)
+        });
+        parsed.collect()
+    }
+
     /// Takes the table of a plugin's settings `name`, if it is given, as `wit/transform.wit` promises them: in the file's
     /// order, as text, tables inside as dotted names, each element of an array as an entry of its own.
     pub(super) fn settings(&mut self, name: &str) -> Result<Vec<(String, String)>> {
@@ -257,6 +286,7 @@ impl Section {
         match self.given.remove(name) {
             Some(Value::Object(given)) => self.flatten(name, "", given, &mut properties)?,
             Some(other) => return Err(self.error(name, format!("must be a table, not {}", kind_of(&other)))),
+            None if !self.key(name).required => return Ok(properties),
             None => return Err(self.error(name, format!("is missing: {}", self.key(name).reason))),
         }
         let shown = properties.iter().map(|(key, value)| {
@@ -309,7 +339,9 @@ impl Section {
     }
 
     fn key(&self, name: &str) -> &'static Key {
-        keys::keys_in(self.schema).find(|key| key.name() == name).expect("the reader asks only for keys of the table")
+        keys::keys_in(self.keys, self.schema)
+            .find(|key| key.name() == name)
+            .expect("the reader asks only for keys of the table")
     }
 
     fn at(&self, name: &str) -> String {
@@ -322,12 +354,12 @@ impl Section {
         if keys::LATER.contains(&full.as_str()) {
             return self.error(name, "unknown key: it belongs to a later version");
         }
-        let siblings: Vec<&str> = keys::keys_in(self.schema).map(Key::name).collect();
+        let siblings: Vec<&str> = keys::keys_in(self.keys, self.schema).map(Key::name).collect();
         // The same name in another section is more likely than a typing error of more than a third.
         let near = |known: &&str| strsim::damerau_levenshtein(name, known);
         let sibling =
             siblings.iter().min_by_key(|known| near(known)).filter(|known| near(known) <= name.len().max(6) / 3);
-        let elsewhere = || keys::KEYS.iter().find(|key| key.name() == name);
+        let elsewhere = || self.keys.iter().find(|key| key.name() == name);
         match (sibling, elsewhere()) {
             (Some(known), _) => self.error(name, format!("unknown key, did you mean {known}?")),
             (None, Some(key)) => self.error(name, format!("unknown key here, did you mean {}?", key.path)),

@@ -1,7 +1,8 @@
 //! The laws of the configuration, tried through its public face; and the shipped files, held against the keys.
 
-use super::keys::{KEYS, Type};
+use super::keys::{KEYS, RESTORE_KEYS, Type};
 use super::*;
+use crate::record::OffsetRange;
 
 /// The smallest configuration that is complete.
 const SMALL: &str = r#"
@@ -76,7 +77,7 @@ fn an_unknown_key_names_the_nearest_known_one_on_one_line() {
     );
     assert_eq!(refused("[agnet]\n"), "a.toml: agnet: unknown key, did you mean agent?");
     assert!(refused_with("type = \"kafka\"", "zzzzzzzzzzzz = 1").contains("known here: type, topics, topics_regex"));
-    assert!(refused_with("type = \"kafka\"", "until = \"2026\"").ends_with("it belongs to a later version"));
+    assert!(refused_with("path =", "fencing = \"off\"\npath =").ends_with("it belongs to a later version"));
 }
 
 #[test]
@@ -138,7 +139,7 @@ fn values_that_cannot_work_are_refused() {
         ("[\"orders\"]", "[\"a\", \"a\"]", "topics[1]: `a` is named twice"),
         ("[\"orders\"]", "[\"or ders\"]", "topics[0]: `or ders` is no topic name"),
         ("type = \"kafka\"", "type = \"kafak\"", "there is no source of type `kafak`"),
-        ("type = \"archive\"", "type = \"kafka\"", "belongs to a later version"),
+        ("type = \"archive\"", "type = \"kafka\"", "sink.type: `kafka` is the sink of a restore"),
         ("\"b-1\"", "\"../b\"", "sink.backup_id: `../b` is no backup id"),
         ("path =", "roll_bytes = \"0B\"\npath =", "roll_bytes: must be more than 0"),
         ("path =", "roll_bytes = \"2GiB\"\npath =", "roll_bytes: `2GiB` is too large"),
@@ -288,6 +289,55 @@ fn agent_toml_mentions_every_key_with_its_default() {
     for (section, name, _) in &mentioned {
         let known = KEYS.iter().any(|key| key.section() == section && key.name() == name);
         assert!(known, "config/agent.toml mentions {section}.{name}, which nobody knows");
+    }
+}
+
+#[test]
+fn restore_toml_mentions_every_key_with_its_default() {
+    let text = include_str!("../../config/restore.toml");
+    let config = parse(text).expect("config/restore.toml is valid");
+    assert_eq!((config.pipelines.len(), config.restores.len()), (0, 1));
+    // What stands behind `#` is valid too.
+    let all: String = text.lines().map(|line| format!("{}\n", line.replacen("# ", "", 1))).collect();
+    let keys = RESTORE_KEYS.iter().filter(|key| !matches!(key.holds, Type::Section | Type::Sections));
+    for key in keys {
+        let line = all.lines().find(|line| line.trim().starts_with(&format!("{} = ", key.name())));
+        let line = line.unwrap_or_else(|| panic!("config/restore.toml does not mention {}", key.path));
+        if let Some(default) = key.default {
+            let at_default = format!("{} = \"{default}\"", key.name());
+            assert!(all.lines().any(|line| line.trim().starts_with(&at_default)), "{}: {line}", key.path);
+        }
+    }
+}
+
+#[test]
+fn a_restore_is_read_and_what_is_wrong_with_it_is_named() {
+    let text = include_str!("../../config/restore.toml");
+    let with = |line: &str| {
+        let (section, key) = line.split_once(": ").expect("section: line");
+        parse(&text.replacen(&format!("[pipeline.{section}]\n"), &format!("[pipeline.{section}]\n  {key}\n"), 1))
+    };
+    let restore = with("source: offsets = [\"orders-0:100..250\", \"or-d-3:..9\"]").expect("valid").restores.remove(0);
+    let range = |first, next| OffsetRange { first, next };
+    let offsets = [("orders".to_owned(), 0, range(100, 250)), ("or-d".to_owned(), 3, range(0, 9))];
+    assert_eq!(restore.source.offsets, offsets);
+    assert!(restore.id().starts_with("orders-restore-"), "{}", restore.id());
+    let other = with("source: until = \"2026-11-22T10:00:00Z\"").expect("valid").restores.remove(0);
+    assert_ne!(restore.id(), other.id());
+    for (line, wanted) in [
+        ("source: from = \"5\"\n  until = \"5\"", "until: 1970-01-01T00:00:00.005Z is not after from"),
+        ("source: from = \"yesterday\"", "source.from: `yesterday` is no time"),
+        ("source: offsets = [\"orders:1..2\"]", "source.offsets[0]: cannot read `orders:1..2`"),
+        ("source: offsets = [\"orders-0:5..5\"]", "source.offsets[0]: cannot read `orders-0:5..5`"),
+        ("source: partitions = [\"orders\"]", "source.partitions[0]: cannot read `orders`"),
+        ("source: forks = [\"orders-0@x\"]", "source.forks[0]: cannot read `orders-0@x`"),
+        ("source: group_id = \"g\"", "source.group_id: unknown key"),
+        ("sink: restore_id = \"../x\"", "sink.restore_id: `../x`"),
+        ("sink: partitions = [\"orders-0:-1\"]", "sink.partitions[0]: cannot read"),
+        ("sink: topics = { orders = \"a b\" }", "sink.topics.orders: `a b` is no topic name"),
+    ] {
+        let error = with(line).expect_err(line).to_string();
+        assert!(error.contains(wanted) && !error.contains('\n'), "{error}");
     }
 }
 

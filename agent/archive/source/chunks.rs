@@ -15,7 +15,7 @@ use crate::record::{Offset, Timestamp};
 use crate::store::Store;
 
 /// Bytes of one read. Half of it doubles the requests to an object store; double of it is memory without more speed.
-const CHUNK_BYTES: u64 = 4 << 20;
+pub(crate) const CHUNK_BYTES: u64 = 4 << 20;
 
 /// One segment of a chain, with the sidecar that describes it.
 #[derive(Clone)]

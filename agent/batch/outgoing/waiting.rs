@@ -27,6 +27,11 @@ impl Waiting {
         Self { kind: (Compression::None, false), lone: None, piece: Piece::new() }
     }
 
+    /// Returns whether anything waits.
+    pub(super) fn waits(&self) -> bool {
+        self.lone.is_some() || self.piece.count() > 0
+    }
+
     /// Takes a batch; what is sent before it goes to `out`. Returns `false`, and has not taken it, where its records are too
     /// many for merging.
     pub(super) fn put(

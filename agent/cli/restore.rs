@@ -1,0 +1,135 @@
+//! `restore`: what a backup holds, sent to a cluster.
+
+use std::path::PathBuf;
+
+use super::table::{Output, Page, counted, size};
+use crate::archive::source;
+use crate::backup::stop_on_signals;
+use crate::config::{Config, Restore};
+use crate::error::{Error, Result};
+use crate::kafka::Properties;
+use crate::kafka::client::{Client, OPEN_WITHIN};
+use crate::restore::perform::Planned;
+use crate::restore::plan::{PartitionPlan, Plan, TopicPlan, making};
+use crate::restore::state::State;
+use crate::store::Store;
+use crate::telemetry::logging;
+
+/// Arguments of `restore`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  kafka-backup restore --config restore.toml --dry-run\n  kafka-backup restore --config restore.toml"
+)]
+pub struct Args {
+    /// The configuration file; its pipelines whose source is an archive are restored
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// How to print the plan of a dry run
+    #[arg(long, short = 'o', value_enum, default_value_t, requires = "dry_run")]
+    format: Shown,
+}
+
+/// How a plan is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+enum Shown {
+    /// A table for people
+    #[default]
+    Table,
+    /// JSON, as the restore keeps it
+    Json,
+}
+
+/// Restores, one pipeline after the other.
+///
+/// # Errors
+/// [`Kind::Usage`](crate::error::Kind::Usage) for a file without a restore and for hazards that were not accepted, before anything is changed; else
+/// as [`Planned::perform`].
+pub async fn run(args: Args) -> Result<()> {
+    let config = Config::load(&args.config)?;
+    if config.restores.is_empty() {
+        return Err(Error::usage(format!("{}: no pipeline restores", config.file))
+            .hint("a restore is a pipeline whose source has type = \"archive\" and whose sink has type = \"kafka\""));
+    }
+    let (_stop, stopped) = stop_on_signals()?;
+    for restore in &config.restores {
+        one(restore, &args, stopped.clone()).await.map_err(|error| error.with("pipeline", &restore.name))?;
+    }
+    Ok(())
+}
+
+async fn one(restore: &Restore, args: &Args, stopped: tokio::sync::watch::Receiver<bool>) -> Result<()> {
+    let properties = Properties::new(restore.sink.kafka.clone())?;
+    let root = super::open(&restore.source.path)?;
+    let archive = source::open(&root, &restore.source.backup_id).await?;
+    let beside = match &restore.sink.state {
+        Some(state) => Store::open(state)?.within(&restore.source.backup_id),
+        None => archive.store().clone(),
+    };
+    if !restore.stages.is_empty() {
+        return Err(Error::usage("stages of a restore belong to a later version"));
+    }
+    let state = State::new(&beside, &restore.id())?;
+    if state.look().await?.done.is_some() {
+        logging::say(&format!("{}: restore `{}` is finished already", restore.name, state.restore_id()));
+        return Ok(());
+    }
+    let client = Client::open(properties, OPEN_WITHIN).await?;
+    let plan = making::make(restore, &archive, &client).await?;
+    if args.dry_run {
+        return print(restore, &state, &plan, args.format);
+    }
+    let planned = Planned { restore, archive: &archive, client: &client, state: &state, plan: &plan };
+    let summary = planned.perform(stopped).await?;
+    logging::say(&format!(
+        "{}: {} records ({}) restored to {} partitions; restore `{}`",
+        restore.name,
+        indicatif::HumanCount(summary.records),
+        indicatif::HumanBytes(summary.bytes),
+        summary.partitions,
+        state.restore_id()
+    ));
+    Ok(())
+}
+
+fn print(restore: &Restore, state: &State, plan: &Plan, shown: Shown) -> Result<()> {
+    let mut output = Output::stdout()?;
+    match shown {
+        Shown::Json => output.json(&serde_json::json!({ "restore_id": state.restore_id(), "plan": plan }))?,
+        Shown::Table => output.write(page(restore, state, plan).text().as_bytes())?,
+    }
+    output.finish()
+}
+
+fn page(restore: &Restore, state: &State, plan: &Plan) -> Page {
+    let mut page = Page::new(format!("Restore {} of backup {}", state.restore_id(), restore.source.backup_id));
+    let row = |(topic, of): (&TopicPlan, &PartitionPlan)| {
+        vec![
+            format!("{}-{}", topic.source, of.source),
+            format!("{}-{}", topic.target, of.target),
+            of.first.to_string(),
+            of.next.to_string(),
+            of.segments.to_string(),
+            of.records.to_string(),
+            size(of.bytes),
+        ]
+    };
+    let rows: Vec<_> = plan.partitions().map(row).collect();
+    page.table(&["Source", "Target", "First Offset", "Next Offset", "Segments", "Records", "Size"], &rows);
+    let (records, bytes) = plan.size();
+    page.line(format!("Up to {}, {}", counted(records, "record"), size(bytes)));
+    for (topic, new) in plan.topics.iter().filter_map(|topic| Some((topic, topic.create.as_ref()?))) {
+        let (partitions, replicas) =
+            (counted(new.partitions.unsigned_abs().into(), "partition"), new.replication_factor);
+        let afterwards: String =
+            new.afterwards.iter().map(|(name, value)| format!(", afterwards {name}={value}")).collect();
+        page.line(format!("Topic {} is made: {partitions}, {replicas}-fold{afterwards}", topic.target));
+    }
+    for hazard in &plan.hazards {
+        let accepted = if hazard.accepted { " (accepted)" } else { "" };
+        page.line(format!("Hazard {}{accepted}: {}: {}", hazard.danger, hazard.subject, hazard.detail));
+    }
+    page
+}

@@ -1,0 +1,153 @@
+//! What a restore is going to do, as a value: which offsets of which chains go to which partitions, which topics are made
+//! for it, and what of it is dangerous.
+//!
+//! Pure. [`making`] makes it of an archive, a cluster and a request; it is printed, kept as the restore's `plan` object,
+//! and performed as it is, also by another process later. Nothing of it is a secret.
+
+pub mod hazards;
+pub mod making;
+mod torn;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::hazards::{Danger, Hazard};
+use crate::record::{Offset, OffsetRange, Timestamp};
+
+/// What a restore is going to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What is left out.
+    pub cut: Cut,
+    /// Batches of fewer bytes are merged.
+    pub merge_below: usize,
+    /// The topics, by name.
+    pub topics: Vec<TopicPlan>,
+    /// What is dangerous about it.
+    pub hazards: Vec<Hazard>,
+}
+
+/// Which records are taken: those inside all of these, of the offsets that each partition says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// The least effective time, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_ms: Option<i64>,
+    /// The effective time that is too late already, in milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<i64>,
+    /// The savepoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub savepoint: Option<String>,
+}
+
+impl Cut {
+    /// Returns the least effective time.
+    pub fn from(&self) -> Option<Timestamp> {
+        self.from_ms.map(Timestamp)
+    }
+
+    /// Returns the effective time that is too late already.
+    pub fn until(&self) -> Option<Timestamp> {
+        self.until_ms.map(Timestamp)
+    }
+}
+
+/// What becomes of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicPlan {
+    /// Its name in the archive.
+    pub source: String,
+    /// Which one of that name, as Kafka writes its id.
+    pub topic_id: String,
+    /// The target topic.
+    pub target: String,
+    /// How the target topic is made; `None` where it is there.
+    pub create: Option<NewTopic>,
+    /// The target's `max.message.bytes`.
+    pub most_bytes: usize,
+    /// Its partitions, by number.
+    pub partitions: Vec<PartitionPlan>,
+}
+
+/// A topic that is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewTopic {
+    /// How many partitions it gets.
+    pub partitions: i32,
+    /// How many replicas each of them gets.
+    pub replication_factor: i16,
+    /// The settings that it is made with.
+    pub configs: Vec<(String, String)>,
+    /// The settings that it gets when everything is restored: before, they would take records away or change them.
+    pub afterwards: Vec<(String, String)>,
+}
+
+/// What becomes of a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionPlan {
+    /// Its number in the archive.
+    pub source: i32,
+    /// Its number in the target.
+    pub target: i32,
+    /// The first offset that is taken.
+    pub first: Offset,
+    /// The offset behind the last one that is taken.
+    pub next: Offset,
+    /// The chains that hold them, in order.
+    pub chains: Vec<ChainPlan>,
+    /// Transactions that were in flight at the savepoint: what of them lies before it is left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub torn: Vec<Torn>,
+    /// Segments that are read.
+    pub segments: u64,
+    /// Records in these, of which the cut may leave some out.
+    pub records: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+}
+
+/// What is taken of one chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainPlan {
+    /// Its name within the topic: `3`, or `3@<epoch>-<end>` for a fork.
+    pub chain: String,
+    /// The first offset that is taken from it.
+    pub first: Offset,
+    /// The offset behind the last one that is taken from it.
+    pub next: Offset,
+}
+
+/// A transaction of which not all was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Torn {
+    /// The producer.
+    pub producer_id: i64,
+    /// The first offset that may be the transaction's.
+    pub first: Offset,
+}
+
+impl Torn {
+    /// Returns whether a transactional batch is of this transaction; batches behind the cut are not asked about.
+    pub fn covers(&self, producer_id: i64, offset: Offset) -> bool {
+        self.producer_id == producer_id && self.first <= offset
+    }
+}
+
+impl PartitionPlan {
+    /// Returns the offsets that are taken.
+    pub fn range(&self) -> OffsetRange {
+        OffsetRange { first: self.first, next: self.next }
+    }
+}
+
+impl Plan {
+    /// Returns the partitions, with their topics.
+    pub fn partitions(&self) -> impl Iterator<Item = (&TopicPlan, &PartitionPlan)> {
+        self.topics.iter().flat_map(|topic| topic.partitions.iter().map(move |partition| (topic, partition)))
+    }
+
+    /// Returns how many records, at most, and bytes are read.
+    pub fn size(&self) -> (u64, u64) {
+        self.partitions().fold((0, 0), |(records, bytes), (_, of)| (records + of.records, bytes + of.bytes))
+    }
+}

@@ -1,0 +1,296 @@
+//! The source of a restore: an archive's chains, read along the way that the plan names.
+//!
+//! Order: a partition's batches come by offset, in runs of whole batches that a read-committed reader sees; what is left
+//! out of a chunk (control batches, aborted and torn transactions, gaps) is covered by the run behind it. Segments that
+//! cannot contribute are not read. Retry: none; what cannot be read ends the partition. Memory: a chunk is paid for
+//! before it is read, and a partition has at most two on their way.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::AbortHandle;
+
+use super::plan::Torn;
+use crate::archive::Archive;
+use crate::archive::catalog::Row;
+use crate::archive::source::chunks::{CHUNK_BYTES, Chunk, Segment};
+use crate::archive::source::opened::Opened;
+use crate::archive::source::way::Part;
+use crate::batch;
+use crate::batch::outgoing::Window;
+use crate::budget::{Budget, Permit, RateLimit};
+use crate::error::{Error, Kind, Result};
+use crate::pipeline::{Batch, Event, Payload, Source, Tip};
+use crate::record::{Offset, OffsetRange, Partition};
+
+/// Chunks of a partition on their way. With one the reader waits for the target; more wait behind each other.
+const CHUNKS_UNDER_WAY: usize = 2;
+
+/// Partitions that are read at once. Half of them leave a target of many brokers idle, more only share the same line.
+const AT_ONCE: usize = 32;
+
+/// What is read of one partition.
+#[derive(Debug, Clone)]
+pub(super) struct Task {
+    /// The partition.
+    pub(super) partition: Partition,
+    /// The chains, with what is taken of each.
+    pub(super) way: Vec<Part>,
+    /// Which records are wanted.
+    pub(super) window: Window,
+    /// Transactions that are left out.
+    pub(super) torn: Vec<Torn>,
+    /// Whether what the archive lacks between segments was accepted.
+    pub(super) over_breaks: bool,
+}
+
+/// What limits a restore.
+#[derive(Debug, Clone)]
+pub(super) struct Limits {
+    /// The memory.
+    pub(super) budget: Budget,
+    /// Bytes per second.
+    pub(super) bytes: RateLimit,
+    /// Records per second.
+    pub(super) records: RateLimit,
+    /// The bytes that are handed on at once, where a rate is limited.
+    pub(super) piece_bytes: usize,
+}
+
+/// The archive as a source.
+pub(super) struct Reading {
+    archive: Archive,
+    limits: Limits,
+    waiting: VecDeque<Arc<Task>>,
+    /// Those that the loop has heard of and that are not closed.
+    open: HashMap<Partition, (Arc<Task>, Option<AbortHandle>)>,
+    events: mpsc::Receiver<Result<Event>>,
+    sender: mpsc::Sender<Result<Event>>,
+}
+
+impl Reading {
+    /// Makes the source of these partitions.
+    pub(super) fn new(archive: &Archive, tasks: Vec<Task>, limits: Limits) -> Self {
+        // What is in it is paid for; the bound is for those without bytes.
+        let (sender, events) = mpsc::channel(2 * AT_ONCE);
+        let waiting = tasks.into_iter().map(Arc::new).collect();
+        Self { archive: archive.clone(), limits, waiting, open: HashMap::new(), events, sender }
+    }
+}
+
+impl Source for Reading {
+    async fn next(&mut self) -> Result<Option<Event>> {
+        if self.open.len() < AT_ONCE
+            && let Some(task) = self.waiting.pop_front()
+        {
+            let partition = task.partition.clone();
+            self.open.insert(partition.clone(), (task, None));
+            return Ok(Some(Event::Assigned(partition)));
+        }
+        if self.open.is_empty() {
+            return Ok(None);
+        }
+        self.events.recv().await.transpose()
+    }
+
+    fn start(&mut self, partition: &Partition, tip: Tip) {
+        let Some((task, running)) = self.open.get_mut(partition) else { return };
+        let reader = Reader {
+            archive: self.archive.clone(),
+            limits: self.limits.clone(),
+            task: task.clone(),
+            generation: tip.generation,
+            under_way: Arc::new(Semaphore::new(CHUNKS_UNDER_WAY)),
+            sender: self.sender.clone(),
+            covered: tip.next.unwrap_or(task.window.offsets.first),
+        };
+        if let Some(before) = running.replace(tokio::spawn(reader.run()).abort_handle()) {
+            before.abort();
+        }
+    }
+
+    fn stop(&mut self, partition: &Partition) {
+        if let Some(running) = self.open.get_mut(partition).and_then(|(_, running)| running.take()) {
+            running.abort();
+        }
+    }
+
+    fn durable(&mut self, _: &Partition, _: Offset) {}
+
+    fn closed(&mut self, partition: &Partition) {
+        self.stop(partition);
+        self.open.remove(partition);
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        for (_, running) in self.open.values() {
+            running.iter().for_each(AbortHandle::abort);
+        }
+    }
+}
+
+/// Reads one partition.
+struct Reader {
+    archive: Archive,
+    limits: Limits,
+    task: Arc<Task>,
+    generation: u32,
+    under_way: Arc<Semaphore>,
+    sender: mpsc::Sender<Result<Event>>,
+    /// Everything before this offset was handed on, or there is nothing of it.
+    covered: Offset,
+}
+
+/// Nobody listens any more.
+struct Gone;
+
+impl Reader {
+    async fn run(mut self) {
+        let (partition, next) = (self.task.partition.clone(), self.task.window.offsets.next);
+        let outcome = match self.read().await {
+            Ok(Ok(())) => Ok(Event::Finished { partition, next }),
+            Ok(Err(Gone)) => return,
+            Err(error) => Err(error.with("topic", &partition.topic).with("partition", partition.index)),
+        };
+        // Whoever listened may be gone.
+        let _ = self.sender.send(outcome).await;
+    }
+
+    async fn read(&mut self) -> Result<Result<(), Gone>> {
+        let task = self.task.clone();
+        for part in &task.way {
+            let range = OffsetRange { next: part.range.next.min(task.window.offsets.next), ..part.range };
+            if range.next <= self.covered {
+                continue;
+            }
+            let index = Opened::read(&self.archive, &part.place).await?.index;
+            let from = self.covered.max(range.first);
+            let Some(at) = index.at_offset(from) else { continue };
+            for row in index.iter_from(at).take_while(|row| row.range.first < range.next) {
+                if row.range.first > self.covered.max(from) && !task.over_breaks {
+                    let missing = OffsetRange { first: self.covered, next: row.range.first };
+                    return Err(Error::new(Kind::Hole, "the archive lacks offsets, and declares no gap")
+                        .with("offsets", missing)
+                        .hint("`verify` says more; accept = [\"chain-break\"] restores what is there"));
+                }
+                if contributes(&row, &task.window) && self.segment(part, &row, range).await?.is_err() {
+                    return Ok(Err(Gone));
+                }
+                self.covered = self.covered.max(row.range.next.min(range.next));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Reads what is wanted of one segment.
+    async fn segment(&mut self, part: &Part, row: &Row, range: OffsetRange) -> Result<Result<(), Gone>> {
+        let segment = Segment::open(&self.archive, &part.place, row).await?;
+        let mut position = segment.position_of(self.covered);
+        if let Some(from) = self.task.window.from {
+            position = position.max(segment.position_of_time(from));
+        }
+        let mut chunks = segment.chunks(position);
+        loop {
+            let semaphore = self.under_way.clone();
+            let Ok(under_way) = semaphore.acquire_owned().await else { return Ok(Err(Gone)) };
+            let mut permit = self.limits.budget.acquire(CHUNK_BYTES as usize).await;
+            let Some(chunk) = chunks.next().await? else { return Ok(Ok(())) };
+            permit.keep(chunk.bytes.len());
+            let (is_last, handed_on) = self.chunk(&segment, &chunk, range, permit, under_way).await?;
+            if handed_on.is_err() {
+                return Ok(Err(Gone));
+            }
+            if is_last {
+                return Ok(Ok(()));
+            }
+        }
+    }
+
+    /// Hands on the runs of batches of a chunk that a reader sees; returns whether none of the segment comes behind.
+    async fn chunk(
+        &mut self,
+        segment: &Segment,
+        chunk: &Chunk,
+        range: OffsetRange,
+        mut permit: Permit,
+        under_way: OwnedSemaphorePermit,
+    ) -> Result<(bool, Result<(), Gone>)> {
+        let under_way = Arc::new(under_way);
+        let mut run = Run::default();
+        let mut runs = Vec::new();
+        let mut is_last = false;
+        for item in batch::walk(&chunk.bytes) {
+            let (at, header) = item.map_err(|error| error.with("object", segment.describe()))?;
+            if header.base_offset >= range.next {
+                is_last = true;
+                break;
+            }
+            let is_torn = |torn: &Torn| torn.covers(header.producer_id, header.base_offset);
+            let is_wanted = header.next_offset() > self.covered
+                && segment.is_visible(&header)
+                && !(header.is_transactional() && self.task.torn.iter().any(is_torn));
+            if is_wanted {
+                if run.end != at || run.end - run.start >= self.limits.piece_bytes {
+                    runs.extend(run.take());
+                    run.start = at;
+                }
+                run.end = at + header.total_bytes;
+                run.records += u64::from(header.count.unsigned_abs());
+                run.next = header.next_offset().min(range.next);
+            }
+        }
+        runs.extend(run.take());
+        for run in runs {
+            let bytes = chunk.bytes.slice(run.start..run.end);
+            self.limits.bytes.pass(bytes.len()).await;
+            self.limits.records.pass(run.records as usize).await;
+            let paid = permit.split(bytes.len());
+            if self.hand_on(bytes, run.next, paid, under_way.clone()).await.is_err() {
+                return Ok((is_last, Err(Gone)));
+            }
+        }
+        Ok((is_last, Ok(())))
+    }
+
+    async fn hand_on(
+        &mut self,
+        bytes: Bytes,
+        next: Offset,
+        permit: Permit,
+        under_way: Arc<OwnedSemaphorePermit>,
+    ) -> Result<(), Gone> {
+        let range = OffsetRange { first: self.covered, next };
+        self.covered = next;
+        let payload = Payload::Encoded { bytes, aborted: Vec::new() };
+        let batch = Batch::new(self.task.partition.clone(), self.generation, range, payload, permit);
+        self.sender.send(Ok(Event::Batch(batch.in_flight(under_way)))).await.map_err(|_| Gone)
+    }
+}
+
+/// Batches that lie one behind the other.
+#[derive(Default)]
+struct Run {
+    start: usize,
+    end: usize,
+    records: u64,
+    next: Offset,
+}
+
+impl Run {
+    fn take(&mut self) -> Option<Self> {
+        let run = std::mem::take(self);
+        (run.end > run.start).then_some(run)
+    }
+}
+
+/// Returns whether a segment may have records that are wanted: what its row proves otherwise is not read.
+pub(super) fn contributes(row: &Row, window: &Window) -> bool {
+    let overlaps = row.range.next > window.offsets.first && row.range.first < window.offsets.next;
+    let is_late_enough = window.from.is_none_or(|from| row.max_time.is_none_or(|most| most >= from));
+    let is_early_enough = window.until.is_none_or(|until| row.min_time.is_none_or(|least| least < until));
+    overlaps && row.records > 0 && is_late_enough && is_early_enough
+}
