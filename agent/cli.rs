@@ -10,10 +10,12 @@ pub mod config;
 pub mod demo;
 pub mod describe;
 pub mod list;
+pub mod offset_map;
 pub mod offset_mapping;
 pub mod plugin;
 pub mod repair;
 pub mod restore;
+pub mod restores;
 pub mod run;
 pub mod savepoints;
 pub mod table;
@@ -53,6 +55,11 @@ enum Verb {
     Describe(describe::Args),
     /// Show the first and last offset and the record count of every partition
     ShowOffsetMapping(offset_mapping::Args),
+    /// Show where in the target of a restore a source offset is
+    OffsetMap(offset_map::Args),
+    /// List the restores of a backup, show one, or cancel one
+    #[command(subcommand)]
+    Restores(restores::Verb),
     /// List the savepoints of a backup and whether the archive has reached them, or create one
     Savepoints(savepoints::Args),
     /// Check a backup: is everything there, is it what was written, is it what the source has
@@ -101,6 +108,8 @@ impl Cli {
             Verb::List(args) => list::run(args).await,
             Verb::Describe(args) => describe::run(args).await,
             Verb::ShowOffsetMapping(args) => offset_mapping::run(args).await,
+            Verb::OffsetMap(args) => offset_map::run(args).await,
+            Verb::Restores(verb) => restores::run(verb).await,
             Verb::Savepoints(args) => savepoints::run(args).await,
             Verb::Verify(args) => verify::run(args).await,
             Verb::Repair(args) => repair::run(args).await,
@@ -172,6 +181,11 @@ pub fn backup_id(text: &str) -> Result<String, String> {
 /// # Errors
 /// [`Kind::Usage`] where the path is a file's; a folder need not be there, and then holds no backup.
 fn open(path: &str) -> Result<Store> {
+    open_as(path, "--path is where the backups lie")
+}
+
+/// As [`open`], for another flag; `hint` says what it is.
+fn open_as(path: &str, hint: &str) -> Result<Store> {
     let store = Store::open(path)?;
     let is_file = match folder_of(path).map(std::fs::metadata) {
         Some(Ok(metadata)) => !metadata.is_dir(),
@@ -179,9 +193,7 @@ fn open(path: &str) -> Result<Store> {
         None => false,
     };
     if is_file {
-        return Err(
-            Error::usage(format!("`{}` is no folder", shown_path(path))).hint("--path is where the backups lie")
-        );
+        return Err(Error::usage(format!("`{}` is no folder", shown_path(path))).hint(hint));
     }
     Ok(store)
 }

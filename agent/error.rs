@@ -23,7 +23,7 @@ pub enum Kind {
     Newer,
     /// The archive has a hole that it does not declare. Exit code 5.
     Hole,
-    /// There is no backup of that name. Exit code 10.
+    /// There is no backup, or no restore, of that name. Exit code 10.
     NoBackup,
     /// Somebody else holds what we were about to write. Exit code 11.
     Fenced,

@@ -8,7 +8,7 @@
 //! | 3 | partly done, or read back otherwise than set |
 //! | 4 | damage or a difference was found |
 //! | 5 | the archive has a hole that it does not declare |
-//! | 10 | there is no backup of that name |
+//! | 10 | there is no backup, or no restore, of that name |
 //! | 11 | somebody else holds what was to be written |
 //! | 130 | interrupted |
 //!

@@ -8,7 +8,7 @@
 //! | `journal-<n>` | how far it has come, and what of the offset map the journal before does not have |
 //! | `map` | the whole offset map |
 //! | `done` | it is finished, and is never run again |
-//! | `cancelled` | somebody wants it to end: looked for at each journal |
+//! | `cancelled` | somebody wants it to end: looked for before anything is sent, and at each journal |
 //!
 //! None is ever overwritten: each is created if absent. Numbers rise from 0 without a gap. Of two processes that want
 //! one name one wins; the other reads what is there and hears which of them is the younger ([`State::begin`],

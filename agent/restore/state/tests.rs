@@ -6,7 +6,7 @@ use crate::restore::map::Pair;
 
 const ASKED: OffsetRange = OffsetRange { first: 0, next: 1000 };
 
-fn memory() -> Store {
+pub(crate) fn memory() -> Store {
     Store::open(&format!("memory://{}", uuid::Uuid::new_v4())).expect("memory").within("b")
 }
 
@@ -24,7 +24,7 @@ fn plan() -> Plan {
     Plan::new("r1", "b", target, &serde_json::json!({"until": null, "topics": ["orders"]})).expect("JSON")
 }
 
-fn attempt(producer_id: i64, epoch: i16) -> Attempt {
+pub(crate) fn attempt(producer_id: i64, epoch: i16) -> Attempt {
     let starts = vec![Start { pair: pair(), source_first: 0, target_next: 1 }];
     Attempt::new(&plan(), producer_id, epoch, Process::this(), starts)
 }
@@ -39,7 +39,7 @@ fn piece(runs: &[(Offset, Offset, u64)]) -> OffsetMap {
     map
 }
 
-fn journal(runs: &[(Offset, Offset, u64)]) -> Journal {
+pub(crate) fn journal(runs: &[(Offset, Offset, u64)]) -> Journal {
     let map = piece(runs);
     let track = map.get(&pair()).expect("opened");
     let landed = Landed {
@@ -64,10 +64,16 @@ fn done(map_digest: &str) -> Done {
     }
 }
 
-/// The restore `r1`, which has every kind of object.
-pub(crate) async fn whole(store: &Store) -> State {
+/// The restore `r1`, of which there is only the plan.
+pub(crate) async fn planned(store: &Store) -> State {
     let state = state(store);
     let _ = state.put_plan(&plan()).await.expect("kept");
+    state
+}
+
+/// The restore `r1`, which has every kind of object.
+pub(crate) async fn whole(store: &Store) -> State {
+    let state = planned(store).await;
     let begun = state.begin(attempt(7, 0)).await.expect("the first");
     let mut journals = state.journals(&begun).await.expect("listed");
     let _ = journals.put(journal(&[(0, 1, 10)])).await.expect("kept");
