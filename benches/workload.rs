@@ -11,7 +11,7 @@ use crate::tests::support::kafka::Kafka;
 pub(crate) const PARTITIONS: i32 = 4;
 
 /// Records that go to one partition before the next: what a sticky partitioner does.
-const STRETCH: u64 = 500;
+pub(crate) const STRETCH: u64 = 500;
 
 /// A topic to be measured on.
 pub(crate) struct Shape {
@@ -24,6 +24,7 @@ pub(crate) struct Shape {
 }
 
 pub(crate) const SMALL: &str = "100 B";
+#[allow(dead_code, reason = "only the tables of capture speak of it")]
 pub(crate) const LARGE: &str = "1 KB";
 
 pub(crate) const SHAPES: [Shape; 2] = [
@@ -66,6 +67,19 @@ pub(crate) fn write(kafka: &Kafka, shape: &Shape, percent: u64) -> String {
     }
     producer.flush(Duration::from_secs(120)).expect("the broker takes what was sent");
     topic
+}
+
+/// Writes the values of `records` records into a file, one behind the other: those of [`write`].
+#[allow(dead_code, reason = "only a restore's bench needs them")]
+pub(crate) fn keep(file: &std::path::Path, value_bytes: usize, records: u64) {
+    use std::io::Write as _;
+    let file = std::fs::File::create(file).expect("the target folder is writable");
+    let mut file = std::io::BufWriter::new(file);
+    let mut contents = Contents::new(value_bytes);
+    for number in 0..records {
+        file.write_all(contents.value(number)).expect("the target folder is writable");
+    }
+    file.flush().expect("the target folder is writable");
 }
 
 fn send(producer: &BaseProducer, mut record: BaseRecord<'_, (), [u8]>) {
