@@ -8,7 +8,7 @@
 //! | contender | what it does |
 //! |---|---|
 //! | `restore` | `kafka-backup restore` of the archive |
-//! | `producer` | an rdkafka producer ([`produce`]): linger 50 ms, batches of 1 MiB, lz4, acks=all, idempotent; its records come from a file that is mapped into memory |
+//! | `producer` | an rdkafka producer ([`produce`]): linger 50 ms, batches of 1 MiB, lz4, acks=all, idempotent; its values come from a file that it reads at once |
 //!
 //! Needs what the tests need: a JDK and Maven; about 6 GB of disk below `target/`.
 #![allow(missing_docs, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
