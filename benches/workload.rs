@@ -20,6 +20,7 @@ pub(crate) struct Shape {
     records: u64,
     pub(crate) value_bytes: usize,
     /// Whether the agent also runs against memory.
+    #[allow(dead_code, reason = "only the bench of capture reads it")]
     pub(crate) in_memory_too: bool,
 }
 
