@@ -82,9 +82,13 @@ pub async fn validate_stages(config: &Config) -> Result<()> {
 /// Runs all pipelines until SIGTERM or SIGINT, then closes them gracefully.
 ///
 /// # Errors
-/// [`Kind::Usage`] when a pipeline's first attempt to start finds what the user must change; [`Kind::Failed`] when what
+/// [`Kind::Usage`] for a file with a restore, and when a pipeline's first attempt to start finds what the user must change; [`Kind::Failed`] when what
 /// was held could not be made durable within `shutdown_timeout`.
 pub async fn run(config: Config) -> Result<()> {
+    // A daemon that left one out would be taken for one that does it.
+    if let Some(restore) = config.restores.first() {
+        return Err(not_run_here(&config, restore));
+    }
     validate(&config)?;
     let (stop, stopped) = stop_on_signals()?;
     let health = Health::new();
@@ -147,8 +151,12 @@ async fn until_ended(
 /// Makes one pass of all pipelines, up to the last stable offsets seen at start.
 ///
 /// # Errors
-/// That of the only pipeline; of several, [`Kind::Partial`] if some were done. [`Kind::Interrupted`] after a signal.
+/// [`Kind::Usage`] for a file that has only restores. That of the only pipeline; of several, [`Kind::Partial`] if some
+/// were done. [`Kind::Interrupted`] after a signal.
 pub async fn once(config: Config) -> Result<()> {
+    if let Some(restore) = config.restores.first().filter(|_| config.pipelines.is_empty()) {
+        return Err(not_run_here(&config, restore));
+    }
     validate(&config)?;
     let (_stop, stopped) = stop_on_signals()?;
     let mut passes = JoinSet::new();
@@ -190,6 +198,16 @@ pub async fn once(config: Config) -> Result<()> {
             Err(Error::new(kind, format!("{} of {all} pipelines failed", all - done)).source(error))
         }
     }
+}
+
+/// Says what runs a restore.
+fn not_run_here(config: &Config, restore: &config::Restore) -> Error {
+    Error::usage(format!("{}: the pipeline `{}` restores, which is not done here", config.file, restore.name)).hint(
+        format!(
+            "run `kafka-backup restore --config {}`; where others capture, give them a file of their own",
+            config.file
+        ),
+    )
 }
 
 /// Makes one pass of one pipeline; returns what came of it, and whether anything was read.

@@ -175,6 +175,10 @@ impl Config {
                 if is_known {
                     return Err(section.error("name", format!("another pipeline is named `{}` too", restore.name)));
                 }
+                if let Some(other) = restores.iter().find(|known| known.id() == restore.id()) {
+                    let reason = format!("`{}` is the restore of the pipeline `{}` already", restore.id(), other.name);
+                    return Err(section.error("sink.restore_id", reason));
+                }
                 restores.push(restore);
                 shown.push(section.close());
                 continue;

@@ -22,6 +22,8 @@ pub enum Type {
     Duration,
     /// A whole number with a unit of size.
     Size,
+    /// A whole number.
+    Count,
     /// `true` or `false`.
     Flag,
     /// A table of librdkafka's properties.

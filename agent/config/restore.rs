@@ -1,6 +1,6 @@
 //! A pipeline that restores, as it is configured: what is asked for, checked as far as the file alone tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -103,7 +103,7 @@ impl Restore {
             _ => Ok(text.to_owned()),
         })?;
         let max_bytes_per_second = section.optional_size("max_bytes_per_second", u64::MAX)?;
-        let max_records_per_second = section.optional_size("max_records_per_second", u64::MAX)?;
+        let max_records_per_second = section.optional_count("max_records_per_second")?;
         let mut below = section.section("source")?;
         let source = Source::read(&mut below)?;
         section.keep("source", below.close());
@@ -123,7 +123,9 @@ impl Restore {
         }
         let sink = &self.sink;
         let servers = sink.kafka.get("bootstrap.servers");
-        let asked = format!("{:?}", (&self.source, &self.stages, &sink.topics, &sink.partitions, servers));
+        // With other keys to the same store it is the same restore.
+        let source = Source { path: value::shown_path(&self.source.path), ..self.source.clone() };
+        let asked = format!("{:?}", (source, &self.stages, &sink.topics, &sink.partitions, servers));
         let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
         let name: String = self.name.chars().map(safe).collect();
         format!("{name}-{:08x}", xxhash_rust::xxh3::xxh3_64(asked.as_bytes()) as u32)
@@ -168,6 +170,8 @@ impl Source {
         }
         let savepoint = section.given_text("savepoint")?;
         let offsets = section.parsed_list("offsets", offsets)?;
+        once(section, "forks", forks.iter().map(|(topic, index, _)| (topic, *index)))?;
+        once(section, "offsets", offsets.iter().map(|(topic, index, _)| (topic, *index)))?;
         Ok(Self { backup_id, path, topics, excludes, timelines, partitions, forks, from, until, savepoint, offsets })
     }
 }
@@ -187,6 +191,7 @@ impl Sink {
             let (topic, index) = partition(from)?;
             Some((topic, index, to.parse().ok().filter(|to| *to >= 0)?))
         })?;
+        once(section, "partitions", partitions.iter().map(|(topic, index, _)| (topic, *index)))?;
         let restore_id = section.given_text("restore_id")?;
         if let Some(id) = &restore_id {
             value::check_backup_id(id).map_err(|reason| section.error("restore_id", reason))?;
@@ -201,11 +206,34 @@ impl Sink {
             restore_id,
             state: section.given_text("state")?,
             accept: section.optional_list("accept")?.unwrap_or_default(),
-            merge_below: section.size("merge_below", 1 << 30)? as usize,
+            merge_below: section.read("merge_below", merge_below)?,
             memory_bytes: section.size("memory_bytes", MOST_MEMORY_BYTES)? as usize,
             shutdown_timeout: section.duration("shutdown_timeout")?,
             kafka,
         })
+    }
+}
+
+/// Refuses a partition that a list says two things of.
+fn once<'a>(section: &Section, key: &str, named: impl Iterator<Item = (&'a String, i32)>) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for (i, (topic, index)) in named.enumerate() {
+        if !seen.insert((topic, index)) {
+            return Err(section.error(&format!("{key}[{i}]"), format!("`{topic}-{index}` is named twice")));
+        }
+    }
+    Ok(())
+}
+
+/// Reads below how many bytes batches are merged; 0 needs no unit.
+fn merge_below(text: &str) -> Result<usize, String> {
+    const MOST_BYTES: u64 = 1 << 30;
+    match text.trim() {
+        "0" => Ok(0),
+        text => match value::size(text)? {
+            bytes if bytes > MOST_BYTES => Err(format!("`{text}` is too large: at most {MOST_BYTES} bytes")),
+            bytes => Ok(bytes as usize),
+        },
     }
 }
 

@@ -171,6 +171,16 @@ impl Section {
         }
     }
 
+    /// Takes the count `name`, which is more than nothing, if it is given.
+    pub(super) fn optional_count(&mut self, name: &str) -> Result<Option<u64>> {
+        let Some(text) = self.optional_text(name)? else { return Ok(None) };
+        match text.trim().parse::<u64>() {
+            Ok(0) => Err(self.error(name, "must be more than 0")),
+            Ok(count) => Ok(Some(count)),
+            Err(_) => Err(self.error(name, format!("`{text}` is no whole number, as \"100000\""))),
+        }
+    }
+
     /// Takes the flag `name`, or its default.
     pub(super) fn flag(&mut self, name: &str) -> Result<bool> {
         let flag = match self.given.remove(name) {
@@ -328,7 +338,9 @@ impl Section {
         let key = self.key(name);
         let text = match self.given.remove(name) {
             Some(Value::String(text)) => Some(text),
-            Some(Value::Number(number)) if matches!(key.holds, Type::Duration | Type::Size) => Some(number.to_string()),
+            Some(Value::Number(number)) if matches!(key.holds, Type::Duration | Type::Size | Type::Count) => {
+                Some(number.to_string())
+            }
             Some(other) => return Err(self.error(name, must_be_text(&other))),
             None => key.default.map(str::to_owned),
         };

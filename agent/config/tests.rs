@@ -324,6 +324,23 @@ fn a_restore_is_read_and_what_is_wrong_with_it_is_named() {
     assert!(restore.id().starts_with("orders-restore-"), "{}", restore.id());
     let other = with("source: until = \"2026-11-22T10:00:00Z\"").expect("valid").restores.remove(0);
     assert_ne!(restore.id(), other.id());
+    let keyed = |key: &str| {
+        let path = format!("path = \"s3://backups?region=r&secret_access_key={key}\"");
+        parse(&text.replace("path = \"/data/backups\"", &path)).expect("valid").restores.remove(0).id()
+    };
+    assert_eq!(keyed("one"), keyed("other"), "with another key to its store it is the same restore");
+    assert_eq!(with("sink: merge_below = \"0\"").expect("valid").restores.remove(0).sink.merge_below, 0);
+    let limited = |line: &str| parse(&text.replacen("[[pipeline]]\n", &format!("[[pipeline]]\n{line}\n"), 1));
+    for line in ["max_records_per_second = 1000", "max_records_per_second = \"1000\""] {
+        assert_eq!(limited(line).expect("valid").restores.remove(0).max_records_per_second, Some(1000));
+    }
+    for (line, wanted) in [
+        ("max_records_per_second = \"1KiB\"", "max_records_per_second: `1KiB` is no whole number"),
+        ("max_records_per_second = 0", "max_records_per_second: must be more than 0"),
+    ] {
+        let error = limited(line).expect_err(line).to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
     for (line, wanted) in [
         ("source: from = \"5\"\n  until = \"5\"", "until: 1970-01-01T00:00:00.005Z is not after from"),
         ("source: from = \"yesterday\"", "source.from: `yesterday` is no time"),
@@ -332,6 +349,11 @@ fn a_restore_is_read_and_what_is_wrong_with_it_is_named() {
         ("source: partitions = [\"orders\"]", "source.partitions[0]: cannot read `orders`"),
         ("source: forks = [\"orders-0@x\"]", "source.forks[0]: cannot read `orders-0@x`"),
         ("source: group_id = \"g\"", "source.group_id: unknown key"),
+        ("source: offsets = [\"o-0:..5\", \"o-0:9..\"]", "source.offsets[1]: `o-0` is named twice"),
+        ("source: forks = [\"o-0\", \"o-0@1-5\"]", "source.forks[1]: `o-0` is named twice"),
+        ("sink: partitions = [\"o-0:1\", \"o-0:2\"]", "sink.partitions[1]: `o-0` is named twice"),
+        ("sink: merge_below = \"2GiB\"", "sink.merge_below: `2GiB` is too large"),
+        ("sink: merge_below = \"16\"", "sink.merge_below: `16` has no unit"),
         ("sink: restore_id = \"../x\"", "sink.restore_id: `../x`"),
         ("sink: partitions = [\"orders-0:-1\"]", "sink.partitions[0]: cannot read"),
         ("sink: topics = { orders = \"a b\" }", "sink.topics.orders: `a b` is no topic name"),

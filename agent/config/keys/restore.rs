@@ -13,7 +13,7 @@ pub static RESTORE_KEYS: &[Key] = &[
     ),
     optional(
         "pipeline.max_records_per_second",
-        Type::Size,
+        Type::Count,
         "limit on the records that are sent, all partitions together; none by default",
     ),
     section("pipeline.source", Type::Section, true, "where the data comes from"),
@@ -57,7 +57,7 @@ pub static RESTORE_KEYS: &[Key] = &[
         "pipeline.source.savepoint",
         Type::Text,
         "only what was there at a savepoint: its name as `savepoints` lists it, or a time, which means the newest \
-         complete one at or before it",
+         at or before it",
     ),
     optional(
         "pipeline.source.offsets",
@@ -124,7 +124,7 @@ pub static RESTORE_KEYS: &[Key] = &[
         Type::Size,
         "16KiB",
         "adjacent batches below this size are merged into larger ones of the same codec, since each costs the cluster a \
-         request's share; half of it leaves more of them as they were, double costs more of our own work; 1 merges none",
+         request's share; half of it leaves more of them as they were, double costs more of our own work; 0 merges none",
     ),
     with_default(
         "pipeline.sink.memory_bytes",
