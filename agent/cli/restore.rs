@@ -9,7 +9,7 @@ use crate::config::{Config, Restore};
 use crate::error::{Error, Result};
 use crate::kafka::Properties;
 use crate::kafka::client::{Client, OPEN_WITHIN};
-use crate::restore::perform::Planned;
+use crate::restore::perform::{Planned, check_new};
 use crate::restore::plan::{PartitionPlan, Plan, TopicPlan, making};
 use crate::restore::state::State;
 use crate::store::Store;
@@ -72,10 +72,13 @@ async fn one(restore: &Restore, args: &Args, stopped: tokio::sync::watch::Receiv
         return Err(Error::usage("stages of a restore belong to a later version"));
     }
     let state = State::new(&beside, &restore.id())?;
-    if state.look().await?.done.is_some() {
+    let seen = state.look().await?;
+    if seen.done.is_some() {
         logging::say(&format!("{}: restore `{}` is finished already", restore.name, state.restore_id()));
         return Ok(());
     }
+    // Before the plan, which would find in the targets what it has sent.
+    check_new(state.restore_id(), &seen)?;
     let client = Client::open(properties, OPEN_WITHIN).await?;
     let plan = making::make(restore, &archive, &client).await?;
     if args.dry_run {
@@ -84,11 +87,11 @@ async fn one(restore: &Restore, args: &Args, stopped: tokio::sync::watch::Receiv
     let planned = Planned { restore, archive: &archive, client: &client, state: &state, plan: &plan };
     let summary = planned.perform(stopped).await?;
     logging::say(&format!(
-        "{}: {} records ({}) restored to {} partitions; restore `{}`",
+        "{}: {} records ({}) restored to {}; restore `{}`",
         restore.name,
         indicatif::HumanCount(summary.records),
         indicatif::HumanBytes(summary.bytes),
-        summary.partitions,
+        counted(summary.partitions as u64, "partition"),
         state.restore_id()
     ));
     Ok(())

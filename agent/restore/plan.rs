@@ -6,6 +6,8 @@
 
 pub mod hazards;
 pub mod making;
+mod savepoint;
+pub(super) mod targets;
 mod torn;
 
 use serde::{Deserialize, Serialize};
@@ -104,6 +106,9 @@ pub struct PartitionPlan {
     pub records: u64,
     /// Bytes of these.
     pub bytes: u64,
+    /// The least and the greatest time of what is taken, in milliseconds since the epoch, as far as the index tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times_ms: Option<(i64, i64)>,
 }
 
 /// What is taken of one chain.
@@ -137,6 +142,20 @@ impl PartitionPlan {
     /// Returns the offsets that are taken.
     pub fn range(&self) -> OffsetRange {
         OffsetRange { first: self.first, next: self.next }
+    }
+
+    /// Makes one of which nothing is taken yet, from `first` on.
+    fn of(source: i32, target: i32, first: Offset) -> Self {
+        let (next, chains, torn) = (first, Vec::new(), Vec::new());
+        Self { source, target, first, next, chains, torn, segments: 0, records: 0, bytes: 0, times_ms: None }
+    }
+}
+
+impl TopicPlan {
+    /// Returns the least and the greatest time of what is taken, as far as the index tells.
+    fn times_ms(&self) -> Option<(i64, i64)> {
+        let times = self.partitions.iter().filter_map(|partition| partition.times_ms);
+        times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     }
 }
 

@@ -1,12 +1,15 @@
 //! The source of a restore: an archive's chains, read along the way that the plan names.
 //!
 //! Order: a partition's batches come by offset, in runs of whole batches that a read-committed reader sees; what is left
-//! out of a chunk (control batches, aborted and torn transactions, gaps) is covered by the run behind it. Segments that
-//! cannot contribute are not read. Retry: none; what cannot be read ends the partition. Memory: a chunk is paid for
-//! before it is read, and a partition has at most two on their way.
+//! out of a chunk (control batches, aborted and torn transactions, gaps) is covered by the run behind it, at last by one
+//! without batches. Of a batch that reaches beyond what its run covers, at the cut of a fork or where a chain begins, the
+//! rest is not meant. Segments that cannot contribute are not read. Retry: none; what cannot be read ends the partition,
+//! and its error is told when the others are through ([`Reading::failure`]). Memory: a chunk is paid for before it is read,
+//! as large as the largest so far, and a partition has at most two on their way.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -55,14 +58,24 @@ pub(super) struct Limits {
     pub(super) bytes: RateLimit,
     /// Records per second.
     pub(super) records: RateLimit,
-    /// The bytes that are handed on at once, where a rate is limited.
-    pub(super) piece_bytes: usize,
+    /// What is handed on at once, where a rate is limited: its bytes and its records, but for one larger batch.
+    pub(super) piece: (usize, u64),
+}
+
+/// What the readers of all partitions share.
+#[derive(Debug, Default)]
+struct Shared {
+    /// The first error of a partition that cannot be read.
+    failure: Mutex<Option<Error>>,
+    /// The bytes of the largest chunk so far: batches above [`CHUNK_BYTES`] make larger ones.
+    largest: AtomicUsize,
 }
 
 /// The archive as a source.
 pub(super) struct Reading {
     archive: Archive,
     limits: Limits,
+    shared: Arc<Shared>,
     waiting: VecDeque<Arc<Task>>,
     /// Those that the loop has heard of and that are not closed.
     open: HashMap<Partition, (Arc<Task>, Option<AbortHandle>)>,
@@ -76,7 +89,13 @@ impl Reading {
         // What is in it is paid for; the bound is for those without bytes.
         let (sender, events) = mpsc::channel(2 * AT_ONCE);
         let waiting = tasks.into_iter().map(Arc::new).collect();
-        Self { archive: archive.clone(), limits, waiting, open: HashMap::new(), events, sender }
+        let (archive, shared) = (archive.clone(), Arc::default());
+        Self { archive, limits, shared, waiting, open: HashMap::new(), events, sender }
+    }
+
+    /// Returns the first error of a partition that could not be read to its end.
+    pub(super) fn failure(&self) -> Option<Error> {
+        self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -100,6 +119,7 @@ impl Source for Reading {
         let reader = Reader {
             archive: self.archive.clone(),
             limits: self.limits.clone(),
+            shared: self.shared.clone(),
             task: task.clone(),
             generation: tip.generation,
             under_way: Arc::new(Semaphore::new(CHUNKS_UNDER_WAY)),
@@ -137,6 +157,7 @@ impl Drop for Reading {
 struct Reader {
     archive: Archive,
     limits: Limits,
+    shared: Arc<Shared>,
     task: Arc<Task>,
     generation: u32,
     under_way: Arc<Semaphore>,
@@ -150,14 +171,20 @@ struct Gone;
 
 impl Reader {
     async fn run(mut self) {
-        let (partition, next) = (self.task.partition.clone(), self.task.window.offsets.next);
-        let outcome = match self.read().await {
-            Ok(Ok(())) => Ok(Event::Finished { partition, next }),
+        let partition = self.task.partition.clone();
+        match self.read().await {
+            Ok(Ok(())) => {}
             Ok(Err(Gone)) => return,
-            Err(error) => Err(error.with("topic", &partition.topic).with("partition", partition.index)),
-        };
+            Err(error) => {
+                let error = error.with("topic", &partition.topic).with("partition", partition.index);
+                tracing::error!("{error}; other partitions go on");
+                let mut failure = self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                let _ = failure.get_or_insert(error);
+            }
+        }
+        let next = self.covered;
         // Whoever listened may be gone.
-        let _ = self.sender.send(outcome).await;
+        let _ = self.sender.send(Ok(Event::Finished { partition, next })).await;
     }
 
     async fn read(&mut self) -> Result<Result<(), Gone>> {
@@ -167,23 +194,42 @@ impl Reader {
             if range.next <= self.covered {
                 continue;
             }
+            if range.first > self.covered && !task.over_breaks {
+                return Err(lacks(OffsetRange { first: self.covered, next: range.first }));
+            }
             let index = Opened::read(&self.archive, &part.place).await?.index;
             let from = self.covered.max(range.first);
             let Some(at) = index.at_offset(from) else { continue };
             for row in index.iter_from(at).take_while(|row| row.range.first < range.next) {
                 if row.range.first > self.covered.max(from) && !task.over_breaks {
-                    let missing = OffsetRange { first: self.covered, next: row.range.first };
-                    return Err(Error::new(Kind::Hole, "the archive lacks offsets, and declares no gap")
-                        .with("offsets", missing)
-                        .hint("`verify` says more; accept = [\"chain-break\"] restores what is there"));
+                    return Err(lacks(OffsetRange { first: self.covered, next: row.range.first }));
                 }
+                // What a batch there has before is not the segment's.
+                self.covered = self.covered.max(from).max(row.range.first);
                 if contributes(&row, &task.window) && self.segment(part, &row, range).await?.is_err() {
                     return Ok(Err(Gone));
                 }
                 self.covered = self.covered.max(row.range.next.min(range.next));
             }
         }
-        Ok(Ok(()))
+        self.end().await
+    }
+
+    /// Covers what lies behind the last batch, when all that is wanted has been looked at.
+    async fn end(&mut self) -> Result<Result<(), Gone>> {
+        let next = self.task.window.offsets.next;
+        if self.covered < next && !self.task.over_breaks {
+            let missing = OffsetRange { first: self.covered, next };
+            return Err(lacks(missing));
+        }
+        // So long it takes to send what was handed on, at the rate that is allowed.
+        self.limits.bytes.pass(0).await;
+        self.limits.records.pass(0).await;
+        let payload = Payload::Gap { reason: "no batch lies there".to_owned() };
+        let range = OffsetRange { first: self.covered.min(next), next };
+        let batch = Batch::new(self.task.partition.clone(), self.generation, range, payload, Permit::default());
+        self.covered = next;
+        Ok(self.sender.send(Ok(Event::Batch(batch))).await.map_err(|_| Gone))
     }
 
     /// Reads what is wanted of one segment.
@@ -197,9 +243,17 @@ impl Reader {
         loop {
             let semaphore = self.under_way.clone();
             let Ok(under_way) = semaphore.acquire_owned().await else { return Ok(Err(Gone)) };
-            let mut permit = self.limits.budget.acquire(CHUNK_BYTES as usize).await;
+            let expected = self.shared.largest.load(Ordering::Relaxed).max(CHUNK_BYTES as usize);
+            let mut permit = self.limits.budget.acquire(expected).await;
             let Some(chunk) = chunks.next().await? else { return Ok(Ok(())) };
-            permit.keep(chunk.bytes.len());
+            let length = chunk.bytes.len();
+            self.shared.largest.fetch_max(length, Ordering::Relaxed);
+            if length > permit.bytes() && permit.bytes() < self.limits.budget.total_bytes() {
+                // Paid for anew as a whole: who held a part of it while waiting for the rest could wait for ever.
+                drop(permit);
+                permit = self.limits.budget.acquire(length).await;
+            }
+            permit.keep(length);
             let (is_last, handed_on) = self.chunk(&segment, &chunk, range, permit, under_way).await?;
             if handed_on.is_err() {
                 return Ok(Err(Gone));
@@ -234,7 +288,8 @@ impl Reader {
                 && segment.is_visible(&header)
                 && !(header.is_transactional() && self.task.torn.iter().any(is_torn));
             if is_wanted {
-                if run.end != at || run.end - run.start >= self.limits.piece_bytes {
+                let (bytes, records) = self.limits.piece;
+                if run.end != at || run.end - run.start >= bytes || run.records >= records {
                     runs.extend(run.take());
                     run.start = at;
                 }
@@ -287,6 +342,12 @@ impl Run {
     }
 }
 
+fn lacks(missing: OffsetRange) -> Error {
+    Error::new(Kind::Hole, "the archive lacks offsets, and declares no gap")
+        .with("offsets", missing)
+        .hint("`verify` says more; accept = [\"chain-break\"] restores what is there")
+}
+
 /// Returns whether a segment may have records that are wanted: what its row proves otherwise is not read.
 pub(super) fn contributes(row: &Row, window: &Window) -> bool {
     let overlaps = row.range.next > window.offsets.first && row.range.first < window.offsets.next;
@@ -294,3 +355,6 @@ pub(super) fn contributes(row: &Row, window: &Window) -> bool {
     let is_early_enough = window.until.is_none_or(|until| row.min_time.is_none_or(|least| least < until));
     overlaps && row.records > 0 && is_late_enough && is_early_enough
 }
+
+#[cfg(test)]
+mod tests;

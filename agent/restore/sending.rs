@@ -2,7 +2,8 @@
 //!
 //! Order: a partition's batches are fitted one chunk after the other, on threads where computing is allowed, and sent in
 //! that order; what is acknowledged comes in it too. Durable is what the target has acknowledged at the offset that was
-//! expected: another offset means that somebody else writes there, which ends the partition. Memory: batches hold what
+//! expected: another offset means that somebody else writes there, which ends the partition. A partition is restored when
+//! everything up to the end of its window was handed over; one that is closed before is not. Memory: batches hold what
 //! the source has paid for until they are acknowledged; merging holds some hundred KiB a partition beside.
 
 use std::collections::{HashMap, VecDeque};
@@ -20,7 +21,7 @@ use crate::budget::Permit;
 use crate::error::{Error, Result};
 use crate::kafka::produce::{self, Producer};
 use crate::pipeline::{Answer, Batch, Payload, Sink, Tip, Topic};
-use crate::record::{Offset, Partition};
+use crate::record::{Offset, OffsetRange, Partition};
 
 /// What is sent of one source partition.
 #[derive(Debug, Clone)]
@@ -31,6 +32,9 @@ pub(super) struct Lane {
     pub(super) window: Window,
     /// How large batches are made.
     pub(super) limits: Limits,
+    /// Whether what was read is sent at once, and does not wait for more to be merged with: where a rate is limited, it
+    /// would come in bursts.
+    pub(super) is_paced: bool,
 }
 
 /// What comes back with a batch that was sent.
@@ -68,6 +72,8 @@ struct Open {
     fitting: AbortHandle,
     /// Chunks of which not all has landed, in order.
     chunks: VecDeque<Sent>,
+    /// The end of what was put.
+    reached: Offset,
     /// Nothing more comes.
     is_closing: bool,
 }
@@ -85,7 +91,8 @@ struct Sent {
 
 enum Job {
     Fit(Batch),
-    Close,
+    /// Nothing comes behind this offset.
+    Close(Offset),
 }
 
 /// What became of a job.
@@ -151,12 +158,7 @@ impl Sending {
         let Some(open) = self.open.get_mut(&token.source) else { return };
         let end = self.ends.entry(target.clone()).or_insert(first);
         if *end != first {
-            let error = Error::failed("somebody else writes to a partition that is restored to")
-                .with("partition", target)
-                .with("offset", (*end).min(first))
-                .hint(
-                    "stop that producer; what was sent stays, and `offset-map` of this restore is not to be relied on",
-                );
+            let error = foreign(target, *end, first);
             return self.fail(&token.source, error);
         }
         *end = first + Offset::from(records);
@@ -200,15 +202,15 @@ impl Sending {
         }
         let is_done = open.chunks.iter().all(|sent| sent.left == 0);
         if open.is_closing && is_done {
-            let pair = open.lane.pair.clone();
+            let pair = &open.lane.pair;
             let end = self.ends.get(&pair.target).copied().unwrap_or(0);
-            match self.map.finish(&pair, end) {
-                Ok(()) => {
-                    self.remove(source);
-                    self.answers.push_back(Answer::Closed { partition: source.clone() });
-                }
-                Err(error) => self.fail(source, error),
+            if open.reached >= open.lane.window.offsets.next
+                && let Err(error) = self.map.finish(pair, end)
+            {
+                return self.fail(source, error);
             }
+            self.remove(source);
+            self.answers.push_back(Answer::Closed { partition: source.clone() });
         }
     }
 
@@ -244,10 +246,10 @@ impl Sink for Sending {
             self.producer.open(&lane.pair.target, 0);
         }
         *sources += 1;
-        let next = Some(lane.window.offsets.first);
-        let open = Open { lane, jobs, fitting, chunks: VecDeque::new(), is_closing: false };
+        let reached = lane.window.offsets.first;
+        let open = Open { lane, jobs, fitting, chunks: VecDeque::new(), reached, is_closing: false };
         self.open.insert(partition.clone(), open);
-        let tip = Tip { next, leader_epoch: -1, generation: 1 };
+        let tip = Tip { next: Some(reached), leader_epoch: -1, generation: 1 };
         self.answers.push_back(Answer::Restart { partition: partition.clone(), tip });
     }
 
@@ -258,7 +260,8 @@ impl Sink for Sending {
     fn diverge(&mut self, _: &Partition, _: u32, _: i32, _: Offset) {}
 
     fn put(&mut self, batch: Batch) {
-        if let Some(open) = self.open.get(batch.partition()) {
+        if let Some(open) = self.open.get_mut(batch.partition()) {
+            open.reached = batch.range.next;
             // It ends only with the partition.
             let _ = open.jobs.send(Job::Fit(batch));
         }
@@ -266,7 +269,7 @@ impl Sink for Sending {
 
     fn close(&mut self, partition: &Partition, _: u32) {
         if let Some(open) = self.open.get(partition) {
-            let _ = open.jobs.send(Job::Close);
+            let _ = open.jobs.send(Job::Close(open.reached));
         }
     }
 
@@ -338,30 +341,49 @@ impl Fitting {
 
 fn fit(mut refit: Refit, lane: &Lane, job: Job) -> (Made, Refit) {
     let mut out = Vec::new();
-    let (window, source) = (&lane.window, lane.pair.source.clone());
+    let source = lane.pair.source.clone();
     let made = match job {
-        Job::Close => {
+        Job::Close(reached) => {
             let outcome = refit.flush(&mut out).map(|()| out);
-            Made { source, outcome, permit: Permit::default(), next: Some(window.offsets.next), is_close: true }
+            Made { source, outcome, permit: Permit::default(), next: Some(reached), is_close: true }
         }
         Job::Fit(batch) => {
             let (range, payload, permit, under_way) = batch.into_parts();
             let outcome = match payload {
-                Payload::Encoded { bytes, .. } => put(&mut refit, window, &bytes, &mut out).map(|()| out),
-                Payload::Gap { .. } => Ok(out),
+                Payload::Encoded { bytes, .. } => put(&mut refit, lane, range, &bytes, &mut out),
+                Payload::Gap { .. } => Ok(()),
             };
             drop(under_way);
-            let next = (!refit.waits()).then_some(range.next);
-            Made { source, outcome, permit, next, is_close: false }
+            let next = if refit.waits() { out.last().and_then(behind) } else { Some(range.next) };
+            Made { source, outcome: outcome.map(|()| out), permit, next, is_close: false }
         }
     };
     (made, refit)
 }
 
-fn put(refit: &mut Refit, window: &Window, bytes: &Bytes, out: &mut Vec<Fitted>) -> Result<()> {
+/// Fits the batches of a run, of which what lies outside of `range` is not meant.
+fn put(refit: &mut Refit, lane: &Lane, range: OffsetRange, bytes: &Bytes, out: &mut Vec<Fitted>) -> Result<()> {
+    let wanted = lane.window.offsets;
+    let offsets = OffsetRange { first: wanted.first.max(range.first), next: wanted.next.min(range.next) };
+    let window = Window { offsets, ..lane.window };
     for item in batch::walk(bytes) {
         let (at, header) = item?;
-        refit.put(&header, &bytes.slice(at..at + header.total_bytes), window, out)?;
+        refit.put(&header, &bytes.slice(at..at + header.total_bytes), &window, out)?;
     }
-    Ok(())
+    if lane.is_paced { refit.flush(out) } else { Ok(()) }
 }
+
+/// Returns the source offset behind the last record of a batch: what waits behind it is not covered.
+fn behind(last: &Fitted) -> Option<Offset> {
+    last.sources.iter().last().map(|(first, records)| first + Offset::from(records))
+}
+
+/// Makes the error of a record that came to another offset than the next one.
+fn foreign(target: &Partition, expected: Offset, met: Offset) -> Error {
+    Error::failed(format!("somebody else writes to {target}, which is restored to"))
+        .with("offset", expected.min(met))
+        .hint("stop that producer; what was sent stays, and `offset-map` of this restore is not to be relied on")
+}
+
+#[cfg(test)]
+mod tests;

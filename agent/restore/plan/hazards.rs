@@ -75,6 +75,13 @@ pub struct Hazard {
     pub accepted: bool,
 }
 
+impl Hazard {
+    /// Makes one that nobody has accepted yet.
+    pub(super) fn new(danger: Danger, subject: impl ToString, detail: impl Into<String>) -> Self {
+        Self { danger, subject: subject.to_string(), detail: detail.into(), accepted: false }
+    }
+}
+
 /// Reads the names of accepted dangers.
 ///
 /// # Errors

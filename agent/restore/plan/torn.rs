@@ -14,7 +14,7 @@ use crate::archive::source::opened::Opened;
 use crate::archive::source::way::Part;
 use crate::batch::{self, Header};
 use crate::error::Result;
-use crate::record::{Offset, Timestamp};
+use crate::record::{Offset, OffsetRange, Timestamp};
 
 /// Clocks of agents differ: what was sealed less than this before a savepoint is looked at as well.
 const CLOCKS_MS: i64 = 3_600_000;
@@ -45,6 +45,20 @@ impl Tracker {
         }
     }
 
+    /// Takes the batches of a segment, as far as they are in `range`.
+    async fn pass_all(&mut self, segment: &Segment, range: OffsetRange) -> Result<()> {
+        let mut chunks = segment.chunks(0);
+        while let Some(chunk) = chunks.next().await? {
+            for item in batch::walk(&chunk.bytes) {
+                let (_, header) = item.map_err(|error| error.with("object", segment.describe()))?;
+                if range.contains(header.base_offset) {
+                    self.pass(&header);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Returns whether a batch at `offset` can still tell something.
     fn goes_on(&self, offset: Offset) -> bool {
         offset < self.end || !self.open.is_empty()
@@ -71,16 +85,7 @@ pub(super) async fn torn(archive: &Archive, way: &[Part], end: Offset, taken_at:
             if !tracker.goes_on(row.range.first) {
                 return Ok(tracker.torn);
             }
-            let segment = Segment::open(archive, &part.place, &row).await?;
-            let mut chunks = segment.chunks(0);
-            while let Some(chunk) = chunks.next().await? {
-                for item in batch::walk(&chunk.bytes) {
-                    let (_, header) = item?;
-                    if part.range.contains(header.base_offset) {
-                        tracker.pass(&header);
-                    }
-                }
-            }
+            tracker.pass_all(&Segment::open(archive, &part.place, &row).await?, part.range).await?;
         }
     }
     // What was captured ends before the markers: nobody knows what became of them.
