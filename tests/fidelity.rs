@@ -44,16 +44,21 @@ fn compare_with_consumer(kafka: &Kafka, backup: &Backup, topic: &str) {
     assert_eq!(backup.counts(topic), counts, "{topic}: record counts of `show-offset-mapping`");
 }
 
-#[test]
-fn every_codec_is_kept_as_the_producer_wrote_it() {
-    let kafka = Kafka::shared_with_disk();
+/// Makes a topic of each codec.
+pub(crate) fn every_codec(kafka: &Kafka) -> [String; 5] {
     let mut contents = Contents::new();
-    let topics = ["none", "gzip", "snappy", "lz4", "zstd"].map(|codec| {
+    ["none", "gzip", "snappy", "lz4", "zstd"].map(|codec| {
         let topic = kafka.topic(codec, 2, &[]);
         let writer = Writer::new(kafka, &[("compression.type", codec), ("batch.num.messages", "50")]);
         let _ = writer.write(&topic, &contents.records(2, 600, 500));
         topic
-    });
+    })
+}
+
+#[test]
+fn every_codec_is_kept_as_the_producer_wrote_it() {
+    let kafka = Kafka::shared_with_disk();
+    let topics = every_codec(kafka);
     let backup = back_up_and_compare(kafka, &topics.each_ref().map(String::as_str));
     assert!(backup.chain(&topics[0], 0).0.len() > 2, "a partition spans several segments");
 }
@@ -75,9 +80,8 @@ fn batches_of_one_record_and_records_of_a_megabyte_are_kept() {
     assert!(backup.chain(&large, 0).0.len() > 2, "a batch above roll_bytes has a segment of its own");
 }
 
-#[test]
-fn null_and_empty_keys_values_and_duplicate_headers_are_kept() {
-    let kafka = Kafka::shared_with_disk();
+/// Makes a topic of null, empty and binary keys and values and of duplicate headers; returns what it holds.
+pub(crate) fn odd_cells(kafka: &Kafka) -> (String, Vec<Record>) {
     let topic = kafka.topic("nulls", 1, &[]);
     let fields =
         [None, Some(vec![]), Some(b"text".to_vec()), Some("€\u{0}\"\\\n\u{1f600}".into()), Some(vec![0xff, 0xfe, 0])];
@@ -92,15 +96,21 @@ fn null_and_empty_keys_values_and_duplicate_headers_are_kept() {
         }
     }
     let _ = Writer::new(kafka, &[]).write(&topic, &records);
+    (topic, records)
+}
+
+#[test]
+fn null_and_empty_keys_values_and_duplicate_headers_are_kept() {
+    let kafka = Kafka::shared_with_disk();
+    let (topic, records) = odd_cells(kafka);
     let backup = back_up_and_compare(kafka, &[&topic]);
     let same = |a: &Record, b: &Record| (&a.key, &a.value, &a.headers) == (&b.key, &b.value, &b.headers);
     let cat = backup.cat(&topic);
     assert!(records.len() == cat.len() && records.iter().zip(&cat).all(|(a, b)| same(a, b)), "{cat:#?}");
 }
 
-#[test]
-fn the_times_of_log_append_and_of_producers_out_of_order_are_kept() {
-    let kafka = Kafka::shared_with_disk();
+/// Makes a topic whose times are the broker's, and one of old, late and disordered ones.
+pub(crate) fn odd_times(kafka: &Kafka) -> [String; 2] {
     let mut contents = Contents::new();
     let appended = kafka.topic("log-append", 2, &[("message.timestamp.type", "LogAppendTime")]);
     let wide = i64::MAX.to_string();
@@ -115,12 +125,17 @@ fn the_times_of_log_append_and_of_producers_out_of_order_are_kept() {
         let writer = Writer::new(kafka, &[("compression.type", "zstd"), ("batch.num.messages", batch)]);
         let _ = writer.write(topic, &records);
     }
-    let _ = back_up_and_compare(kafka, &[&appended, &disorder]);
+    [appended, disorder]
 }
 
 #[test]
-fn transactions_committed_aborted_and_interleaved_are_kept_and_told_apart() {
+fn the_times_of_log_append_and_of_producers_out_of_order_are_kept() {
     let kafka = Kafka::shared_with_disk();
+    let _ = back_up_and_compare(kafka, &odd_times(kafka).each_ref().map(String::as_str));
+}
+
+/// Makes a topic of transactions that interleave, some of them aborted.
+pub(crate) fn transactions(kafka: &Kafka) -> String {
     let mut contents = Contents::new();
     let topic = kafka.topic("transactions", 2, &[]);
     let (a, b, plain) = (Writer::transactional(kafka, "a"), Writer::transactional(kafka, "b"), Writer::new(kafka, &[]));
@@ -139,6 +154,13 @@ fn transactions_committed_aborted_and_interleaved_are_kept_and_told_apart() {
         let _ = plain.write(&topic, &contents.records(2, 3, 300));
         second.commit();
     }
+    topic
+}
+
+#[test]
+fn transactions_committed_aborted_and_interleaved_are_kept_and_told_apart() {
+    let kafka = Kafka::shared_with_disk();
+    let topic = transactions(kafka);
     let backup = back_up_and_compare(kafka, &[&topic]);
     assert!(backup.chain(&topic, 0).0.len() > 2, "transactions span segments");
 }
@@ -182,9 +204,8 @@ fn close_segment(writer: &Writer, topic: &str, contents: &mut Contents) {
     let _ = writer.write(topic, &[Record { timestamp, ..contents.record(0, 1_000_000, 50) }]);
 }
 
-#[test]
-fn a_compacted_topic_is_kept_with_the_holes_that_the_cleaner_left() {
-    let kafka = Kafka::shared_with_disk();
+/// Makes a compacted topic of 351 records with holes and tombstones; the cleaner has gone over it.
+pub(crate) fn compacted(kafka: &Kafka) -> String {
     let mut contents = Contents::new();
     let topic = kafka.topic("compacted", 1, &COMPACTED);
     let writer = Writer::new(kafka, &[("compression.type", "lz4"), ("batch.num.messages", "10")]);
@@ -202,6 +223,13 @@ fn a_compacted_topic_is_kept_with_the_holes_that_the_cleaner_left() {
     }
     close_segment(&writer, &topic, &mut contents);
     wait_compacted(kafka, &topic, 50 + 6 * 50 + 1);
+    topic
+}
+
+#[test]
+fn a_compacted_topic_is_kept_with_the_holes_that_the_cleaner_left() {
+    let kafka = Kafka::shared_with_disk();
+    let topic = compacted(kafka);
     let backup = back_up_and_compare(kafka, &[&topic]);
     let holes = backup.chain(&topic, 0).next() - 351;
     assert!(holes > 200, "the cleaner took {holes} records");

@@ -30,6 +30,7 @@ mod plugins;
 mod produce;
 mod readers;
 mod repair;
+mod restore;
 mod roll;
 mod savepoints;
 mod scale;

@@ -26,13 +26,13 @@ use crate::support::{DEADLINE, alone, wait_for, wait_within};
 
 /// A savepoint with what it stands for.
 #[derive(Debug, Clone)]
-struct Savepoint {
-    name: String,
+pub(crate) struct Savepoint {
+    pub(crate) name: String,
     object: Value,
     /// High watermarks by topic and partition.
-    ends: BTreeMap<(String, i64), i64>,
+    pub(crate) ends: BTreeMap<(String, i64), i64>,
     /// Committed offsets by group, topic and partition.
-    offsets: BTreeMap<(String, String, i64), i64>,
+    pub(crate) offsets: BTreeMap<(String, String, i64), i64>,
 }
 
 /// Returns the objects in the folder of savepoints, by name.
@@ -44,7 +44,7 @@ fn objects(backup: &Backup) -> BTreeMap<String, Value> {
 }
 
 /// Returns all savepoints, oldest first.
-fn savepoints(backup: &Backup) -> Vec<Savepoint> {
+pub(crate) fn savepoints(backup: &Backup) -> Vec<Savepoint> {
     let objects = objects(backup);
     let resolved = |(name, object): (&String, &Value)| {
         assert_eq!(object["name"].as_str(), Some(name.as_str()));
@@ -131,7 +131,7 @@ fn assert_chained(savepoints: &[Savepoint]) {
 }
 
 /// Reads and commits in a thread of its own until it is ended.
-struct Application {
+pub(crate) struct Application {
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -149,7 +149,7 @@ impl Application {
     }
 
     /// A consumer that commits after every few records.
-    fn consumer(kafka: &Kafka, group: &str, topic: &str, isolation: &str) -> Self {
+    pub(crate) fn consumer(kafka: &Kafka, group: &str, topic: &str, isolation: &str) -> Self {
         let consumer = subscribed(kafka, group, topic, &[("isolation.level", isolation)]);
         let mut read = 0;
         Self::spawn(move || {
@@ -164,7 +164,7 @@ impl Application {
     }
 
     /// Copies `from` to partition 0 of `to`, offsets and records in one transaction; a value is `partition:offset`.
-    fn copier(kafka: &Kafka, group: &str, from: &str, to: &str) -> Self {
+    pub(crate) fn copier(kafka: &Kafka, group: &str, from: &str, to: &str) -> Self {
         let consumer = subscribed(kafka, group, from, &[]);
         let id = format!("{group}-copier");
         let properties = [("transactional.id", id.as_str()), ("linger.ms", "1")];
@@ -197,7 +197,7 @@ impl Application {
         })
     }
 
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         self.end.store(true, Ordering::Relaxed);
         self.thread.take().expect("it ends once").join().expect("it ends well");
     }
@@ -216,12 +216,12 @@ fn subscribed(kafka: &Kafka, group: &str, topic: &str, properties: &[(&str, &str
     consumer
 }
 
-fn group_name(theme: &str) -> String {
+pub(crate) fn group_name(theme: &str) -> String {
     format!("{theme}-{:08x}", fastrand::u32(..))
 }
 
 /// Makes a savepoint from the command line and returns its name.
-fn create(backup: &Backup) -> String {
+pub(crate) fn create(backup: &Backup) -> String {
     create_counting(backup).0
 }
 

@@ -3,7 +3,7 @@
 //! Most tests share one ([`Kafka::shared`]) and keep apart by topic names; a test that kills or starts a broker has its
 //! own ([`Kafka::start`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigSource, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -209,6 +211,34 @@ impl Kafka {
     pub(crate) fn partitions(&self, topic: &str) -> i32 {
         let answer = self.admin.inner().fetch_metadata(Some(topic), Duration::from_secs(10)).expect("metadata");
         answer.topics()[0].partitions().len() as i32
+    }
+
+    /// Returns the settings that were made on `topic` itself.
+    pub(crate) fn settings(&self, topic: &str) -> BTreeMap<String, String> {
+        let (asked, options) = ([ResourceSpecifier::Topic(topic)], AdminOptions::new());
+        let told = block_on(self.admin.describe_configs(&asked, &options)).expect("the broker answers");
+        let told = told.into_iter().next().expect("one topic").expect("it is there");
+        let set = told.entries.into_iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
+        set.map(|entry| (entry.name, entry.value.unwrap_or_default())).collect()
+    }
+
+    /// Returns the names of all topics.
+    pub(crate) fn topics(&self) -> BTreeSet<String> {
+        let answer = self.admin.inner().fetch_metadata(None, Duration::from_secs(10)).expect("metadata");
+        answer.topics().iter().map(|topic| topic.name().to_owned()).collect()
+    }
+
+    /// Returns where each partition of `topic` ends.
+    pub(crate) fn ends(&self, topic: &str) -> Vec<i64> {
+        // A read-committed client is told the last stable offset instead.
+        let properties = [("group.id", "ends"), ("isolation.level", "read_uncommitted")];
+        let client: BaseConsumer = self.client(&properties).create().expect("a consumer");
+        let end = |partition| {
+            wait_within(Duration::from_secs(30), "the partition tells its end", || {
+                client.fetch_watermarks(topic, partition, Duration::from_secs(5)).ok().map(|(_, end)| end)
+            })
+        };
+        (0..self.partitions(topic)).map(end).collect()
     }
 
     /// Returns the broker's own log of a partition: its `.log` files in order of their base offsets.

@@ -1,5 +1,6 @@
 //! What a read-committed consumer sees of a topic: the independent witness for what the agent kept.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -25,35 +26,47 @@ pub(crate) struct Record {
 
 /// Reads `topic` as a read-committed consumer does, each partition to its end, in order of partition and offset.
 pub(crate) fn read_committed(kafka: &Kafka, topic: &str) -> Vec<Record> {
+    read_all_committed(kafka, &[topic]).remove(topic).expect("it was asked for")
+}
+
+/// Reads topics as one read-committed consumer does: each as [`read_committed`].
+pub(crate) fn read_all_committed(kafka: &Kafka, topics: &[&str]) -> BTreeMap<String, Vec<Record>> {
     let consumer: BaseConsumer = kafka
         .client(&[
             ("group.id", "witness"),
             ("isolation.level", "read_committed"),
             ("enable.auto.commit", "false"),
             ("enable.partition.eof", "true"),
+            // An end is told by an answer without records, for which the broker waits as long.
+            ("fetch.wait.max.ms", "50"),
             ("check.crcs", "true"),
         ])
         .create()
         .expect("a consumer");
     let mut partitions = TopicPartitionList::new();
-    let count = kafka.partitions(topic);
-    for partition in 0..count {
-        partitions.add_partition_offset(topic, partition, Offset::Beginning).expect("a partition");
+    for topic in topics {
+        for partition in 0..kafka.partitions(topic) {
+            partitions.add_partition_offset(topic, partition, Offset::Beginning).expect("a partition");
+        }
     }
     consumer.assign(&partitions).expect("an assignment");
-    let mut records = Vec::new();
-    let mut ended = std::collections::BTreeSet::new();
+    let mut records: BTreeMap<String, Vec<Record>> =
+        topics.iter().map(|topic| ((*topic).to_owned(), Vec::new())).collect();
+    // Each end is told once; of which topic, the client does not say.
+    let mut ended = 0;
     let began = std::time::Instant::now();
-    while ended.len() < count as usize {
-        assert!(began.elapsed() < DEADLINE, "the consumer reached the end of {ended:?} only");
+    while ended < partitions.count() {
+        assert!(began.elapsed() < DEADLINE, "the consumer reached {ended} of {} ends", partitions.count());
         match consumer.poll(Duration::from_secs(1)) {
-            Some(Ok(message)) => records.push(to_record(&message)),
-            Some(Err(KafkaError::PartitionEOF(partition))) => drop(ended.insert(partition)),
+            Some(Ok(message)) => records.get_mut(message.topic()).expect("asked for").push(to_record(&message)),
+            Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
             Some(Err(error)) => panic!("the consumer failed: {error}"),
             None => {}
         }
     }
-    records.sort_by_key(|record| (record.partition, record.offset));
+    for records in records.values_mut() {
+        records.sort_by_key(|record| (record.partition, record.offset));
+    }
     records
 }
 

@@ -113,6 +113,8 @@ struct Server {
     service: S3Service,
     folder: TempDir,
     asked: Mutex<Vec<Asked>>,
+    /// Of each object that was read, by key, the bytes that were sent.
+    sent: Mutex<Vec<(String, u64)>>,
     rules: Rules,
     /// Held by who creates the object of that key.
     creating: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -136,6 +138,7 @@ impl S3 {
             service: service.build(),
             folder,
             asked: Mutex::default(),
+            sent: Mutex::default(),
             rules: Rules::default(),
             creating: Mutex::default(),
         });
@@ -174,6 +177,13 @@ impl S3 {
             *requests.entry((asked.method.to_string(), asked.object)).or_default() += 1;
         }
         requests
+    }
+
+    /// Returns how many bytes of objects of a kind below `prefix` were sent to who read them.
+    pub(crate) fn downloaded(&self, prefix: &str, object: Object) -> u64 {
+        let sent = self.server.sent.lock().expect("nobody panics while holding it");
+        let of = sent.iter().filter(|(key, _)| is_below(key, prefix) && Object::of(key) == object);
+        of.map(|(_, bytes)| bytes).sum()
     }
 
     /// Has the requests about `object` below `prefix` meet `fault`; of a stale listing, `object` is what it omits.
@@ -222,7 +232,14 @@ impl Server {
 
     async fn perform(&self, asked: &Asked, request: Request<s3s::Body>) -> Result<Response<s3s::Body>, Cut> {
         if !asked.creates() {
-            return self.call(asked, request).await;
+            let answer = self.call(asked, request).await?;
+            if asked.method == Method::GET && answer.status().is_success() {
+                let bytes =
+                    answer.headers().get("content-length").and_then(|length| length.to_str().ok()?.parse().ok());
+                let sent = (asked.key.clone(), bytes.unwrap_or_default());
+                self.sent.lock().expect("nobody panics while holding it").push(sent);
+            }
+            return Ok(answer);
         }
         // Taken in first: a client that trickles must not keep others from the key.
         let (head, body) = request.into_parts();

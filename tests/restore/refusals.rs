@@ -1,0 +1,145 @@
+//! What is refused before anything is sent, and what ends a restore that runs.
+
+use crate::restore::Restore;
+use crate::savepoints::savepoints;
+use crate::support::agent::{Backup, program_with};
+use crate::support::kafka::Kafka;
+use crate::support::reader::read_committed;
+use crate::support::wait_for;
+use crate::support::workload::{Contents, Writer};
+
+/// Makes a topic of 200 records of 1 KB of noise in batches of ten, and a backup of it.
+fn backed_up(kafka: &Kafka, theme: &str) -> (String, Backup) {
+    let (topic, mut contents) = (kafka.topic(theme, 1, &[]), Contents::new());
+    let mut records = contents.records(1, 200, 10);
+    records.iter_mut().for_each(|record| record.value = Some(contents.noise(1_000)));
+    let _ = Writer::new(kafka, &[("batch.num.messages", "10")]).write(&topic, &records);
+    let backup = Backup::of(kafka, &[&topic]);
+    let _ = backup.backup().ok();
+    (topic, backup)
+}
+
+#[test]
+fn what_the_backup_does_not_hold_is_named() {
+    let kafka = Kafka::shared();
+    let (topic, backup) = backed_up(kafka, "refused");
+    let restore = || Restore::of(kafka, &backup, &[&topic]);
+    Restore::of(kafka, &backup, &["nobody"]).run().fails_with(2, &["no topic `nobody`", &topic]);
+    restore().backup_id("nobody").run().fails_with(10, &["nobody", "test"]);
+    let newest = savepoints(&backup).pop().expect("a pass makes one").name;
+    for savepoint in ["20200101T000000.000Z", "2020-01-01T00:00:00Z", "yesterday"] {
+        let ended = restore().source(&format!("savepoint = {savepoint:?}")).run();
+        ended.fails_with(2, &[&format!("no savepoint `{savepoint}`"), &newest]);
+    }
+    let older = format!("{topic}@AAAAAAAAAAAAAAAAAAAAAQ");
+    let before = Restore::of(kafka, &backup, &[&older]).to(&older, "older");
+    before.run().fails_with(2, &[&format!("no topic `{older}`")]);
+    restore()
+        .source(&format!("partitions = [\"{topic}-7\"]"))
+        .run()
+        .fails_with(2, &["source.partitions", &format!("`{topic}-7`")]);
+    restore()
+        .source(&format!("forks = [\"{topic}-0@7-3\"]"))
+        .run()
+        .fails_with(2, &["source.forks", "`0@7-3`", "describe"]);
+    // A rename of what is not restored is a slip of the pen: the topic meant would keep its name.
+    let wrong = restore().config().replace(&format!("{{ {topic:?} = "), &format!("{{ \"{topic}-x\" = "));
+    let file = backup.write_config(&wrong);
+    let ended = program_with(&["restore", "--config", file.to_str().expect("UTF-8")]);
+    ended.fails_with(2, &["sink.topics", &format!("`{topic}-x`")]);
+    assert!(!kafka.topics().contains(restore().target()));
+}
+
+#[test]
+fn two_sources_of_one_target_partition_are_refused() {
+    let kafka = Kafka::shared();
+    let topics = [kafka.topic("refused-a", 2, &[]), kafka.topic("refused-b", 2, &[])];
+    let topics = topics.each_ref().map(String::as_str);
+    topics.iter().for_each(|topic| drop(Writer::new(kafka, &[]).write(topic, &Contents::new().records(2, 5, 100))));
+    let backup = Backup::of(kafka, &topics);
+    let _ = backup.backup().ok();
+    let [a, b] = topics;
+    let target = format!("{a}-both");
+    let restore = || Restore::named(kafka, &backup, &topics, "both").to(b, &target);
+    let words = [&*format!("`{a}-0`"), &format!("`{b}-0`"), &format!("`{target}-0`"), "sink.partitions"];
+    restore().run().fails_with(2, &words);
+    let folded = restore().sink(&format!("partitions = [\"{b}-0:2\", \"{b}-1:1\"]"));
+    folded.run().fails_with(2, &[&format!("`{a}-1`"), &format!("`{b}-1`")]);
+    assert!(!kafka.topics().contains(&target));
+    let beside = restore().sink(&format!("partitions = [\"{b}-0:2\", \"{b}-1:3\"]"));
+    let _ = beside.run().ok();
+    let mut wanted = read_committed(kafka, a);
+    wanted.extend(read_committed(kafka, b).into_iter().map(|mut record| {
+        record.partition += 2;
+        record
+    }));
+    super::assert_same_cells(&target, &read_committed(kafka, &target), &wanted);
+}
+
+#[test]
+fn a_finished_restore_stays_finished_and_one_that_was_begun_is_not_begun_again() {
+    let kafka = Kafka::shared();
+    let (topic, backup) = backed_up(kafka, "refused-twice");
+    let restore = Restore::named(kafka, &backup, &[&topic], "once");
+    let _ = restore.run().ok();
+    let (done, ends) = (restore.done().0, kafka.ends(restore.target()));
+    let again = restore.run();
+    assert!(again.stderr.contains("restore `once` is finished already"), "{}", again.stderr);
+    let _ = again.ok();
+    assert_eq!((restore.done().0, kafka.ends(restore.target())), (done, ends));
+
+    let slow = || Restore::named(kafka, &backup, &[&topic], "killed").pipeline("max_bytes_per_second = \"50KiB\"");
+    let running = slow().start(&[]);
+    let sent = wait_for("some records have landed", || {
+        let is_there = kafka.topics().contains(slow().target());
+        is_there.then(|| kafka.ends(slow().target())[0]).filter(|end| *end > 20)
+    });
+    running.kill();
+    assert!(sent < 200);
+    slow().run().fails_with(2, &["`killed` was begun before", "another restore_id"]);
+
+    let stopped = Restore::named(kafka, &backup, &[&topic], "stopped").pipeline("max_bytes_per_second = \"50KiB\"");
+    let mut running = stopped.start(&[]);
+    wait_for("it has begun", || kafka.topics().contains(stopped.target()).then_some(()));
+    running.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(running.wait().code(), Some(130), "{}", running.log());
+    assert!(running.log().contains("interrupted: the restore is not finished"), "{}", running.log());
+}
+
+#[test]
+fn somebody_else_who_writes_to_the_target_ends_the_restore() {
+    let kafka = Kafka::shared();
+    let (topic, backup) = backed_up(kafka, "refused-foreign");
+    let restore = Restore::of(kafka, &backup, &[&topic]).pipeline("max_bytes_per_second = \"50KiB\"");
+    let mut running = restore.start(&[]);
+    wait_for("some records have landed", || {
+        let is_there = kafka.topics().contains(restore.target());
+        is_there.then(|| kafka.ends(restore.target())[0]).filter(|end| *end > 20)
+    });
+    let foreign = Contents::new().record(0, 0, 100);
+    let (_, offset) = Writer::new(kafka, &[]).write(restore.target(), &[foreign])[0];
+    assert_eq!(running.wait().code(), Some(1), "{}", running.log());
+    let (log, target) = (running.log(), restore.target());
+    let line = log.trim_end().lines().last().unwrap_or_default();
+    let words = ["somebody else writes", &*format!("{target}-0"), &format!("offset {offset}")];
+    assert!(words.iter().all(|word| line.contains(word)), "{words:?} in {line}");
+}
+
+#[test]
+fn what_a_restore_cannot_have_and_what_does_not_run_it_are_told() {
+    let kafka = Kafka::shared();
+    let (topic, backup) = backed_up(kafka, "refused-verbs");
+    let restore = Restore::of(kafka, &backup, &[&topic]);
+    let staged = format!("{}[[pipeline.stage]]\nplugin = \"header-injector\"\n", restore.config());
+    let verb = |verb: &str, config: &str| {
+        let file = backup.write_config(config);
+        program_with(&[verb, "--config", file.to_str().expect("UTF-8")])
+    };
+    verb("restore", &staged).fails_with(2, &["stage", "restored"]);
+    verb("restore", &backup.config()).fails_with(2, &["no pipeline restores"]);
+    let both = format!("{}\n{}", backup.config(), restore.config());
+    for (name, config) in [("run", restore.config()), ("run", both), ("backup", restore.config())] {
+        verb(name, &config).fails_with(2, &["`restored`", "kafka-backup restore --config"]);
+    }
+    assert!(!kafka.topics().contains(restore.target()));
+}
