@@ -164,14 +164,23 @@ impl<'a> Restore<'a> {
     /// leads from each record to where the consumer finds it.
     #[track_caller]
     pub(crate) fn assert_brought(&self, kafka: &Kafka, wanted: impl Fn(&Record) -> bool) {
+        self.assert_read(&read_all_committed(kafka, &self.names()), wanted);
+    }
+
+    /// Returns the names of sources and targets.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.topics.iter().flat_map(|(source, target)| [source.as_str(), target]).collect()
+    }
+
+    /// As [`assert_brought`](Self::assert_brought), of topics that were read.
+    #[track_caller]
+    pub(crate) fn assert_read(&self, read: &BTreeMap<String, Vec<Record>>, wanted: impl Fn(&Record) -> bool) {
         let (done, map) = self.done();
         assert!(map.is_finished());
         let mut records = 0;
-        let names: Vec<&str> = self.topics.iter().flat_map(|(source, target)| [source.as_str(), target]).collect();
-        let mut read = read_all_committed(kafka, &names);
         for (source, target) in &self.topics {
-            let (mut held, brought) = (read.remove(source).expect("read"), &read[target]);
-            held.retain(&wanted);
+            let held: Vec<Record> = read[source].iter().filter(|record| wanted(record)).cloned().collect();
+            let brought = &read[target];
             assert_same_cells(target, brought, &held);
             assert_leads(&map, (source, &held), (target, brought));
             records += brought.len() as u64;

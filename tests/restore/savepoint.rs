@@ -93,10 +93,10 @@ fn what_a_copier_had_committed_with_its_offsets_is_there_at_any_savepoint() {
         Application::copier(kafka, &copier, &input, &output),
     ];
     let has = |savepoint: &Savepoint, group: &str| savepoint.offsets.keys().any(|(name, ..)| name == group);
-    agent.wait_until("both groups are in four savepoints", |_| {
+    agent.wait_until("both groups are in three savepoints", |_| {
         let savepoints = savepoints(&backup);
         let made = |group: &str| savepoints.iter().filter(|savepoint| has(savepoint, group)).count();
-        (made(&reader) >= 4 && made(&copier) >= 4).then_some(())
+        (made(&reader) >= 3 && made(&copier) >= 3).then_some(())
     });
     applications.into_iter().for_each(Application::end);
     loads.into_iter().for_each(Load::end);
