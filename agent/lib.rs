@@ -12,7 +12,7 @@
 //! | [`backup`] | wiring: from a configuration to running pipelines |
 //! | [`repair`] | what can be made whole again of a damaged backup: a plan, then done |
 //! | [`verify`] | whether a backup is what was written: checks, comparison with the source |
-//! | [`restore`] | what a restore keeps: `map`, where each source offset is in the target (pure); `state`, its objects |
+//! | [`restore`] | what is archived, sent to a cluster again: `plan`, `perform`, `map` (where each source offset is in the target), `state` (its objects) |
 //! | [`api`] | the agent's API over HTTP, `/v1` |
 //! | [`config`] | the configuration file: keys, defaults, units |
 //! | [`telemetry`] | log, metrics, health, the HTTP listener |

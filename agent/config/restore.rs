@@ -194,7 +194,7 @@ impl Sink {
         once(section, "partitions", partitions.iter().map(|(topic, index, _)| (topic, *index)))?;
         let restore_id = section.given_text("restore_id")?;
         if let Some(id) = &restore_id {
-            value::check_backup_id(id).map_err(|reason| section.error("restore_id", reason))?;
+            value::check_restore_id(id).map_err(|reason| section.error("restore_id", reason))?;
         }
         let kafka = section.properties("kafka")?;
         if kafka.get("bootstrap.servers").is_none_or(|servers| servers.trim().is_empty()) {

@@ -402,7 +402,7 @@ mod tests {
     fn settings(given: Value) -> Result<Vec<(String, String)>> {
         let given = [("settings".to_owned(), given)].into_iter().collect();
         let file = Rc::new(File { name: "a.toml".to_owned(), referring: HashSet::new() });
-        Section::open(&file, "pipeline[0].stage[0]", "pipeline.stage", given)?.settings("settings")
+        Section::open(&file, "pipeline[0].stage[0]", keys::KEYS, "pipeline.stage", given)?.settings("settings")
     }
 
     #[test]

@@ -75,6 +75,10 @@ impl Planned<'_> {
     /// first, after what could be restored has been.
     pub async fn perform(&self, stop: watch::Receiver<bool>) -> Result<Summary> {
         plan::hazards::check(&self.plan.hazards)?;
+        if self.state.is_cancelled().await? {
+            let id = self.state.restore_id();
+            return Err(Error::usage(format!("restore `{id}` was cancelled")).hint("give this one another restore_id"));
+        }
         let kept = self.keep_plan().await?;
         targets::make(self.client, self.plan).await?;
         let assigned = targets::assigned(self.client, self.plan).await?;
