@@ -1,4 +1,4 @@
-//! The native configuration: a TOML file in, checked values out.
+//! The configuration: a file in, checked values out. The native one is TOML; a restore may be written in [`yaml`] too.
 //!
 //! Everything that is wrong is one line of [`Kind::Usage`](crate::error::Kind::Usage) that names the file, the path
 //! of the key and what to write instead. Keys, types, defaults and reasons are in [`keys`]; references like
@@ -9,6 +9,7 @@ pub mod restore;
 mod section;
 mod substitute;
 pub mod value;
+mod yaml;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -150,19 +151,23 @@ impl Config {
         Self::parse(&file, &text, &|name| std::env::var(name).ok())
     }
 
-    /// Checks `text`; `file` names it in errors and `variable` looks up references to the environment.
+    /// Checks `text`; `file` names it in errors, and by its ending says whether it is YAML; `variable` looks up references
+    /// to the environment.
     pub fn parse(file: &str, text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
-        let table: toml::Table = text.parse().map_err(|error| syntax_error(file, text, &error))?;
+        let is_yaml = yaml::is_yaml(file);
+        let given = if is_yaml { yaml::parse(file, text)? } else { parse_toml(file, text)? };
         let mut resolver = Resolver { file, variable, referring: HashSet::new() };
-        let given = resolver.table("", table)?;
+        let given = resolver.table("", given)?;
         let read = Rc::new(File { name: file.to_owned(), referring: resolver.referring });
+        if is_yaml {
+            let agent = Agent::read(&mut Section::open(&read, "agent", KEYS, "agent", Map::new())?)?;
+            let (restore, effective) = yaml::read(&read, given)?;
+            let (pipelines, restores) = (Vec::new(), vec![restore]);
+            return Ok(Self { agent, pipelines, restores, file: file.to_owned(), effective });
+        }
         let mut top = Section::open(&read, "", KEYS, "", given)?;
-
         let mut section = top.section("agent")?;
-        let agent = Agent {
-            listen: section.read("listen", |text| value::check_address(text).map(|()| text.to_owned()))?,
-            restart_backoff_max: section.duration("restart_backoff_max")?,
-        };
+        let agent = Agent::read(&mut section)?;
         top.keep("agent", section.close());
 
         let (mut pipelines, mut restores) = (Vec::new(), Vec::<Restore>::new());
@@ -197,9 +202,22 @@ impl Config {
         &self.effective
     }
 
-    /// Returns [`effective`](Self::effective) as TOML.
-    pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(&self.effective).map_err(|error| Error::failed("cannot print the configuration").source(error))
+    /// Returns [`effective`](Self::effective) as the file is written: in TOML, or in YAML.
+    pub fn to_text(&self) -> Result<String> {
+        let failed = || Error::failed("cannot print the configuration");
+        match yaml::is_yaml(&self.file) {
+            true => serde_saphyr::to_string(&self.effective).map_err(|error| failed().source(error)),
+            false => toml::to_string(&self.effective).map_err(|error| failed().source(error)),
+        }
+    }
+}
+
+impl Agent {
+    fn read(section: &mut Section) -> Result<Self> {
+        Ok(Self {
+            listen: section.read("listen", |text| value::check_address(text).map(|()| text.to_owned()))?,
+            restart_backoff_max: section.duration("restart_backoff_max")?,
+        })
     }
 }
 
@@ -413,6 +431,25 @@ fn check_against(before: &[Pipeline], pipeline: &Pipeline, section: &Section) ->
     Ok(())
 }
 
+/// Reads TOML as the values that JSON has.
+fn parse_toml(file: &str, text: &str) -> Result<Map<String, Value>> {
+    let table: toml::Table = text.parse().map_err(|error| syntax_error(file, text, &error))?;
+    Ok(table.into_iter().map(|(key, value)| (key, json_of(value))).collect())
+}
+
+/// Leaves of TOML's types those that JSON has.
+fn json_of(value: toml::Value) -> Value {
+    match value {
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => number.into(),
+        toml::Value::Boolean(flag) => flag.into(),
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(values) => values.into_iter().map(json_of).collect(),
+        toml::Value::Table(table) => table.into_iter().map(|(key, value)| (key, json_of(value))).collect(),
+    }
+}
+
 /// Makes one line of a TOML error, with line and column.
 fn syntax_error(file: &str, text: &str, error: &toml::de::Error) -> Error {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or("");
@@ -437,7 +474,7 @@ struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
-    fn table(&mut self, path: &str, table: toml::Table) -> Result<Map<String, Value>> {
+    fn table(&mut self, path: &str, table: Map<String, Value>) -> Result<Map<String, Value>> {
         let mut resolved = Map::new();
         for (key, value) in table {
             let path = below(path, &key);
@@ -446,10 +483,9 @@ impl Resolver<'_> {
         Ok(resolved)
     }
 
-    /// Replaces the references in `value`, and leaves of TOML's types those that JSON has.
-    fn value(&mut self, path: String, value: toml::Value) -> Result<Value> {
+    fn value(&mut self, path: String, value: Value) -> Result<Value> {
         Ok(match value {
-            toml::Value::String(text) => {
+            Value::String(text) => {
                 let resolved = substitute::substitute(&text, self.variable)
                     .map_err(|reason| Error::usage(format!("{}: {path}: {reason}", self.file)))?
                     .into();
@@ -458,18 +494,15 @@ impl Resolver<'_> {
                 }
                 resolved
             }
-            toml::Value::Integer(number) => number.into(),
-            toml::Value::Float(number) => number.into(),
-            toml::Value::Boolean(flag) => flag.into(),
-            toml::Value::Datetime(time) => time.to_string().into(),
-            toml::Value::Array(values) => {
+            Value::Array(values) => {
                 let mut resolved = Vec::with_capacity(values.len());
                 for (i, value) in values.into_iter().enumerate() {
                     resolved.push(self.value(format!("{path}[{i}]"), value)?);
                 }
                 resolved.into()
             }
-            toml::Value::Table(table) => self.table(&path, table)?.into(),
+            Value::Object(table) => self.table(&path, table)?.into(),
+            other => other,
         })
     }
 }

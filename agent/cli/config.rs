@@ -30,8 +30,9 @@ pub enum Verb {
 /// How `config show` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Format {
-    /// As the file is written
+    /// As the file is written: TOML, or the YAML of a restore
     #[default]
+    #[value(alias = "yaml")]
     Toml,
     /// The same as JSON
     Json,
@@ -44,13 +45,15 @@ pub async fn run(verb: Verb) -> Result<()> {
             let config = Config::load(&file)?;
             crate::backup::validate(&config)?;
             crate::backup::validate_stages(&config).await?;
-            let names: Vec<&str> = config.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
+            let captures = config.pipelines.iter().map(|pipeline| pipeline.name.as_str());
+            let names: Vec<&str> =
+                captures.chain(config.restores.iter().map(|restore| restore.name.as_str())).collect();
             super::print(&format!("{} is valid: pipelines {}\n", file.display(), names.join(", ")))
         }
         Verb::Show { config, format } => {
             let config = Config::load(&config)?;
             super::print(&match format {
-                Format::Toml => config.to_toml()?,
+                Format::Toml => config.to_text()?,
                 Format::Json => serde_json::to_string_pretty(config.effective())
                     .map(|text| text + "\n")
                     .map_err(|error| Error::failed("cannot print the configuration").source(error))?,

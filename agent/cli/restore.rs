@@ -18,7 +18,7 @@ use crate::telemetry::logging;
 /// Arguments of `restore`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  kafka-backup restore --config restore.toml --dry-run\n  kafka-backup restore --config restore.toml"
+    after_help = "Examples:\n  kafka-backup restore --config restore.toml --dry-run\n  kafka-backup restore --config restore.toml\n  kafka-backup restore --config three-phase-restore.yaml"
 )]
 pub struct Args {
     /// The configuration file; its pipelines whose source is an archive are restored
@@ -61,6 +61,10 @@ pub async fn run(args: Args) -> Result<()> {
 }
 
 async fn one(restore: &Restore, args: &Args, stopped: tokio::sync::watch::Receiver<bool>) -> Result<()> {
+    if restore.groups.is_some() {
+        return Err(Error::usage("putting consumer groups back (reset_consumer_offsets) belongs to a later version")
+            .hint("with reset_consumer_offsets: false the records are restored"));
+    }
     let properties = Properties::new(restore.sink.kafka.clone())?;
     let root = super::open(&restore.source.path)?;
     let archive = source::open(&root, &restore.source.backup_id).await?;

@@ -4,8 +4,10 @@
 //! holds `config/agent.toml` against it.
 
 mod restore;
+mod yaml;
 
 pub use restore::RESTORE_KEYS;
+pub use yaml::YAML_KEYS;
 
 /// What a key holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -28,6 +28,8 @@ pub struct Restore {
     pub stages: Vec<Stage>,
     /// `[pipeline.sink]`.
     pub sink: Sink,
+    /// The consumer groups that are to be put back once all is restored; an empty list: all that the backup knows.
+    pub groups: Option<Vec<String>>,
 }
 
 /// `[pipeline.source]` of type `archive`.
@@ -111,7 +113,7 @@ impl Restore {
         let mut below = section.section("sink")?;
         let sink = Sink::read(&mut below)?;
         section.keep("sink", below.close());
-        Ok(Self { name, max_bytes_per_second, max_records_per_second, source, stages, sink })
+        Ok(Self { name, max_bytes_per_second, max_records_per_second, source, stages, sink, groups: None })
     }
 }
 
@@ -137,21 +139,7 @@ impl Source {
         section.read("type", |_| Ok(()))?;
         let backup_id = section.read("backup_id", |text| value::check_backup_id(text).map(|()| text.to_owned()))?;
         let path = read_path(section)?;
-        let mut names = Vec::new();
-        let mut timelines = BTreeMap::new();
-        for (i, text) in section.optional_list("topics")?.unwrap_or_default().into_iter().enumerate() {
-            let at = format!("topics[{i}]");
-            let (name, topic_id) = match text.split_once('@') {
-                Some((name, id)) => (name.to_owned(), Some(id.parse().map_err(|error| section.error(&at, error))?)),
-                None => (text, None),
-            };
-            value::check_topic(&name).map_err(|reason| section.error(&at, reason))?;
-            if names.contains(&name) {
-                return Err(section.error(&at, format!("`{name}` is named twice")));
-            }
-            timelines.extend(topic_id.map(|id| (name.clone(), id)));
-            names.push(name);
-        }
+        let (names, timelines) = read_names(section)?;
         let regex = section.given_text("topics_regex")?;
         let excludes = section.optional_list("topics_exclude")?.unwrap_or_default();
         let select = |names: Vec<String>, regex: Option<&str>| Selection::new(names, regex, &excludes);
@@ -182,10 +170,7 @@ impl Sink {
             "kafka" => Ok(()),
             _ => Err(format!("`{text}` is no sink of an archive: it is `kafka`")),
         })?;
-        let topics = section.properties("topics")?;
-        for (from, to) in &topics {
-            value::check_topic(to).map_err(|reason| section.error(&format!("topics.{from}"), reason))?;
-        }
+        let topics = read_renamed(section, "topics")?;
         let partitions = section.parsed_list("partitions", |text| {
             let (from, to) = text.rsplit_once(':')?;
             let (topic, index) = partition(from)?;
@@ -214,6 +199,34 @@ impl Sink {
     }
 }
 
+/// Reads the names of topics, and which of them are older ones of that name.
+pub(super) fn read_names(section: &mut Section) -> Result<(Vec<String>, BTreeMap<String, TopicId>)> {
+    let (mut names, mut timelines) = (Vec::new(), BTreeMap::new());
+    for (i, text) in section.optional_list("topics")?.unwrap_or_default().into_iter().enumerate() {
+        let at = format!("topics[{i}]");
+        let (name, topic_id) = match text.split_once('@') {
+            Some((name, id)) => (name.to_owned(), Some(id.parse().map_err(|error| section.error(&at, error))?)),
+            None => (text, None),
+        };
+        value::check_topic(&name).map_err(|reason| section.error(&at, reason))?;
+        if names.contains(&name) {
+            return Err(section.error(&at, format!("`{name}` is named twice")));
+        }
+        timelines.extend(topic_id.map(|id| (name.clone(), id)));
+        names.push(name);
+    }
+    Ok((names, timelines))
+}
+
+/// Reads a table of topics that get another name.
+pub(super) fn read_renamed(section: &mut Section, key: &str) -> Result<BTreeMap<String, String>> {
+    let topics = section.properties(key)?;
+    for (from, to) in &topics {
+        value::check_topic(to).map_err(|reason| section.error(&format!("{key}.{from}"), reason))?;
+    }
+    Ok(topics)
+}
+
 /// Refuses a partition that a list says two things of.
 fn once<'a>(section: &Section, key: &str, named: impl Iterator<Item = (&'a String, i32)>) -> Result<()> {
     let mut seen = BTreeSet::new();
@@ -226,7 +239,7 @@ fn once<'a>(section: &Section, key: &str, named: impl Iterator<Item = (&'a Strin
 }
 
 /// Reads below how many bytes batches are merged; 0 needs no unit.
-fn merge_below(text: &str) -> Result<usize, String> {
+pub(super) fn merge_below(text: &str) -> Result<usize, String> {
     const MOST_BYTES: u64 = 1 << 30;
     match text.trim() {
         "0" => Ok(0),

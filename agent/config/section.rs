@@ -212,6 +212,29 @@ impl Section {
         Ok(Some(list))
     }
 
+    /// Takes the list of texts `name`, if it is given, which may stand in one text with commas between them.
+    pub(super) fn listed(&mut self, name: &str) -> Result<Option<Vec<String>>> {
+        if let Some(Value::String(text)) = self.given.get(name) {
+            let list = text.split(',').map(|text| Value::from(text.trim())).collect();
+            self.given.insert(name.to_owned(), Value::Array(list));
+        }
+        self.optional_list(name)
+    }
+
+    /// Takes the text `name`, if it is given, which is never shown.
+    pub(super) fn secret(&mut self, name: &str) -> Result<Option<String>> {
+        let text = self.given_text(name)?;
+        if text.is_some() {
+            self.keep(name, value::MASK.into());
+        }
+        Ok(text)
+    }
+
+    /// Returns whether `name` is given.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.given.contains_key(name)
+    }
+
     /// Takes the list `name`, if it is given, of what `read` makes of each text.
     pub(super) fn parsed_list<T>(&mut self, name: &str, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
         let texts = self.optional_list(name)?.unwrap_or_default();

@@ -59,7 +59,7 @@ fn a_check_beside_the_pipeline_is_asked_for() {
     let verified = |lines: &str| parse(&format!("{SMALL}[pipeline.verify]\n{lines}"));
     let config = verified("every = \"24h\"\ndeep = true\n").expect("valid");
     assert_eq!(config.pipelines[0].verify, Verify { every: Some(Duration::from_secs(86_400)), deep: true });
-    assert!(config.to_toml().expect("TOML").contains("deep = true"));
+    assert!(config.to_text().expect("TOML").contains("deep = true"));
     let refused = |lines: &str| verified(lines).expect_err("wrong").to_string();
     assert!(refused("deep = \"perhaps\"\n").ends_with("verify.deep: must be true or false, not a text"));
     assert!(refused("every = \"0s\"\n").ends_with("verify.every: must be more than 0, or \"off\""));
@@ -226,7 +226,7 @@ fn what_is_shown_has_all_defaults_and_no_secret() {
     let shown = config.effective().to_string();
     assert!(!shown.contains("hunter2") && !format!("{config:?}").contains("hunter2"), "{shown}");
     assert!(shown.contains("\"roll_interval\":\"60s\"") && shown.contains(value::MASK), "{shown}");
-    let toml = config.to_toml().expect("printable");
+    let toml = config.to_text().expect("printable");
     let again = parse(&toml).expect("what is shown reads back");
     assert_eq!(again.effective(), config.effective());
 }
@@ -252,7 +252,7 @@ token = { of = "hunter2" }
         "salt": mask, "by": { "field": ["plain", mask] }, "a.b": mask, "kept": "${PASSWORD}", "token": { "of": mask }
     });
     assert_eq!(*shown, wanted);
-    let printed = format!("{config:?} {}", config.to_toml().expect("TOML"));
+    let printed = format!("{config:?} {}", config.to_text().expect("TOML"));
     assert!(!printed.contains("hunter2") && printed.contains("salt"), "{printed}");
 }
 
