@@ -1,7 +1,7 @@
 //! The rival: an rdkafka producer that sends values from a file.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::config::FromClientConfig as _;
@@ -65,8 +65,14 @@ fn starts_with_marker(consumer: &BaseConsumer, topic: &str, partition: i32) -> b
     let mut list = rdkafka::TopicPartitionList::new();
     list.add_partition_offset(topic, partition, rdkafka::Offset::Beginning).expect("a partition");
     consumer.assign(&list).expect("an assignment");
-    match consumer.poll(PATIENCE) {
-        Some(Ok(message)) => rdkafka::Message::offset(&message) > 0,
-        _ => false,
+    // What comes first may be trouble with a connection, or of the partition before.
+    let until = Instant::now() + PATIENCE;
+    while Instant::now() < until {
+        if let Some(Ok(message)) = consumer.poll(PATIENCE)
+            && message.partition() == partition
+        {
+            return message.offset() > 0;
+        }
     }
+    panic!("{topic}-{partition} holds no record");
 }
