@@ -9,4 +9,4 @@ pub mod logging;
 pub mod metrics;
 
 pub use health::Health;
-pub use metrics::{PartitionMetrics, PipelineMetrics, SavepointMetrics, VerifyMetrics};
+pub use metrics::{PartitionMetrics, PipelineMetrics, RestoreMetrics, SavepointMetrics, VerifyMetrics};

@@ -138,6 +138,11 @@ impl<'a> Restore<'a> {
         self.backup.start_config("restore", &self.config(), environment)
     }
 
+    /// Starts it with a listener of its own.
+    pub(crate) fn start_to_be_watched(&self) -> Agent {
+        self.backup.start_with(&["restore", "--listen", "127.0.0.1:0"], &self.config(), &[])
+    }
+
     /// Returns the objects that it keeps.
     fn state(&self) -> State {
         let store = Store::open(self.backup.archive()).expect("a store").within(self.backup_id);

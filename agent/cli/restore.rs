@@ -13,7 +13,7 @@ use crate::restore::perform::{Planned, check_new};
 use crate::restore::plan::{PartitionPlan, Plan, TopicPlan, making};
 use crate::restore::state::State;
 use crate::store::Store;
-use crate::telemetry::logging;
+use crate::telemetry::{Health, http, logging, metrics};
 
 /// Arguments of `restore`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +30,9 @@ pub struct Args {
     /// How to print the plan of a dry run
     #[arg(long, short = 'o', value_enum, default_value_t, requires = "dry_run")]
     format: Shown,
+    /// Serve /metrics, /livez and /readyz at this address while it restores, as 127.0.0.1:8084
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
 }
 
 /// How a plan is printed.
@@ -54,13 +57,26 @@ pub async fn run(args: Args) -> Result<()> {
             .hint("a restore is a pipeline whose source has type = \"archive\" and whose sink has type = \"kafka\""));
     }
     let (_stop, stopped) = stop_on_signals()?;
+    let health = Health::new();
+    if let Some(address) = &args.listen {
+        let (listener, metrics) = (http::Listener::bind(address).await?, metrics::install()?);
+        // It serves as long as the process lives.
+        drop(tokio::spawn(listener.serve(metrics, health.clone(), axum::Router::new())));
+    }
     for restore in &config.restores {
-        one(restore, &args, stopped.clone()).await.map_err(|error| error.with("pipeline", &restore.name))?;
+        let part = health.of(format!("pipeline {}", restore.name));
+        let outcome = one(restore, &args, part, stopped.clone()).await;
+        outcome.map_err(|error| error.with("pipeline", &restore.name))?;
     }
     Ok(())
 }
 
-async fn one(restore: &Restore, args: &Args, stopped: tokio::sync::watch::Receiver<bool>) -> Result<()> {
+async fn one(
+    restore: &Restore,
+    args: &Args,
+    health: Health,
+    stopped: tokio::sync::watch::Receiver<bool>,
+) -> Result<()> {
     if restore.groups.is_some() {
         return Err(Error::usage("putting consumer groups back (reset_consumer_offsets) belongs to a later version")
             .hint("with reset_consumer_offsets: false the records are restored"));
@@ -88,7 +104,7 @@ async fn one(restore: &Restore, args: &Args, stopped: tokio::sync::watch::Receiv
     if args.dry_run {
         return print(restore, &state, &plan, args.format);
     }
-    let planned = Planned { restore, archive: &archive, client: &client, state: &state, plan: &plan };
+    let planned = Planned { restore, archive: &archive, client: &client, state: &state, plan: &plan, health: &health };
     let summary = planned.perform(stopped).await?;
     logging::say(&format!(
         "{}: {} records ({}) restored to {}; restore `{}`",

@@ -31,6 +31,7 @@ use crate::kafka::client::Client;
 use crate::kafka::produce::{self, Producer, fence};
 use crate::pipeline::{self, Control};
 use crate::record::{Offset, OffsetRange, Partition, Timestamp};
+use crate::telemetry::Health;
 
 /// The plain bytes of a merged batch. Half of it makes twice the requests' shares; double is more than brokers' caches like.
 const MERGE_TO: usize = 256 << 10;
@@ -64,6 +65,8 @@ pub struct Planned<'a> {
     pub state: &'a State,
     /// What is going to be done.
     pub plan: &'a Plan,
+    /// Where it says what is wrong.
+    pub health: &'a Health,
 }
 
 impl Planned<'_> {
@@ -125,7 +128,7 @@ impl Planned<'_> {
         let mut sink = Sending::new(producer, assigned.iter().map(|assigned| self.lane(assigned)).collect(), ends)?;
         let tasks = assigned.iter().map(|assigned| self.task(assigned)).collect::<Result<Vec<_>>>()?;
         let mut source = Reading::new(self.archive, tasks, self.limits(&budget));
-        let mut progress = Progress::new(&self.restore.name, self.plan.size().0);
+        let mut progress = Progress::new(&self.restore.name, self.plan.size().0, budget.clone(), self.health.clone());
         let (stopper, stopped) = watch::channel(false);
         let control = Control { budget, stop: stopped, shutdown_timeout: self.restore.sink.shutdown_timeout };
         let outcome = {

@@ -1,13 +1,13 @@
-//! How far a restore is: a bar on a terminal with rate and time left, a line now and then elsewhere, and the sum at the
-//! end.
+//! How far a restore is: a bar on a terminal with rate and time left, a line now and then elsewhere, and metrics.
 
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::budget::Budget;
 use crate::pipeline::{Batch, Log, Observer, Topic};
 use crate::record::{Offset, OffsetRange, Partition};
-use crate::telemetry::logging;
+use crate::telemetry::{Health, RestoreMetrics, logging};
 
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -15,6 +15,9 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// The progress of one restore.
 pub(super) struct Progress {
     name: String,
+    health: Health,
+    budget: Budget,
+    metrics: RestoreMetrics,
     bar: Option<ProgressBar>,
     began: Instant,
     line_at: Instant,
@@ -26,10 +29,12 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Begins that of a restore of up to `all` records.
-    pub(super) fn new(name: &str, all: u64) -> Self {
+    pub(super) fn new(name: &str, all: u64, budget: Budget, health: Health) -> Self {
         let began = Instant::now();
-        let bar = bar(name, all);
-        Self { name: name.to_owned(), bar, began, line_at: began + LINE_EVERY, all, records: 0, bytes: 0 }
+        let (bar, metrics) = (bar(name, all), RestoreMetrics::new(name, all, &budget));
+        metrics.show(health.count(), &budget);
+        let (name, line_at) = (name.to_owned(), began + LINE_EVERY);
+        Self { name, health, budget, metrics, bar, began, line_at, all, records: 0, bytes: 0 }
     }
 
     /// Ends it.
@@ -59,7 +64,8 @@ impl Observer for Progress {
     fn diverged(&mut self, _: &Partition, _: Offset) {}
     fn opened(&mut self, _: &Partition, _: Option<Offset>) {}
 
-    fn durable(&mut self, _: &Partition, _: Offset, records: u64, bytes: u64, _: Duration) {
+    fn durable(&mut self, partition: &Partition, next: Offset, records: u64, bytes: u64, _: Duration) {
+        self.metrics.restored(partition, next, records, bytes);
         self.records += records;
         self.bytes += bytes;
     }
@@ -68,6 +74,8 @@ impl Observer for Progress {
     fn closed(&mut self, _: &Partition) {}
 
     fn trouble(&mut self, subject: &str, reason: Option<&str>) {
+        self.health.set(subject, reason.map(str::to_owned));
+        self.metrics.show(self.health.count(), &self.budget);
         match reason {
             Some(reason) => tracing::warn!("{subject}: {reason}; trying again"),
             None => tracing::info!("{subject}: right again"),
@@ -75,6 +83,7 @@ impl Observer for Progress {
     }
 
     fn tick(&mut self) {
+        self.metrics.show(self.health.count(), &self.budget);
         if let Some(bar) = &self.bar {
             bar.set_position(self.records.min(self.all));
             bar.set_message(self.status());

@@ -35,7 +35,7 @@ impl Listener {
         let refused = |error: std::io::Error| {
             Error::usage(format!("cannot listen on {address}"))
                 .source(error)
-                .hint("set agent.listen to a free address of this machine")
+                .hint("agent.listen, or --listen, must be a free address of this machine")
         };
         let socket = TcpListener::bind(address).await.map_err(refused)?;
         let address = socket.local_addr().map_err(refused)?;

@@ -3,10 +3,11 @@
 //! Names follow Prometheus: base units, `_total` for counters. Of a partition, series carry `pipeline`, `topic` and
 //! `partition`. Recording costs an atomic operation; without [`install`] it costs nothing and goes nowhere.
 
+mod restore;
 mod savepoints;
 mod verify;
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use metrics::{Counter, Gauge, Histogram, Label, Unit};
@@ -15,6 +16,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::record::{Partition, Timestamp};
+pub use restore::RestoreMetrics;
 pub use savepoints::SavepointMetrics;
 pub use verify::VerifyMetrics;
 
@@ -78,8 +80,10 @@ const UPLOAD_SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
 
 /// Installs the recorder of this process, once, and returns the handle that renders it.
 pub fn install() -> Result<PrometheusHandle> {
-    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-    if let Some(handle) = HANDLE.get() {
+    static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
+    // Held until it is installed: who comes second gets the handle of the first.
+    let mut held = HANDLE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(handle) = &*held {
         return Ok(handle.clone());
     }
     let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Full(UPLOAD.to_owned()), &UPLOAD_SECONDS);
@@ -93,7 +97,7 @@ pub fn install() -> Result<PrometheusHandle> {
     for counter in [FETCHED, FETCHES, THROTTLE] {
         metrics::counter!(counter).increment(0);
     }
-    Ok(HANDLE.get_or_init(|| handle).clone())
+    Ok(held.insert(handle).clone())
 }
 
 /// Returns the counter of what a stage's plugin failed at and is left out by this policy.
@@ -146,14 +150,15 @@ fn describe() {
     describe_gauge!(READY, "1 when nothing is wrong with the pipeline, else 0; /readyz says what is.");
     describe_gauge!(TROUBLES, Unit::Count, "Things that are wrong with the pipeline: its lines of /readyz.");
     describe_counter!(RESTARTS, Unit::Count, "Starts of a pipeline after a failure.");
-    describe_gauge!(MEMORY_USED, Unit::Bytes, "Fetched bytes that are not yet written.");
-    describe_gauge!(MEMORY_LIMIT, Unit::Bytes, "Bound on fetched bytes that are not yet written (memory_bytes).");
+    describe_gauge!(MEMORY_USED, Unit::Bytes, "Bytes that were read and are not yet written, or acknowledged.");
+    describe_gauge!(MEMORY_LIMIT, Unit::Bytes, "Bound on them (memory_bytes).");
     describe_counter!(FETCHED, Unit::Bytes, "Bytes of Fetch answers.");
     describe_counter!(FETCHES, Unit::Count, "Fetch answers.");
     describe_counter!(THROTTLE, Unit::Seconds, "Time that brokers asked us to wait (quotas), which we did.");
     describe_gauge!(GROUP_PARTITIONS, Unit::Count, "Partitions that this member of the consumer group has.");
     describe_gauge!(GROUP_FETCHES, Unit::Count, "Fetches of the client that only takes part in the group: 0.");
     describe_counter!(GROUP_STATISTICS, Unit::Count, "Reports of that client about itself.");
+    restore::describe();
     savepoints::describe();
     verify::describe();
     describe_gauge!(BUILD, "Always 1; the label tells the version.");

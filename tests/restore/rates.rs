@@ -53,3 +53,24 @@ fn limits_of_records_and_bytes_hold_within_a_tenth_for_all_partitions_together()
     assert_rate("records", by_records.0 * 3_000.0, by_records.1, 1_000.0);
     assert_rate("bytes", by_bytes.0 * bytes as f64, by_bytes.1, rate);
 }
+
+#[test]
+fn a_restore_can_be_watched_while_it_goes_on() {
+    let kafka = Kafka::shared_with_disk();
+    let (mut contents, topic) = (Contents::new(), kafka.topic("watched", 2, &[]));
+    let records = contents.records(2, 500, 10);
+    let _ = Writer::new(kafka, &[("batch.num.messages", "20")]).write(&topic, &records);
+    let backup = Backup::of(kafka, &[&topic]);
+    let _ = backup.backup().ok();
+    let restore = Restore::of(kafka, &backup, &[&topic]).pipeline("max_records_per_second = 200");
+    let mut watched = restore.start_to_be_watched();
+    let (restored, planned) = watched.wait_until("half of it was restored", |watched| {
+        let restored = watched.metric("kafka_backup_restored_records_total");
+        (500.0..1_000.0).contains(&restored).then(|| (restored, watched.metric("kafka_backup_restore_planned_records")))
+    });
+    assert!(planned >= 1_000.0 && restored < planned, "{restored} of {planned}");
+    assert_eq!(watched.get("/readyz").map(|(status, _)| status), Some(200));
+    assert!(watched.metric("kafka_backup_restored_offset") >= 500.0 && watched.metric("kafka_backup_ready") == 1.0);
+    assert_eq!(watched.wait().code(), Some(0));
+    restore.assert_brought(kafka, |_| true);
+}

@@ -207,10 +207,15 @@ path = {:?}
 
     /// Starts `run` or `backup` with a configuration of its own.
     pub(crate) fn start_config(&self, verb: &str, config: &str, environment: &[(&str, &str)]) -> Agent {
+        self.start_with(&[verb], config, environment)
+    }
+
+    /// Starts a verb with further arguments and a configuration of its own.
+    pub(crate) fn start_with(&self, verb: &[&str], config: &str, environment: &[(&str, &str)]) -> Agent {
         let config = self.write_config(config);
         let stderr = config.with_extension("stderr");
         let mut command = program();
-        command.arg(verb).arg("--config").arg(config).envs(environment.iter().copied());
+        command.args(verb).arg("--config").arg(config).envs(environment.iter().copied());
         command.stdout(Stdio::null()).stderr(File::create(&stderr).expect("the test's folder is writable"));
         Agent { process: Process::start(&mut command).expect("the program starts"), stderr }
     }
