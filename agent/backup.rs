@@ -31,7 +31,7 @@ use crate::error::{Error, Kind, Result};
 use crate::kafka::Properties;
 use crate::kafka::source::{self, Source};
 use crate::pipeline::{self, Control};
-use crate::stages::{Refused, Stages};
+use crate::stages::{Refused, Stages, Way};
 use crate::store::Store;
 use crate::telemetry::{Health, http, metrics};
 use crate::verify;
@@ -63,7 +63,7 @@ pub fn validate(config: &Config) -> Result<()> {
 /// # Errors
 /// [`Kind::Usage`] for what the user must change, with the path of the key.
 pub async fn validate_stages(config: &Config) -> Result<()> {
-    let (file, pipelines) = (config.file.clone(), config.pipelines.clone());
+    let (file, pipelines, restores) = (config.file.clone(), config.pipelines.clone(), config.restores.clone());
     // Opening one compiles it.
     let opened = tokio::task::spawn_blocking(move || {
         for (i, pipeline) in pipelines.iter().enumerate() {
@@ -71,7 +71,14 @@ pub async fn validate_stages(config: &Config) -> Result<()> {
                 let wrong = |refused: Refused| {
                     Error::usage(format!("{file}: pipeline[{i}].stage[{j}].{}: {}", refused.key, refused.error))
                 };
-                let _opened = stage.open(&pipeline.name, j + 1).map_err(wrong)?;
+                let _opened = stage.open(&pipeline.name, j + 1, Way::Capture).map_err(wrong)?;
+            }
+        }
+        for restore in &restores {
+            for (j, stage) in restore.stages.iter().enumerate() {
+                let wrong =
+                    |refused: Refused| Error::usage(format!("{file}: stage[{j}].{}: {}", refused.key, refused.error));
+                let _opened = stage.open(&restore.name, j + 1, Way::Restore).map_err(wrong)?;
             }
         }
         Ok(())

@@ -215,8 +215,8 @@ pub struct Instance {
 /// Why an answer is not taken.
 #[derive(Debug)]
 pub enum Untaken {
-    /// It is too much: the plugin has failed at its records.
-    TooMuch(String),
+    /// It cannot be: the plugin has failed at its records.
+    Wrong(String),
     /// Whoever takes it has failed.
     Failed(Error),
 }
@@ -305,9 +305,9 @@ impl Instance {
             match taken {
                 Ok(Ok(())) => {}
                 Ok(Err(Untaken::Failed(error))) => return Err(error),
-                // No record alone makes too much: there is none to look for.
-                Ok(Err(Untaken::TooMuch(why))) => {
-                    let failed = self.too_much(piece, why);
+                // Why says which record it was, where one alone is to blame.
+                Ok(Err(Untaken::Wrong(why))) => {
+                    let failed = self.untaken(piece, why);
                     return Err(self.described(partition, rows, failed));
                 }
                 Err(failed) => return Err(self.blame(partition, rows, failed)),
@@ -316,8 +316,8 @@ impl Instance {
         Ok(())
     }
 
-    /// Says that an answer is too much. An instance that is not pure remembers records that nobody has.
-    fn too_much(&mut self, rows: Range<usize>, why: String) -> Failed {
+    /// Says that an answer is not taken. An instance that is not pure remembers records that nobody has.
+    fn untaken(&mut self, rows: Range<usize>, why: String) -> Failed {
         self.live = self.live.take().filter(|_| self.plan.pure);
         Failed { fault: Fault::Dead { why, end: End::Wrong }, rows, in_configure: false }
     }
@@ -345,7 +345,7 @@ impl Instance {
                 let failed = match called.map(|answer| take(range.clone(), answer)) {
                     Ok(Ok(())) => continue,
                     Ok(Err(Untaken::Failed(error))) => return Err(error),
-                    Ok(Err(Untaken::TooMuch(why))) => self.too_much(range.clone(), why),
+                    Ok(Err(Untaken::Wrong(why))) => self.untaken(range.clone(), why),
                     Err(failed) => failed,
                 };
                 let is_in_time = began.elapsed() < self.limits.deadline.saturating_mul(2);

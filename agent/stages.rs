@@ -20,10 +20,16 @@
 //! **State.** An instance of a plugin that is not pure remembers records. Whenever a partition is begun anew, or a run has
 //! failed, its records come again: then such an instance is given up, lest it take them for ones that it has seen.
 //!
+//! **A restore's stages** may send records elsewhere and make several of one: what is made of a batch is one for each of its
+//! targets ([`onward`]). No stage sees what a restore leaves out, and a batch keeps its bytes wherever all that stages made
+//! of it for a target is what was in it.
+//!
 //! **Failure.** What becomes of records that a plugin failed at is [`OnError`]; which they were is told with what was
 //! made ([`Passed::left_out`]), so that the archive can keep it. A failure that the plugin calls retriable is never
 //! decided upon: it ends the pass, and the batch comes again.
 
+mod making;
+pub mod onward;
 mod worker;
 
 use std::fmt;
@@ -39,8 +45,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use crate::batch::transactions::OpenTransactions;
 use crate::error::{Error, Kind, Result};
 use crate::plugin::{Limits, Plugin, wit};
-use crate::record::{AbortedTransaction, LeftOut, Offset, Partition};
+use crate::record::{AbortedTransaction, LeftOut, Offset, Partition, Timestamp};
 use crate::telemetry::metrics::stage_left_out;
+use onward::{Onward, Piece};
 use worker::{Large, Worker};
 
 /// Runs of batches that wait for one worker. With one it would idle while the next is handed over; more only wait longer.
@@ -96,12 +103,67 @@ pub struct Refused {
     pub error: Error,
 }
 
+/// Which way a pipeline goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From a cluster into an archive.
+    Capture,
+    /// From an archive into a cluster.
+    Restore,
+}
+
+/// A plugin that was opened for a stage.
+#[derive(Debug)]
+pub struct Opened {
+    plugin: Plugin,
+    declared: Declared,
+}
+
+/// What a stage's plugin says of itself, as far as it is planned with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// The plugin's name.
+    pub plugin: String,
+    /// XXH3-128 of its file.
+    pub digest: u128,
+    /// Whether it makes the same of the same records, however they are split into calls.
+    pub is_pure: bool,
+    /// The topics that it may send records to.
+    pub topics: Vec<String>,
+    /// Whether it chooses partitions.
+    pub chooses_partitions: bool,
+    /// Whether it changes times.
+    changes_times: bool,
+    /// It drops what is older than the one, and what is not older than the other.
+    keeps: (Option<Timestamp>, Option<Timestamp>),
+}
+
+impl Declared {
+    fn of(plugin: &Plugin, plan: &wit::Plan) -> Self {
+        let time = |ms: Option<i64>| ms.map(Timestamp);
+        Self {
+            plugin: plugin.name().to_owned(),
+            digest: plugin.about().digest,
+            is_pure: plan.pure,
+            topics: plan.targets.clone().unwrap_or_default(),
+            chooses_partitions: plan.touches.contains(wit::Touches::PARTITIONS),
+            changes_times: plan.touches.contains(wit::Touches::TIMESTAMPS),
+            keeps: (time(plan.keeps.from), time(plan.keeps.until)),
+        }
+    }
+}
+
+/// Returns whether a plugin sends records elsewhere.
+fn is_routing(plan: &wit::Plan) -> bool {
+    plan.touches & (wit::Touches::TOPICS | wit::Touches::PARTITIONS) != wit::Touches::default()
+}
+
 impl Stage {
-    /// Opens the plugin of the `number`th stage of a pipeline that capture goes through, and tries its settings.
+    /// Opens the plugin of the `number`th stage of a pipeline that goes that way, and tries its settings.
     ///
     /// # Errors
-    /// As [`Stages::of_capture`], with what is to be changed.
-    pub fn open(&self, pipeline: &str, number: usize) -> Result<Plugin, Refused> {
+    /// As [`Stages::of_capture`] and [`Stages::of_restore`], with what is to be changed.
+    pub fn open(&self, pipeline: &str, number: usize, way: Way) -> Result<Opened, Refused> {
         let about = |key| move |error| Refused { key, error };
         let found = Plugin::find(&self.plugin).map_err(|error| error.with("stage", number)).map_err(about("plugin"))?;
         let at = format!("stage {number} of pipeline `{pipeline}`");
@@ -112,13 +174,20 @@ impl Stage {
             Kind::Usage => about("settings")(error),
             _ => about("plugin")(error),
         })?;
-        let routes = wit::Touches::TOPICS | wit::Touches::PARTITIONS | wit::Touches::COPIES;
-        if started.plan().touches & routes != wit::Touches::default() {
-            let what = format!("{at}: plugin `{}` sends records elsewhere, or makes several of one", plugin.name());
+        let (plan, name) = (started.plan(), plugin.name());
+        let refused =
+            |what: &str, hint: &str| about("plugin")(Error::usage(format!("{at}: plugin `{name}` {what}")).hint(hint));
+        if way == Way::Capture && (is_routing(plan) || plan.touches.contains(wit::Touches::COPIES)) {
             let hint = "a stage of a capture changes records or drops them: use it in a restore";
-            return Err(about("plugin")(Error::usage(what).hint(hint)));
+            return Err(refused("sends records elsewhere, or makes several of one", hint));
         }
-        Ok(plugin)
+        if plan.touches.contains(wit::Touches::TOPICS) && plan.targets.is_none() {
+            let hint = "topics that are not known beforehand need transactions, which a restore does not have yet: have it \
+                        name its `targets`";
+            return Err(refused("does not say which topics it sends records to", hint));
+        }
+        let declared = Declared::of(&plugin, plan);
+        Ok(Opened { plugin, declared })
     }
 }
 
@@ -126,7 +195,7 @@ impl Stage {
 #[derive(Debug, Clone)]
 pub struct Stages {
     pipeline: Arc<str>,
-    plugins: Arc<[String]>,
+    declared: Arc<[Declared]>,
     names: Arc<[String]>,
     workers: Arc<[Queue]>,
 }
@@ -145,18 +214,24 @@ struct Run {
     generation: u32,
     bytes: Bytes,
     open: OpenTransactions,
+    onward: Option<Onward>,
     answer: oneshot::Sender<Passed>,
 }
 
 /// What became of a run of batches.
 #[derive(Debug, Default)]
 pub struct Passed {
-    /// The batches, as many as there were and in the same order, up to the one that ended the pass; each covers the
+    /// Of a capture: the batches, as many as there were and in the same order, up to the one that ended the pass; each covers the
     /// offsets that it covered before.
     pub bytes: Bytes,
-    /// The offset behind them; `None` where there are none.
+    /// Of a restore: what is sent of the batches, up to the one that ended the pass, in order for each target.
+    pub pieces: Vec<Piece>,
+    /// The bytes of those that were made anew.
+    pub made_bytes: usize,
+    /// The offset behind the last batch that passed; `None` where there is none.
     pub next: Option<Offset>,
-    /// Batches that are to be passed next: enough was made for once.
+    /// Batches that did not pass: those from the one on that ended the pass, or those that are to be passed next, where
+    /// enough was made for once.
     pub rest: Bytes,
     /// The aborted transactions that are still open behind them.
     pub open: OpenTransactions,
@@ -170,8 +245,8 @@ pub struct Passed {
 
 impl Passed {
     /// Makes that of a run of which nothing passed.
-    fn failed(failure: Error) -> Self {
-        Self { failure: Some(failure), ..Self::default() }
+    fn failed(failure: Error, run: Bytes) -> Self {
+        Self { failure: Some(failure), rest: run, ..Self::default() }
     }
 }
 
@@ -186,15 +261,31 @@ impl Stages {
         Self::start(pipeline, stages, cores.min(MOST_WORKERS))
     }
 
+    /// Opens the plugins of a pipeline's stages that a restore goes through, and starts their workers; at least one of each.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for a plugin that cannot be opened, refuses its settings, or sends records
+    /// to topics that it does not name beforehand.
+    pub fn of_restore(pipeline: &str, stages: &[Stage]) -> Result<Self> {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self::begin(pipeline, stages, cores.min(MOST_WORKERS), Way::Restore)
+    }
+
     /// Opens them with so many workers.
     ///
     /// # Errors
     /// As [`of_capture`](Self::of_capture).
     pub fn start(pipeline: &str, stages: &[Stage], workers: usize) -> Result<Self> {
-        let (mut opened, mut names) = (Vec::new(), Vec::new());
+        Self::begin(pipeline, stages, workers, Way::Capture)
+    }
+
+    fn begin(pipeline: &str, stages: &[Stage], workers: usize, way: Way) -> Result<Self> {
+        let (mut opened, mut declared, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for (number, stage) in (1..).zip(stages) {
-            let plugin = stage.open(pipeline, number).map_err(|refused| refused.error)?;
-            names.push(format!("{} {:032x}", plugin.name(), plugin.about().digest));
+            let Opened { plugin, declared: said } =
+                stage.open(pipeline, number, way).map_err(|refused| refused.error)?;
+            names.push(format!("{} {:032x}", said.plugin, said.digest));
+            declared.push(said);
             opened.push((plugin, stage));
         }
         let large = Large::default();
@@ -202,12 +293,26 @@ impl Stages {
             let (runs, received) = bounded(QUEUED);
             let started =
                 opened.iter().map(|(plugin, stage)| Ok((plugin.start(&stage.settings, stage.limits)?, stage.on_error)));
-            begin(Worker::new(started.collect::<Result<_>>()?, large.clone()), received)?;
+            work(Worker::new(started.collect::<Result<_>>()?, large.clone()), received)?;
             Ok(Queue { runs, places: Arc::new(Semaphore::new(QUEUED)) })
         });
         let workers = workers.collect::<Result<Vec<_>>>()?;
-        let plugins = opened.iter().map(|(plugin, _)| plugin.name().to_owned()).collect();
-        Ok(Self { pipeline: pipeline.into(), plugins, names: names.into(), workers: workers.into() })
+        Ok(Self { pipeline: pipeline.into(), declared: declared.into(), names: names.into(), workers: workers.into() })
+    }
+
+    /// Returns what the plugin of each stage says of itself.
+    pub fn declared(&self) -> &[Declared] {
+        &self.declared
+    }
+
+    /// Returns the least effective time that stages keep, and the one that is too late already for one of them. What lies
+    /// outside can be left out before all stages: those before the one that drops it change no time and remember nothing.
+    pub fn keeps(&self) -> (Option<Timestamp>, Option<Timestamp>) {
+        // The first of those is itself given the source's times, and all records.
+        let last = self.declared.iter().position(|stage| stage.changes_times || !stage.is_pure);
+        let of_source = &self.declared[..last.map_or(self.declared.len(), |at| at + 1)];
+        let from = of_source.iter().filter_map(|stage| stage.keeps.0).max();
+        (from, of_source.iter().filter_map(|stage| stage.keeps.1).min())
     }
 
     /// Returns what each stage is called: its plugin's name, and the digest of the plugin's file.
@@ -215,10 +320,10 @@ impl Stages {
         &self.names
     }
 
-    /// Counts what an archive does not hold because a stage failed at it.
+    /// Counts what is left out because a stage failed at it.
     pub fn count(&self, left_out: &[LeftOut]) {
         for LeftOut { records, stage, dead_letter, .. } in left_out {
-            let plugin = &self.plugins[usize::from(*stage)];
+            let plugin = &self.declared[usize::from(*stage)].plugin;
             let policy = if dead_letter.is_some() { "dead-letter" } else { "skip" };
             stage_left_out(&self.pipeline, stage + 1, plugin, policy).increment((*records).into());
         }
@@ -236,12 +341,32 @@ impl Stages {
         mut open: OpenTransactions,
         aborted: &[AbortedTransaction],
     ) -> Result<Passed> {
-        let defect = || Error::failed("a worker of the stages ended by a defect");
         open.report(aborted);
+        self.hand_over(partition, generation, bytes, open, None).await
+    }
+
+    /// Passes whole batches of a partition that is restored through all stages, in order: what of them is wanted, to where
+    /// it goes.
+    ///
+    /// Cancel: what was handed over is transformed for nobody.
+    pub async fn pass_on(&self, partition: &Partition, bytes: Bytes, onward: Onward) -> Result<Passed> {
+        // What is restored of a partition is read once.
+        self.hand_over(partition, 1, bytes, OpenTransactions::default(), Some(onward)).await
+    }
+
+    async fn hand_over(
+        &self,
+        partition: &Partition,
+        generation: u32,
+        bytes: Bytes,
+        open: OpenTransactions,
+        onward: Option<Onward>,
+    ) -> Result<Passed> {
+        let defect = || Error::failed("a worker of the stages ended by a defect");
         let queue = &self.workers[worker_of(partition, self.workers.len())];
         let place = queue.places.clone().acquire_owned().await.map_err(|_| defect())?;
         let (answer, answered) = oneshot::channel();
-        let run = Run { partition: partition.clone(), generation, bytes, open, answer };
+        let run = Run { partition: partition.clone(), generation, bytes, open, onward, answer };
         // There is room for as many as there are places: this never waits.
         queue.runs.try_send((run, place)).map_err(|_| defect())?;
         answered.await.map_err(|_| defect())
@@ -249,18 +374,20 @@ impl Stages {
 }
 
 /// Starts a worker's thread, which ends when nobody can hand over any more.
-fn begin(mut worker: Worker, runs: Receiver<(Run, OwnedSemaphorePermit)>) -> Result<()> {
+fn work(mut worker: Worker, runs: Receiver<(Run, OwnedSemaphorePermit)>) -> Result<()> {
     let work = move || {
         for (run, place) in runs {
             drop(place);
-            let Run { partition, generation, bytes, open, answer } = run;
+            let Run { partition, generation, bytes, open, onward, answer } = run;
             // Whoever asked may be gone: then nobody needs the answer.
             let is_void = || answer.is_closed();
             worker.begin(&partition, generation);
-            let passed = panic::catch_unwind(AssertUnwindSafe(|| worker.pass(&partition, &bytes, open, &is_void)));
+            let passed = panic::catch_unwind(AssertUnwindSafe(|| {
+                worker.pass(&partition, &bytes, open, onward.as_ref(), &is_void)
+            }));
             let passed = passed.unwrap_or_else(|_| {
                 worker.forget_all();
-                Passed::failed(Error::transient("a worker of the stages met a defect"))
+                Passed::failed(Error::transient("a worker of the stages met a defect"), bytes)
             });
             let _ = answer.send(passed);
         }

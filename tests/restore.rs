@@ -9,6 +9,7 @@ mod rates;
 mod refusals;
 mod savepoint;
 mod shapes;
+mod stages;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ pub(crate) struct Restore<'a> {
     topics: Vec<(String, String)>,
     pipeline: String,
     source: String,
+    stages: String,
     sink: String,
 }
 
@@ -53,6 +55,7 @@ impl<'a> Restore<'a> {
             topics: topics.iter().map(|topic| ((*topic).to_owned(), format!("{topic}-{name}"))).collect(),
             pipeline: String::new(),
             source: String::new(),
+            stages: String::new(),
             sink: String::new(),
         }
     }
@@ -66,6 +69,12 @@ impl<'a> Restore<'a> {
     /// Adds a line to `[pipeline.source]`.
     pub(crate) fn source(mut self, line: &str) -> Self {
         self.source += &format!("{line}\n");
+        self
+    }
+
+    /// Adds a stage, of these keys.
+    pub(crate) fn stage(mut self, keys: &str) -> Self {
+        self.stages += &format!("[[pipeline.stage]]\n{keys}\n");
         self
     }
 
@@ -104,13 +113,14 @@ impl<'a> Restore<'a> {
         let to: Vec<String> = to.collect();
         format!(
             "[[pipeline]]\nname = {:?}\n{}[pipeline.source]\ntype = \"archive\"\nbackup_id = {:?}\npath = {:?}\n\
-             topics = {names:?}\n{}[pipeline.sink]\ntype = \"kafka\"\nrestore_id = {:?}\ntopics = {{ {} }}\n{}\
+             topics = {names:?}\n{}{}[pipeline.sink]\ntype = \"kafka\"\nrestore_id = {:?}\ntopics = {{ {} }}\n{}\
              kafka = {{ \"bootstrap.servers\" = {:?} }}\n",
             self.id,
             self.pipeline,
             self.backup_id,
             self.backup.archive(),
             self.source,
+            self.stages,
             self.id,
             to.join(", "),
             self.sink,

@@ -16,7 +16,7 @@ use crate::support::workload::{Contents, Writer};
 
 pub(crate) const INJECT: &str = "plugin = \"header-injector\"\n";
 
-fn built(name: &str) -> PathBuf {
+pub(crate) fn built(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("plugins/{name}/{name}.wasm"))
 }
 

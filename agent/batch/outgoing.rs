@@ -10,6 +10,9 @@
 //! The new checksum covers bytes that nobody looked at. So each archived batch's own checksum is proven first, even where
 //! nothing is taken of it: its times and its count are under that checksum too.
 //!
+//! What was made anew of archived records on the way ([`put_made`](Refit::put_made)) is taken in the same way; where its
+//! records were is then told beside it.
+//!
 //! It leaves to the caller: control batches, aborted ones and gaps, which are not to be put at all; producer and sequence.
 //! Of memory it takes the plain records of one batch at a time, and [`merge_to`](Limits::merge_to) of what waits; what is
 //! sent as it is, or waits alone, holds a slice of what was put.
@@ -24,6 +27,7 @@ use bytes::{BufMut, Bytes};
 use self::checksum::Tail;
 use self::piece::Piece;
 pub use self::sources::Sources;
+use self::sources::origins;
 use self::waiting::Waiting;
 use super::records::transfer::{each, spare, unpack_in};
 use super::records::{compression_bits, put_header, template};
@@ -150,7 +154,7 @@ pub struct Window {
 
 /// What a header tells of a batch's records in a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Taken {
+pub(crate) enum Taken {
     All,
     None,
     /// Some, or nobody knows.
@@ -158,8 +162,11 @@ enum Taken {
 }
 
 impl Window {
+    /// All that there is.
+    pub const EVERYTHING: Self = Self { offsets: OffsetRange { first: 0, next: Offset::MAX }, from: None, until: None };
+
     /// Returns what is taken of a batch, as far as its header proves it.
-    fn takes(&self, header: &Header) -> Taken {
+    pub(crate) fn takes(&self, header: &Header) -> Taken {
         let (least, most) = (header.proven_min_time(), header.max_timestamp);
         let is_behind = header.last_offset() < self.offsets.first || self.from.is_some_and(|from| most < from);
         let is_ahead = header.base_offset >= self.offsets.next
@@ -176,20 +183,22 @@ impl Window {
     }
 
     /// Returns whether a record is taken.
-    fn contains(&self, offset: Offset, time: Timestamp) -> bool {
+    pub(crate) fn contains(&self, offset: Offset, time: Timestamp) -> bool {
         self.offsets.contains(offset)
             && self.from.is_none_or(|from| time >= from)
             && self.until.is_none_or(|until| time < until)
     }
 }
 
-/// An archived batch whose checksum is proven.
+/// A batch that was archived and whose checksum is proven, or that was made of archived records.
 struct Archived<'a> {
     header: &'a Header,
     bytes: Bytes,
     compression: Compression,
     window: &'a Window,
     taken: Taken,
+    /// Where its records were, where its own offsets do not say so.
+    sources: Option<Sources>,
 }
 
 impl Archived<'_> {
@@ -204,16 +213,18 @@ impl Archived<'_> {
 
     /// Gives each of its records that is taken to `take`.
     fn each(&self, plain: &[u8], mut take: impl FnMut((Offset, Timestamp, &[u8])) -> Result<()>) -> Result<()> {
-        each(self.header, plain, |offset, time, fields| match self.window.contains(offset, time) {
-            true => take((offset, time, fields)),
-            false => Ok(()),
+        let mut origin = origins(self.sources.as_ref());
+        each(self.header, plain, |offset, time, fields| {
+            let source = origin(offset);
+            if self.window.contains(offset, time) { take((source, time, fields)) } else { Ok(()) }
         })
     }
 }
 
 /// Returns the batch as it is, ready to be sent.
-fn verbatim(header: &Header, batch: &Bytes, compression: Compression) -> Fitted {
-    let sources = Sources::dense(header.base_offset, header.count.cast_unsigned());
+fn verbatim(header: &Header, batch: &Bytes, compression: Compression, sources: Option<Sources>) -> Fitted {
+    let own = || Sources::dense(header.base_offset, header.count.cast_unsigned());
+    let sources = sources.unwrap_or_else(own);
     Fitted { batch: Outgoing::verbatim(header, batch, compression), sources }
 }
 
@@ -249,15 +260,29 @@ impl Refit {
         if header.count == 0 || taken == Taken::None {
             return Ok(());
         }
-        let batch = Archived { header, bytes, compression: header.compression()?, window, taken };
+        self.take(&Archived { header, bytes, compression: header.compression()?, window, taken, sources: None }, out)
+    }
+
+    /// Takes a batch that was made of archived records, at offset 0 and without holes, of which `header` is what
+    /// [`Header::read`] makes; `sources` says where each of them was.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
+    pub fn put_made(&mut self, header: &Header, batch: &Bytes, sources: Sources, out: &mut Vec<Fitted>) -> Result<()> {
+        let (compression, window, taken) = (header.compression()?, &Window::EVERYTHING, Taken::All);
+        let sources = Some(sources);
+        self.take(&Archived { header, bytes: batch.clone(), compression, window, taken, sources }, out)
+    }
+
+    fn take(&mut self, batch: &Archived<'_>, out: &mut Vec<Fitted>) -> Result<()> {
         if batch.bytes.len() < self.limits.merge_below
             && batch.bytes.len() <= self.limits.most_bytes
-            && self.waiting.put(&batch, &self.limits, &mut self.scratch, out)?
+            && self.waiting.put(batch, &self.limits, &mut self.scratch, out)?
         {
             return Ok(());
         }
         self.waiting.flush(self.limits.most_bytes, out)?;
-        let done = self.alone(&batch, out);
+        let done = self.alone(batch, out);
         spare(&mut self.scratch[0]);
         done
     }
@@ -278,12 +303,27 @@ impl Refit {
         self.waiting.waits()
     }
 
+    /// Returns the source offset of the first record that waits; everything that was put before it was handed out.
+    pub fn waits_from(&self) -> Option<Offset> {
+        self.waiting.first()
+    }
+
+    /// Returns how many bytes wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting.bytes()
+    }
+
+    /// Gives up the buffers that it would use again.
+    pub fn spare(&mut self) {
+        self.scratch = [Vec::new(), Vec::new()];
+    }
+
     /// Takes a batch that is not merged with others.
     fn alone(&mut self, batch: &Archived<'_>, out: &mut Vec<Fitted>) -> Result<()> {
         let Archived { header, bytes, compression, .. } = batch;
         let may_stay = batch.is_fit() && bytes.len() <= self.limits.most_bytes;
         if may_stay && batch.taken == Taken::All {
-            out.push(verbatim(header, bytes, *compression));
+            out.push(verbatim(header, bytes, *compression, batch.sources.clone()));
             return Ok(());
         }
         let plain = unpack_in(header, bytes, codec::LIMIT_BYTES, &mut self.scratch[0])?;
@@ -295,7 +335,7 @@ impl Refit {
             })?;
         }
         if count == header.count {
-            out.push(verbatim(header, bytes, *compression));
+            out.push(verbatim(header, bytes, *compression, batch.sources.clone()));
             return Ok(());
         }
         let (mut piece, most_bytes) = (Piece::new(), self.limits.most_bytes);
@@ -305,7 +345,10 @@ impl Refit {
 }
 
 /// Returns the bytes of a batch, all of which are what they were when it was archived.
-fn proven(header: &Header, batch: &Bytes) -> Result<Bytes> {
+///
+/// # Errors
+/// [`Kind::Damaged`](crate::error::Kind::Damaged) when they are not.
+pub(crate) fn proven(header: &Header, batch: &Bytes) -> Result<Bytes> {
     let damaged = |what: &str| Error::damaged(what).with("offset", header.base_offset);
     if batch.len() < header.total_bytes {
         return Err(damaged("record batch is cut off"));

@@ -288,6 +288,16 @@ pub fn encode_rows(template: &Header, rows: &Rows, compression: Compression) -> 
     seal(&template, places, compression, |out, at, time_delta, delta| rows.put(out, time_delta, delta, at))
 }
 
+/// Encodes `rows` as one batch that a producer could have made: at offset 0, without holes, each with its own time; where
+/// they were is for the caller to keep. Their offsets need not ascend.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_dense(rows: &Rows, compression: Compression) -> Result<Bytes> {
+    let places = rows.rows().iter().enumerate().map(|(at, row)| (at as Offset, row.timestamp));
+    seal(&template(0), places, compression, |out, at, time_delta, delta| rows.put(out, time_delta, delta, at))
+}
+
 /// Makes a batch of records at these places, in order, each of which `put` appends.
 fn seal(
     template: &Header,

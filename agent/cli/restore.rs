@@ -10,8 +10,9 @@ use crate::error::{Error, Result};
 use crate::kafka::Properties;
 use crate::kafka::client::{Client, OPEN_WITHIN};
 use crate::restore::perform::{Planned, check_new};
-use crate::restore::plan::{PartitionPlan, Plan, TopicPlan, making};
+use crate::restore::plan::{PartitionPlan, Plan, StagePlan, TopicPlan, making};
 use crate::restore::state::State;
+use crate::stages::Stages;
 use crate::store::Store;
 use crate::telemetry::{Health, http, logging, metrics};
 
@@ -88,9 +89,6 @@ async fn one(
         Some(state) => Store::open(state)?.within(&restore.source.backup_id),
         None => archive.store().clone(),
     };
-    if !restore.stages.is_empty() {
-        return Err(Error::usage("stages of a restore belong to a later version"));
-    }
     let state = State::new(&beside, &restore.id())?;
     let seen = state.look().await?;
     if seen.done.is_some() {
@@ -99,15 +97,22 @@ async fn one(
     }
     // Before the plan, which would find in the targets what it has sent.
     check_new(state.restore_id(), &seen)?;
+    let stages = open_stages(restore).await?;
     let client = Client::open(properties, OPEN_WITHIN).await?;
-    let plan = making::make(restore, &archive, &client).await?;
+    let plan = making::make(restore, &archive, &client, stages.as_ref()).await?;
     if args.dry_run {
         return print(restore, &state, &plan, args.format);
     }
-    let planned = Planned { restore, archive: &archive, client: &client, state: &state, plan: &plan, health: &health };
+    let stages = stages.as_ref();
+    let planned =
+        Planned { restore, archive: &archive, client: &client, state: &state, plan: &plan, stages, health: &health };
     let summary = planned.perform(stopped).await?;
+    let left_out = match summary.left_out {
+        0 => String::new(),
+        records => format!(", {} left out because stages failed at them", counted(records, "record")),
+    };
     logging::say(&format!(
-        "{}: {} records ({}) restored to {}; restore `{}`",
+        "{}: {} records ({}) restored to {}{left_out}; restore `{}`",
         restore.name,
         indicatif::HumanCount(summary.records),
         indicatif::HumanBytes(summary.bytes),
@@ -115,6 +120,16 @@ async fn one(
         state.restore_id()
     ));
     Ok(())
+}
+
+/// Opens the stages that a restore goes through, which compiles their plugins; `None` where it has none.
+async fn open_stages(restore: &Restore) -> Result<Option<Stages>> {
+    if restore.stages.is_empty() {
+        return Ok(None);
+    }
+    let (name, stages) = (restore.name.clone(), restore.stages.clone());
+    let opened = tokio::task::spawn_blocking(move || Stages::of_restore(&name, &stages)).await;
+    opened.map_err(|error| Error::failed("the stages could not be opened").source(error))?.map(Some)
 }
 
 fn print(restore: &Restore, state: &State, plan: &Plan, shown: Shown) -> Result<()> {
@@ -143,16 +158,53 @@ fn page(restore: &Restore, state: &State, plan: &Plan) -> Page {
     page.table(&["Source", "Target", "First Offset", "Next Offset", "Segments", "Records", "Size"], &rows);
     let (records, bytes) = plan.size();
     page.line(format!("Up to {}, {}", counted(records, "record"), size(bytes)));
-    for (topic, new) in plan.topics.iter().filter_map(|topic| Some((topic, topic.create.as_ref()?))) {
+    for (number, stage) in (1..).zip(&plan.stages) {
+        page.line(format!("Stage {number}: {}", described(stage)));
+    }
+    if let Some(kept) = kept(plan) {
+        page.line(format!("Stages keep records {kept}"));
+    }
+    for routed in &plan.routed {
+        let mixed =
+            if routed.is_mixed { ": records of several partitions come together, in no order among them" } else { "" };
+        page.line(format!("Stages send records to {}{mixed}", routed.topic));
+    }
+    for (topic, new) in plan.new_topics() {
         let (partitions, replicas) =
             (counted(new.partitions.unsigned_abs().into(), "partition"), new.replication_factor);
         let afterwards: String =
             new.afterwards.iter().map(|(name, value)| format!(", afterwards {name}={value}")).collect();
-        page.line(format!("Topic {} is made: {partitions}, {replicas}-fold{afterwards}", topic.target));
+        page.line(format!("Topic {topic} is made: {partitions}, {replicas}-fold{afterwards}"));
     }
     for hazard in &plan.hazards {
         let accepted = if hazard.accepted { " (accepted)" } else { "" };
         page.line(format!("Hazard {}{accepted}: {}: {}", hazard.danger, hazard.subject, hazard.detail));
     }
     page
+}
+
+/// Says what a stage is and does.
+fn described(stage: &StagePlan) -> String {
+    let mut text = stage.plugin.clone();
+    if !stage.topics.is_empty() {
+        text += &format!(", sends records to {}", stage.topics.join(", "));
+    }
+    if stage.chooses_partitions {
+        text += ", chooses partitions";
+    }
+    if !stage.pure {
+        text += ", remembers records";
+    }
+    text
+}
+
+/// Says of which times records are that the stages keep, if they say so.
+fn kept(plan: &Plan) -> Option<String> {
+    let (from, until) = (plan.keeps.from(), plan.keeps.until());
+    match (from, until) {
+        (None, None) => None,
+        (Some(from), None) => Some(format!("from {from} on")),
+        (None, Some(until)) => Some(format!("before {until}")),
+        (Some(from), Some(until)) => Some(format!("from {from} on, before {until}")),
+    }
 }

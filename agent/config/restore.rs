@@ -11,7 +11,7 @@ use crate::archive::source::Fork;
 use crate::error::Result;
 use crate::kafka::source::Selection;
 use crate::record::{Offset, OffsetRange, Timestamp, TopicId};
-use crate::stages::Stage;
+use crate::stages::{OnError, Stage};
 
 /// A pipeline from an archive into a cluster.
 #[derive(Debug, Clone)]
@@ -110,6 +110,7 @@ impl Restore {
         let source = Source::read(&mut below)?;
         section.keep("source", below.close());
         let stages = read_stages(section)?;
+        check_policies(section, &stages)?;
         let mut below = section.section("sink")?;
         let sink = Sink::read(&mut below)?;
         section.keep("sink", below.close());
@@ -127,7 +128,9 @@ impl Restore {
         let servers = sink.kafka.get("bootstrap.servers");
         // With other keys to the same store it is the same restore.
         let source = Source { path: value::shown_path(&self.source.path), ..self.source.clone() };
-        let asked = format!("{:?}", (source, &self.stages, &sink.topics, &sink.partitions, servers));
+        // What is printed of a stage hides its settings' values: they may be secrets, and nobody reads them out of a digest.
+        let stages: Vec<_> = self.stages.iter().map(|stage| (&stage.plugin, &stage.settings, stage.on_error)).collect();
+        let asked = format!("{:?}", (source, stages, &sink.topics, &sink.partitions, servers));
         let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
         let name: String = self.name.chars().map(safe).collect();
         format!("{name}-{:08x}", xxhash_rust::xxh3::xxh3_64(asked.as_bytes()) as u32)
@@ -225,6 +228,13 @@ pub(super) fn read_renamed(section: &mut Section, key: &str) -> Result<BTreeMap<
         value::check_topic(to).map_err(|reason| section.error(&format!("{key}.{from}"), reason))?;
     }
     Ok(topics)
+}
+
+/// Refuses a policy that only a capture has.
+fn check_policies(section: &Section, stages: &[Stage]) -> Result<()> {
+    let Some(at) = stages.iter().position(|stage| stage.on_error == OnError::DeadLetter) else { return Ok(()) };
+    let reason = "a restore has no dead letters, the archive keeps the record: use `skip`, which names it";
+    Err(section.error(&format!("stage[{at}].on_error"), reason))
 }
 
 /// Refuses a partition that a list says two things of.

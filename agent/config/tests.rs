@@ -328,6 +328,16 @@ fn a_restore_is_read_and_what_is_wrong_with_it_is_named() {
         let path = format!("path = \"s3://backups?region=r&secret_access_key={key}\"");
         parse(&text.replace("path = \"/data/backups\"", &path)).expect("valid").restores.remove(0).id()
     };
+    let until = |time: &str| {
+        let stage = format!("[[pipeline.stage]]\nplugin = \"pitr-filter\"\nsettings = {{ until = {time} }}\n");
+        parse(&text.replace("[pipeline.sink]", &format!("{stage}[pipeline.sink]")))
+            .expect("valid")
+            .restores
+            .remove(0)
+            .id()
+    };
+    assert_eq!(until("1000"), until("1000"));
+    assert_ne!(until("1000"), until("2000"), "another setting of a stage makes it another restore");
     assert_eq!(keyed("one"), keyed("other"), "with another key to its store it is the same restore");
     assert_eq!(with("sink: merge_below = \"0\"").expect("valid").restores.remove(0).sink.merge_below, 0);
     let limited = |line: &str| parse(&text.replacen("[[pipeline]]\n", &format!("[[pipeline]]\n{line}\n"), 1));

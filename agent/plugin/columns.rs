@@ -40,6 +40,8 @@ const MOST_TOPIC_BYTES: usize = 249;
 pub struct Answer {
     /// The records, in the order of the answer. Offsets are those of the records that they came from.
     pub rows: Rows,
+    /// Which record of those sent each row was made from; `None`: each of them once.
+    pub source: Option<Vec<u32>>,
     /// The topic that each is sent to; `None`: no row is sent elsewhere.
     pub topics: Option<Topics>,
     /// The partition that each is sent to, −1 where the plugin leaves it open; `None`: it does so for all.
@@ -57,10 +59,19 @@ pub struct Topics {
 }
 
 impl Topics {
+    /// Returns the names.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Returns the number of the name that the row of that number is sent to, from 0 on; `None` where it stays.
+    pub fn index_of(&self, row: usize) -> Option<usize> {
+        (*self.indexes.get(row)? as usize).checked_sub(1)
+    }
+
     /// Returns where the row of that number is sent; `None` where it stays.
     pub fn of(&self, row: usize) -> Option<&str> {
-        let index = *self.indexes.get(row)? as usize;
-        index.checked_sub(1).map(|name| self.names[name].as_str())
+        self.index_of(row).map(|name| self.names[name].as_str())
     }
 }
 
@@ -230,7 +241,7 @@ pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Pla
     }
     let rows = derived.finish(made);
     match rows.rows().iter().map(|row| rows.size_bytes(row)).sum::<usize>() {
-        bytes if bytes <= most => Ok(Answer { rows, topics, partitions, bytes }),
+        bytes if bytes <= most => Ok(Answer { rows, source, topics, partitions, bytes }),
         bytes => Err(format!("the rows are {bytes} bytes, the most is {most}")),
     }
 }

@@ -7,18 +7,18 @@
 
 mod targets;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use self::targets::Assigned;
+use self::targets::{Assigned, Toward};
 use super::ends;
 use super::map::OffsetMap;
 use super::plan::{self, Danger, PartitionPlan, Plan};
 use super::progress::Progress;
 use super::reading::{Limits, Reading, Task};
-use super::sending::{Lane, Sending};
+use super::sending::{Lane, Sending, Sum, Target};
 use super::state::{self, Attempt, Done, Outcome, Process, Seen, Start, State};
 use crate::archive::source::Place;
 use crate::archive::source::way::Part;
@@ -31,6 +31,7 @@ use crate::kafka::client::Client;
 use crate::kafka::produce::{self, Producer, fence};
 use crate::pipeline::{self, Control};
 use crate::record::{Offset, OffsetRange, Partition, Timestamp};
+use crate::stages::Stages;
 use crate::telemetry::Health;
 
 /// The plain bytes of a merged batch. Half of it makes twice the requests' shares; double is more than brokers' caches like.
@@ -45,12 +46,14 @@ const PIECES_A_SECOND: u64 = 20;
 /// What a restore did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Summary {
-    /// Records that were restored.
+    /// Records that were restored, copies that stages made among them.
     pub records: u64,
     /// Bytes of their batches.
     pub bytes: u64,
-    /// Partitions that were restored to.
+    /// Partitions that were restored.
     pub partitions: usize,
+    /// Records that were left out because a stage failed at them.
+    pub left_out: u64,
 }
 
 /// A restore that is planned.
@@ -65,6 +68,8 @@ pub struct Planned<'a> {
     pub state: &'a State,
     /// What is going to be done.
     pub plan: &'a Plan,
+    /// The stages that records go through.
+    pub stages: Option<&'a Stages>,
     /// Where it says what is wrong.
     pub health: &'a Health,
 }
@@ -85,16 +90,18 @@ impl Planned<'_> {
         let kept = self.keep_plan().await?;
         targets::make(self.client, self.plan).await?;
         let assigned = targets::assigned(self.client, self.plan).await?;
-        let targets: Vec<_> = assigned.iter().map(|assigned| assigned.pair.target.clone()).collect();
+        let towards = assigned.iter().flat_map(|assigned| &assigned.targets);
+        let targets: BTreeSet<_> = towards.map(|toward| toward.pair.target.clone()).collect();
+        let targets: Vec<_> = targets.into_iter().collect();
         let identity = fence(self.client, &transactional_id(self.state.restore_id()), &targets).await?;
         let ends = ends::of(self.client, &targets).await?;
         let ends = ends.into_iter().map(|(target, log)| (target, log.next)).collect();
         let attempt = self.begin(&kept, identity, &assigned, &ends).await?;
         let sent = self.send(&assigned, identity, ends, stop).await;
-        let (map, records, bytes) = sent.map_err(|error| self.unfinished(error))?;
+        let (map, Sum { records, bytes, left_out }) = sent.map_err(|error| self.unfinished(error))?;
         let (_, map_digest) = self.state.put_map(&map).await?;
         targets::set_afterwards(self.client, self.plan).await?;
-        let summary = Summary { records, bytes, partitions: assigned.len() };
+        let summary = Summary { records, bytes, partitions: assigned.len(), left_out };
         let _ = self.state.finish(&self.done(attempt.number, &map, map_digest, summary)).await?;
         Ok(summary)
     }
@@ -107,25 +114,29 @@ impl Planned<'_> {
         assigned: &[Assigned<'_>],
         ends: &HashMap<Partition, Offset>,
     ) -> Result<Attempt> {
-        let start = |Assigned { pair, of, .. }: &Assigned<'_>| {
-            let target_next = ends.get(&pair.target).copied().unwrap_or(0);
-            Start { pair: pair.clone(), source_first: of.first, target_next }
+        let starts = |Assigned { targets, of, .. }: &Assigned<'_>| -> Vec<Start> {
+            let start = |Toward { pair, .. }: &Toward| {
+                let target_next = ends.get(&pair.target).copied().unwrap_or(0);
+                Start { pair: pair.clone(), source_first: of.first, target_next }
+            };
+            targets.iter().map(start).collect()
         };
-        let starts = assigned.iter().map(start).collect();
+        let starts = assigned.iter().flat_map(starts).collect();
         self.state.begin(Attempt::new(kept, identity.producer_id, identity.epoch, Process::this(), starts)).await
     }
 
-    /// Sends everything; returns the offset map, and how many records and bytes there were.
+    /// Sends everything; returns the offset map, and what came of it.
     async fn send(
         &self,
         assigned: &[Assigned<'_>],
         identity: Identity,
         ends: HashMap<Partition, Offset>,
         stop: watch::Receiver<bool>,
-    ) -> Result<(OffsetMap, u64, u64)> {
+    ) -> Result<(OffsetMap, Sum)> {
         let budget = Budget::new(self.restore.sink.memory_bytes);
         let producer = Producer::start(self.client, identity, produce::Settings::default());
-        let mut sink = Sending::new(producer, assigned.iter().map(|assigned| self.lane(assigned)).collect(), ends)?;
+        let lanes = assigned.iter().map(|assigned| self.lane(assigned)).collect();
+        let mut sink = Sending::new(producer, lanes, ends, self.stages.cloned())?;
         let tasks = assigned.iter().map(|assigned| self.task(assigned)).collect::<Result<Vec<_>>>()?;
         let mut source = Reading::new(self.archive, tasks, self.limits(&budget));
         let mut progress = Progress::new(&self.restore.name, self.plan.size().0, budget.clone(), self.health.clone());
@@ -147,31 +158,36 @@ impl Planned<'_> {
         if let Some(error) = source.failure() {
             return Err(error);
         }
-        let (map, records, bytes) = sink.finish();
+        let (map, sum) = sink.finish();
         match map.is_finished() {
-            true => Ok((map, records, bytes)),
+            true => Ok((map, sum)),
             false => Err(Error::failed("not all partitions were restored to their ends")),
         }
     }
 
     fn window(&self, of: &PartitionPlan) -> Window {
-        Window { offsets: of.range(), from: self.plan.cut.from(), until: self.plan.cut.until() }
+        let (from, until) = self.plan.times();
+        Window { offsets: of.range(), from, until }
     }
 
-    fn lane(&self, Assigned { pair, topic, of }: &Assigned<'_>) -> Lane {
-        let (most_bytes, merge_below) = (topic.most_bytes, self.plan.merge_below);
-        Lane {
+    fn lane(&self, Assigned { source, of, targets }: &Assigned<'_>) -> Lane {
+        let merge_below = self.plan.merge_below;
+        let target = |Toward { pair, most_bytes }: &Toward| Target {
             pair: pair.clone(),
+            limits: outgoing::Limits { most_bytes: *most_bytes, merge_below, merge_to: MERGE_TO },
+        };
+        Lane {
+            source: source.clone(),
+            targets: targets.iter().map(target).collect(),
             window: self.window(of),
-            limits: outgoing::Limits { most_bytes, merge_below, merge_to: MERGE_TO },
             is_paced: self.is_paced(),
         }
     }
 
-    fn task(&self, Assigned { pair, of, .. }: &Assigned<'_>) -> Result<Task> {
+    fn task(&self, Assigned { source, of, .. }: &Assigned<'_>) -> Result<Task> {
         Ok(Task {
-            partition: pair.source.clone(),
-            way: way(&pair.source, of)?,
+            partition: source.clone(),
+            way: way(source, of)?,
             window: self.window(of),
             torn: of.torn.clone(),
             over_breaks: self.plan.hazards.iter().any(|hazard| hazard.danger == Danger::ChainBreak),
@@ -191,6 +207,7 @@ impl Planned<'_> {
             attempt,
             records: summary.records,
             bytes: summary.bytes,
+            left_out: summary.left_out,
             map_digest,
             partitions: map.iter().map(outcome).collect(),
         }

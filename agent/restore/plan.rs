@@ -6,6 +6,7 @@
 
 pub mod hazards;
 pub mod making;
+pub mod routed;
 mod savepoint;
 pub(super) mod targets;
 mod torn;
@@ -13,6 +14,7 @@ mod torn;
 use serde::{Deserialize, Serialize};
 
 pub use self::hazards::{Danger, Hazard};
+pub use self::routed::{RoutedPlan, StagePlan};
 use crate::record::{Offset, OffsetRange, Timestamp};
 
 /// What a restore is going to do.
@@ -24,6 +26,15 @@ pub struct Plan {
     pub merge_below: usize,
     /// The topics, by name.
     pub topics: Vec<TopicPlan>,
+    /// The stages that records go through, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StagePlan>,
+    /// What stages say that they keep: what is outside is left out as well.
+    #[serde(default, skip_serializing_if = "Cut::is_none")]
+    pub keeps: Cut,
+    /// The topics that stages may send records to, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routed: Vec<RoutedPlan>,
     /// What is dangerous about it.
     pub hazards: Vec<Hazard>,
 }
@@ -43,6 +54,17 @@ pub struct Cut {
 }
 
 impl Cut {
+    /// Returns whether nothing is left out.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns the times that are inside of both.
+    fn within(&self, other: &Self) -> Self {
+        let until_ms = [self.until_ms, other.until_ms].into_iter().flatten().min();
+        Self { from_ms: self.from_ms.max(other.from_ms), until_ms, savepoint: self.savepoint.clone() }
+    }
+
     /// Returns the least effective time.
     pub fn from(&self) -> Option<Timestamp> {
         self.from_ms.map(Timestamp)
@@ -159,7 +181,27 @@ impl TopicPlan {
     }
 }
 
+/// Returns the span of both.
+fn span(a: Option<(i64, i64)>, b: Option<(i64, i64)>) -> Option<(i64, i64)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+        (one, other) => one.or(other),
+    }
+}
+
 impl Plan {
+    /// Returns the least effective time that is taken, and the one that is too late already.
+    pub fn times(&self) -> (Option<Timestamp>, Option<Timestamp>) {
+        let cut = self.cut.within(&self.keeps);
+        (cut.from(), cut.until())
+    }
+
+    /// Returns the topics that are made, each with what it is made as.
+    pub fn new_topics(&self) -> impl Iterator<Item = (&str, &NewTopic)> {
+        let topics = self.topics.iter().filter_map(|topic| Some((topic.target.as_str(), topic.create.as_ref()?)));
+        topics.chain(self.routed.iter().filter_map(|topic| Some((topic.topic.as_str(), topic.create.as_ref()?))))
+    }
+
     /// Returns the partitions, with their topics.
     pub fn partitions(&self) -> impl Iterator<Item = (&TopicPlan, &PartitionPlan)> {
         self.topics.iter().flat_map(|topic| topic.partitions.iter().map(move |partition| (topic, partition)))

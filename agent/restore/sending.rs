@@ -1,77 +1,84 @@
 //! The sink of a restore: what was read, made into batches that the target takes, sent in order, and mapped.
 //!
 //! Order: a partition's batches are fitted one chunk after the other, on threads where computing is allowed, and sent in
-//! that order; what is acknowledged comes in it too. Durable is what the target has acknowledged at the offset that was
+//! that order ([`fitting`]); what is acknowledged comes in it too, for each target. Durable is what the target has acknowledged at the offset that was
 //! expected: another offset means that somebody else writes there, which ends the partition. A partition is restored when
 //! everything up to the end of its window was handed over; one that is closed before is not. Memory: batches hold what
 //! the source has paid for until they are acknowledged; merging holds some hundred KiB a partition beside.
 
-use std::collections::{HashMap, VecDeque};
+mod fitting;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
-use super::map::{OffsetMap, Pair};
-use crate::batch;
-use crate::batch::outgoing::{Fitted, Limits, Refit, Sources, Window};
-use crate::budget::Permit;
+use self::fitting::{Fitting, Job, Made, Paid, UNPAID_BYTES};
+pub(super) use self::fitting::{Lane, Target};
+use super::map::OffsetMap;
+use crate::batch::outgoing::{Fitted, Sources};
 use crate::error::{Error, Result};
 use crate::kafka::produce::{self, Producer};
-use crate::pipeline::{Answer, Batch, Payload, Sink, Tip, Topic};
-use crate::record::{Offset, OffsetRange, Partition};
-
-/// What is sent of one source partition.
-#[derive(Debug, Clone)]
-pub(super) struct Lane {
-    /// From where to where.
-    pub(super) pair: Pair,
-    /// Which records.
-    pub(super) window: Window,
-    /// How large batches are made.
-    pub(super) limits: Limits,
-    /// Whether what was read is sent at once, and does not wait for more to be merged with: where a rate is limited, it
-    /// would come in bursts.
-    pub(super) is_paced: bool,
-}
+use crate::pipeline::{Answer, Batch, Sink, Tip, Topic};
+use crate::record::{LeftOut, Offset, Partition};
+use crate::stages::Stages;
 
 /// What comes back with a batch that was sent.
 pub(super) struct Token {
     source: Partition,
+    /// The number of the target among those of the source.
+    target: usize,
+    /// The number of the chunk that it was made of.
+    chunk: u64,
     sources: Sources,
     bytes: usize,
     /// The payment for what was read, until all that was made of it has landed.
-    _paid: Arc<Permit>,
+    _paid: Arc<Paid>,
 }
 
 /// A target cluster as a sink.
 pub(super) struct Sending {
     producer: Producer<Token>,
-    lanes: HashMap<Partition, Lane>,
+    lanes: HashMap<Partition, Arc<Lane>>,
+    stages: Option<Stages>,
     open: HashMap<Partition, Open>,
     /// The offset that the next record of each target partition gets.
     ends: HashMap<Partition, Offset>,
-    /// Of each target partition the sources that are sent to it now.
-    opened: HashMap<Partition, usize>,
+    /// The target partitions that something was sent to.
+    opened: HashSet<Partition>,
     answers: VecDeque<Answer>,
     fitted: mpsc::UnboundedReceiver<Made>,
     made: mpsc::UnboundedSender<Made>,
     /// As many chunks are fitted at once as there are cores.
     cores: Arc<Semaphore>,
+    /// What pays for what stages make beyond what was read.
+    beyond: Arc<Semaphore>,
     map: OffsetMap,
-    records: u64,
-    bytes: u64,
+    sum: Sum,
+}
+
+/// What came of all partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Sum {
+    /// Records that have landed, copies among them.
+    pub(super) records: u64,
+    /// Bytes of their batches.
+    pub(super) bytes: u64,
+    /// Records that were left out because a stage failed at them.
+    pub(super) left_out: u64,
 }
 
 /// A partition on its way.
 struct Open {
-    lane: Lane,
+    lane: Arc<Lane>,
     jobs: mpsc::UnboundedSender<Job>,
     fitting: AbortHandle,
     /// Chunks of which not all has landed, in order.
     chunks: VecDeque<Sent>,
+    /// How many chunks there were.
+    sent: u64,
     /// The end of what was put.
     reached: Offset,
     /// Nothing more comes.
@@ -80,6 +87,7 @@ struct Open {
 
 /// A chunk that was sent.
 struct Sent {
+    number: u64,
     /// Batches that have not landed.
     left: usize,
     /// What is covered when they have.
@@ -89,50 +97,44 @@ struct Sent {
     since: Instant,
 }
 
-enum Job {
-    Fit(Batch),
-    /// Nothing comes behind this offset.
-    Close(Offset),
-}
-
-/// What became of a job.
-struct Made {
-    source: Partition,
-    outcome: Result<Vec<Fitted>>,
-    permit: Permit,
-    /// What is covered when these have landed; `None` while something waits for more to be merged with.
-    next: Option<Offset>,
-    is_close: bool,
-}
-
 impl Sending {
-    /// Makes the sink of these partitions; `ends` are the ends of the target partitions.
-    pub(super) fn new(producer: Producer<Token>, lanes: Vec<Lane>, ends: HashMap<Partition, Offset>) -> Result<Self> {
+    /// Makes the sink of these partitions, which go through the stages; `ends` are the ends of the target partitions.
+    pub(super) fn new(
+        producer: Producer<Token>,
+        lanes: Vec<Lane>,
+        ends: HashMap<Partition, Offset>,
+        stages: Option<Stages>,
+    ) -> Result<Self> {
         let (made, fitted) = mpsc::unbounded_channel();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut map = OffsetMap::default();
-        for Lane { pair, window, .. } in &lanes {
-            map.open(pair, window.offsets, ends.get(&pair.target).copied().unwrap_or(0))?;
+        for Lane { targets, window, .. } in &lanes {
+            for Target { pair, .. } in targets {
+                map.open(pair, window.offsets, ends.get(&pair.target).copied().unwrap_or(0))?;
+            }
         }
+        // Some wait for a worker of the stages meanwhile, and need no core.
+        let at_once = if stages.is_some() { 2 * cores } else { cores };
         Ok(Self {
             producer,
-            lanes: lanes.into_iter().map(|lane| (lane.pair.source.clone(), lane)).collect(),
+            lanes: lanes.into_iter().map(|lane| (lane.source.clone(), Arc::new(lane))).collect(),
+            stages,
             open: HashMap::new(),
             ends,
-            opened: HashMap::new(),
+            opened: HashSet::new(),
             answers: VecDeque::new(),
             fitted,
             made,
-            cores: Arc::new(Semaphore::new(cores)),
+            cores: Arc::new(Semaphore::new(at_once)),
+            beyond: Arc::new(Semaphore::new(UNPAID_BYTES)),
             map,
-            records: 0,
-            bytes: 0,
+            sum: Sum::default(),
         })
     }
 
-    /// Returns the offset map, and how many records and bytes have landed.
-    pub(super) fn finish(mut self) -> (OffsetMap, u64, u64) {
-        (std::mem::take(&mut self.map), self.records, self.bytes)
+    /// Returns the offset map, and what came of all.
+    pub(super) fn finish(mut self) -> (OffsetMap, Sum) {
+        (std::mem::take(&mut self.map), self.sum)
     }
 
     fn on_made(&mut self, made: Made) {
@@ -141,37 +143,65 @@ impl Sending {
             Ok(batches) => batches,
             Err(error) => return self.fail(&made.source, error),
         };
-        let paid = Arc::new(made.permit);
-        let mut sent = Sent { left: batches.len(), next: made.next, records: 0, bytes: 0, since: Instant::now() };
-        for Fitted { batch, sources } in batches {
+        let (paid, number) = (Arc::new(made.paid), open.sent);
+        open.sent += 1;
+        let (left, since) = (batches.len(), Instant::now());
+        let mut sent = Sent { number, left, next: made.next, records: 0, bytes: 0, since };
+        for (target, Fitted { batch, sources }) in batches {
             sent.records += u64::from(batch.records());
             sent.bytes += batch.total_bytes() as u64;
-            let token = Token { source: made.source.clone(), sources, bytes: batch.total_bytes(), _paid: paid.clone() };
-            self.producer.send(&open.lane.pair.target, batch, token);
+            let (source, bytes, _paid) = (made.source.clone(), batch.total_bytes(), paid.clone());
+            let partition = &open.lane.targets[target].pair.target;
+            if !self.opened.contains(partition) {
+                self.producer.open(partition, 0);
+                self.opened.insert(partition.clone());
+            }
+            self.producer.send(partition, batch, Token { source, target, chunk: number, sources, bytes, _paid });
         }
         open.is_closing |= made.is_close;
         open.chunks.push_back(sent);
+        self.leave_out(&made.source, &made.left_out);
         self.advance(&made.source);
     }
 
-    fn on_landed(&mut self, target: &Partition, first: Offset, records: u32, token: Token) {
-        let Some(open) = self.open.get_mut(&token.source) else { return };
-        let end = self.ends.entry(target.clone()).or_insert(first);
-        if *end != first {
-            let error = foreign(target, *end, first);
-            return self.fail(&token.source, error);
+    /// Tells of records that a stage failed at.
+    fn leave_out(&mut self, source: &Partition, left_out: &[LeftOut]) {
+        for LeftOut { range, records, stage, .. } in left_out {
+            tracing::warn!(
+                topic = &*source.topic,
+                partition = source.index,
+                offsets = %range,
+                records,
+                stage = stage + 1,
+                "left out of the restore"
+            );
+            self.sum.left_out += u64::from(*records);
         }
-        *end = first + Offset::from(records);
-        let mut at = first;
+        if let Some(stages) = &self.stages {
+            stages.count(left_out);
+        }
+    }
+
+    fn on_landed(&mut self, target: &Partition, first: Offset, records: u32, token: Token) {
+        // Also of a source that has ended: others go on behind it.
+        let next = first + Offset::from(records);
+        let expected = self.ends.insert(target.clone(), next).unwrap_or(first);
+        if expected != first {
+            let error = foreign(target, expected, first);
+            return self.fail_all(target, error);
+        }
+        let Some(open) = self.open.get_mut(&token.source) else { return };
+        let (mut at, pair) = (first, &open.lane.targets[token.target].pair);
         for (source, length) in token.sources.iter() {
-            if let Err(error) = self.map.push(&open.lane.pair, source, at, length.into()) {
+            if let Err(error) = self.map.push(pair, source, at, length.into()) {
                 return self.fail(&token.source, error);
             }
             at += Offset::from(length);
         }
-        self.records += u64::from(records);
-        self.bytes += token.bytes as u64;
-        if let Some(sent) = open.chunks.iter_mut().find(|sent| sent.left > 0) {
+        self.sum.records += u64::from(records);
+        self.sum.bytes += token.bytes as u64;
+        // Targets do not wait for each other: a later chunk may have landed in one of them.
+        if let Some(sent) = open.chunks.iter_mut().find(|sent| sent.number == token.chunk) {
             sent.left -= 1;
         }
         self.advance(&token.source);
@@ -186,7 +216,8 @@ impl Sending {
             records += sent.records;
             bytes += sent.bytes;
             if let Some(next) = sent.next {
-                if let Err(error) = self.map.reach(&open.lane.pair, next) {
+                let mut targets = open.lane.targets.iter();
+                if let Err(error) = targets.try_for_each(|target| self.map.reach(&target.pair, next)) {
                     return self.fail(source, error);
                 }
                 let (partition, took) = (source.clone(), sent.since.elapsed());
@@ -202,10 +233,10 @@ impl Sending {
         }
         let is_done = open.chunks.iter().all(|sent| sent.left == 0);
         if open.is_closing && is_done {
-            let pair = &open.lane.pair;
-            let end = self.ends.get(&pair.target).copied().unwrap_or(0);
+            let (map, ends) = (&mut self.map, &self.ends);
+            let finish = |Target { pair, .. }: &Target| map.finish(pair, ends.get(&pair.target).copied().unwrap_or(0));
             if open.reached >= open.lane.window.offsets.next
-                && let Err(error) = self.map.finish(pair, end)
+                && let Err(error) = open.lane.targets.iter().try_for_each(finish)
             {
                 return self.fail(source, error);
             }
@@ -218,6 +249,19 @@ impl Sending {
         if self.remove(source) {
             let error = error.with("topic", &source.topic).with("partition", source.index);
             self.answers.push_back(Answer::Failed { partition: Some(source.clone()), error });
+        }
+    }
+
+    /// Ends all sources of a target that takes nothing more.
+    fn fail_all(&mut self, target: &Partition, error: Error) {
+        let is_of = |open: &Open| open.lane.targets.iter().any(|other| other.pair.target == *target);
+        let sources: Vec<_> =
+            self.open.iter().filter(|(_, open)| is_of(open)).map(|(source, _)| source.clone()).collect();
+        let mut told = Some(error);
+        for source in sources {
+            let other = || Error::failed(format!("{target} takes nothing more"));
+            let error = told.take().unwrap_or_else(other);
+            self.fail(&source, error);
         }
     }
 
@@ -239,15 +283,16 @@ impl Sink for Sending {
             return self.answers.push_back(Answer::Failed { partition: Some(partition.clone()), error });
         };
         let (jobs, heard) = mpsc::unbounded_channel();
-        let fitting = Fitting { lane: lane.clone(), cores: self.cores.clone(), made: self.made.clone() };
+        let fitting = Fitting {
+            lane: lane.clone(),
+            stages: self.stages.clone(),
+            cores: self.cores.clone(),
+            beyond: self.beyond.clone(),
+            made: self.made.clone(),
+        };
         let fitting = tokio::spawn(fitting.run(heard)).abort_handle();
-        let sources = self.opened.entry(lane.pair.target.clone()).or_default();
-        if *sources == 0 {
-            self.producer.open(&lane.pair.target, 0);
-        }
-        *sources += 1;
         let reached = lane.window.offsets.first;
-        let open = Open { lane, jobs, fitting, chunks: VecDeque::new(), reached, is_closing: false };
+        let open = Open { lane, jobs, fitting, chunks: VecDeque::new(), sent: 0, reached, is_closing: false };
         self.open.insert(partition.clone(), open);
         let tip = Tip { next: Some(reached), leader_epoch: -1, generation: 1 };
         self.answers.push_back(Answer::Restart { partition: partition.clone(), tip });
@@ -288,14 +333,7 @@ impl Sink for Sending {
                         self.on_landed(&partition, first, records, token);
                     }
                     produce::Answer::Refused { partition, error, .. } => {
-                        let sources = self.open.iter().filter(|(_, open)| open.lane.pair.target == partition);
-                        let sources: Vec<_> = sources.map(|(source, _)| source.clone()).collect();
-                        let mut told = Some(error);
-                        for source in sources {
-                            let other = || Error::failed(format!("{partition} takes nothing more"));
-                            let error = told.take().unwrap_or_else(other);
-                            self.fail(&source, error);
-                        }
+                        self.fail_all(&partition, error);
                     }
                     produce::Answer::Fenced(error) => return Answer::Failed { partition: None, error },
                     produce::Answer::Trouble { subject, reason } => return Answer::Trouble { subject, reason },
@@ -309,73 +347,6 @@ impl Drop for Sending {
     fn drop(&mut self) {
         self.open.values().for_each(|open| open.fitting.abort());
     }
-}
-
-/// Makes batches of one partition into what the target takes.
-struct Fitting {
-    lane: Lane,
-    cores: Arc<Semaphore>,
-    made: mpsc::UnboundedSender<Made>,
-}
-
-impl Fitting {
-    async fn run(self, mut jobs: mpsc::UnboundedReceiver<Job>) {
-        let mut refit = Refit::new(self.lane.limits);
-        while let Some(job) = jobs.recv().await {
-            let Ok(_core) = self.cores.acquire().await else { return };
-            let lane = self.lane.clone();
-            let Ok((made, again)) = tokio::task::spawn_blocking(move || fit(refit, &lane, job)).await else {
-                let outcome = Err(Error::failed("fitting batches ended by a defect"));
-                let source = self.lane.pair.source.clone();
-                let _ =
-                    self.made.send(Made { source, outcome, permit: Permit::default(), next: None, is_close: false });
-                return;
-            };
-            refit = again;
-            if self.made.send(made).is_err() {
-                return;
-            }
-        }
-    }
-}
-
-fn fit(mut refit: Refit, lane: &Lane, job: Job) -> (Made, Refit) {
-    let mut out = Vec::new();
-    let source = lane.pair.source.clone();
-    let made = match job {
-        Job::Close(reached) => {
-            let outcome = refit.flush(&mut out).map(|()| out);
-            Made { source, outcome, permit: Permit::default(), next: Some(reached), is_close: true }
-        }
-        Job::Fit(batch) => {
-            let (range, payload, permit, under_way) = batch.into_parts();
-            let outcome = match payload {
-                Payload::Encoded { bytes, .. } => put(&mut refit, lane, range, &bytes, &mut out),
-                Payload::Gap { .. } => Ok(()),
-            };
-            drop(under_way);
-            let next = if refit.waits() { out.last().and_then(behind) } else { Some(range.next) };
-            Made { source, outcome: outcome.map(|()| out), permit, next, is_close: false }
-        }
-    };
-    (made, refit)
-}
-
-/// Fits the batches of a run, of which what lies outside of `range` is not meant.
-fn put(refit: &mut Refit, lane: &Lane, range: OffsetRange, bytes: &Bytes, out: &mut Vec<Fitted>) -> Result<()> {
-    let wanted = lane.window.offsets;
-    let offsets = OffsetRange { first: wanted.first.max(range.first), next: wanted.next.min(range.next) };
-    let window = Window { offsets, ..lane.window };
-    for item in batch::walk(bytes) {
-        let (at, header) = item?;
-        refit.put(&header, &bytes.slice(at..at + header.total_bytes), &window, out)?;
-    }
-    if lane.is_paced { refit.flush(out) } else { Ok(()) }
-}
-
-/// Returns the source offset behind the last record of a batch: what waits behind it is not covered.
-fn behind(last: &Fitted) -> Option<Offset> {
-    last.sources.iter().last().map(|(first, records)| first + Offset::from(records))
 }
 
 /// Makes the error of a record that came to another offset than the next one.

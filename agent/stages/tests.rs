@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 mod bounds;
+mod onward;
 
 use super::*;
 use crate::batch::records::{Record, Records, encode, template};

@@ -1,7 +1,8 @@
 //! One worker of the stages: batches in, batches out, with the instances of plugins that are its own.
 //!
 //! It has no I/O but the plugins' own calls, and decides batch by batch: what passes as it is, what has to be decoded, what
-//! becomes of what a plugin failed at.
+//! becomes of what a plugin failed at. What it makes of a batch is one batch where it captures, and one for each target
+//! that gets records of it where it restores.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,14 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{OnError, Passed};
+use super::making::{Flow, Routes, skipping, whole};
+use super::onward::{Onward, Piece, What, archived, pieces};
+use super::{OnError, Passed, is_routing};
+use crate::batch::outgoing::{Taken, proven as proven_bytes};
 use crate::batch::records::encode_rows;
 use crate::batch::records::rows::Rows;
 use crate::batch::transactions::OpenTransactions;
 use crate::batch::{self, Compression, Header};
 use crate::error::{Error, Result};
-use crate::plugin::columns::{Answer, is_window};
-use crate::plugin::{Instance, Untaken, wit};
+use crate::plugin::columns::is_window;
+use crate::plugin::{Instance, wit};
 use crate::record::{DeadLetter, LeftOut, OffsetRange, Partition};
 
 /// Bytes of batches made anew with which a run is handed back: a segment takes them, and pays for them.
@@ -29,9 +33,6 @@ const LARGE_COUNT: i32 = 250_000;
 
 /// The most bytes of decoded records of one batch.
 const MOST_DECODED_BYTES: usize = 128 << 20;
-
-/// The most bytes that a stage may make of one batch, beyond those that it was given.
-const MOST_ADDED_BYTES: usize = 64 << 20;
 
 /// Whoever works on a large batch holds this, which the workers of a pipeline share. A plugin may use up its time meanwhile:
 /// those of other pipelines must not wait for it.
@@ -51,8 +52,45 @@ enum Made {
     Same,
     /// It was made anew.
     New(Bytes),
+    /// A restore sends this of it, and covers it.
+    Sent(Vec<Piece>),
     /// A stage failed at it, and it is to be kept beside.
     Dead,
+}
+
+/// A batch, and what is to become of it where a restore passes it.
+struct Given<'a> {
+    partition: &'a Partition,
+    onward: Option<&'a Onward>,
+    header: &'a Header,
+    bytes: &'a Bytes,
+}
+
+impl Given<'_> {
+    /// Makes what it is where no plugin looks at it.
+    fn same(&self, what: What) -> Made {
+        match self.onward {
+            Some(_) => Made::Sent(vec![archived(self.header, self.bytes, what)]),
+            None => Made::Same,
+        }
+    }
+
+    /// Makes what is left where all of its records are gone.
+    fn none(&self) -> Made {
+        if self.onward.is_some() { Made::Sent(Vec::new()) } else { Made::New(emptied(self.header)) }
+    }
+
+    /// Takes it apart, and leaves out what a restore does not want; says what the batch is then, as it was archived.
+    fn decoded<'a>(&self, large: &'a Mutex<()>) -> Result<(Rows, What, Option<MutexGuard<'a, ()>>)> {
+        let (rows, alone) = decoded(self.header, self.bytes, large)?;
+        let Some(Onward { window, .. }) = self.onward else { return Ok((rows, What::Whole, alone)) };
+        let inside: Vec<_> =
+            rows.rows().iter().filter(|row| window.contains(row.offset, row.timestamp)).copied().collect();
+        match inside.len() == rows.len() {
+            true => Ok((rows, What::Whole, alone)),
+            false => Ok((rows.derive().finish(inside), What::Cut, alone)),
+        }
+    }
 }
 
 impl Worker {
@@ -85,14 +123,17 @@ impl Worker {
         partition: &Partition,
         bytes: &Bytes,
         open: OpenTransactions,
+        onward: Option<&Onward>,
         is_void: &dyn Fn() -> bool,
     ) -> Passed {
         let mut passed = Passed { open, ..Passed::default() };
         let mut out = Out { from: bytes, same: 0..0, made: BytesMut::new() };
+        let (mut sent_bytes, mut behind) = (0, 0);
         for item in batch::walk(bytes) {
             let made = item.and_then(|(at, header)| {
                 let batch = bytes.slice(at..at + header.total_bytes);
-                let made = self.batch(partition, &header, &batch, &passed.open, &mut passed.left_out)?;
+                let given = Given { partition, onward, header: &header, bytes: &batch };
+                let made = self.batch(&given, &passed.open, &mut passed.left_out)?;
                 Ok((at, header, batch, made))
             });
             let (at, header, batch, made) = match made {
@@ -100,89 +141,126 @@ impl Worker {
                 Err(error) => {
                     self.forget();
                     passed.failure = Some(error);
+                    passed.rest = bytes.slice(behind..);
                     break;
                 }
             };
             passed.next = Some(header.next_offset());
+            behind = at + header.total_bytes;
             if header.is_control() {
                 let _ended = passed.open.end(header.producer_id, header.base_offset).count();
             }
             match made {
                 Made::Same => out.keep(at, header.total_bytes),
                 Made::New(made) => out.put(&made),
+                Made::Sent(pieces) => {
+                    let is_made = |piece: &&Piece| matches!(piece.what, What::Made(_));
+                    sent_bytes += pieces.iter().filter(is_made).map(|piece| piece.bytes.len()).sum::<usize>();
+                    passed.pieces.extend(pieces);
+                }
                 Made::Dead => {
                     passed.dead_letters.push(batch);
                     out.put(&emptied(&header));
                 }
             }
-            if out.made.len() >= MOST_MADE_BYTES || is_void() {
-                passed.rest = bytes.slice(at + header.total_bytes..);
+            if out.made.len() + sent_bytes >= MOST_MADE_BYTES || is_void() {
+                passed.rest = bytes.slice(behind..);
                 break;
             }
         }
+        passed.made_bytes = sent_bytes;
         passed.bytes = out.finish();
         passed
     }
 
     /// Passes one batch through the stages; what they left out of it goes to `left_out`.
-    fn batch(
-        &mut self,
-        partition: &Partition,
-        header: &Header,
-        bytes: &Bytes,
-        open: &OpenTransactions,
-        left_out: &mut Vec<LeftOut>,
-    ) -> Result<Made> {
+    fn batch(&mut self, given: &Given<'_>, open: &OpenTransactions, left_out: &mut Vec<LeftOut>) -> Result<Made> {
+        let Given { partition, onward, header, bytes } = *given;
         let is_aborted = header.is_transactional() && open.covers(header.producer_id, header.base_offset);
-        if header.count == 0 || header.is_control() || is_aborted {
-            return Ok(Made::Same);
+        let is_outside = onward.is_some_and(|onward| onward.window.takes(header) == Taken::None);
+        if header.count == 0 || header.is_control() || is_aborted || is_outside {
+            return Ok(given.same(What::Cut));
         }
-        match self.proven(header) {
-            Proven::Keeps => return Ok(Made::Same),
-            Proven::Drops => return Ok(Made::New(emptied(header))),
-            Proven::Nothing => {}
+        let proven = self.proven(header);
+        if proven == Proven::Keeps {
+            return Ok(given.same(What::Cut));
+        }
+        if onward.is_some() {
+            // What a fetch brought was looked at when it came; of what was archived nobody has yet.
+            proven_bytes(header, bytes)?;
+        }
+        if proven == Proven::Drops {
+            return Ok(given.none());
         }
         let large = self.large.clone();
-        let (before, _large) = match decoded(header, bytes, &large) {
+        let (before, what, _large) = match given.decoded(&large) {
             Ok(decoded) => decoded,
             Err(error) => {
-                let stage = self.strictest();
-                let (named, offsets) = (self.stages[stage].0.named(), range_of(header));
-                let what = format!("{named} cannot be given the batch of {partition} offsets {offsets}");
-                return self.decided(stage, header, bytes, Error::new(error.kind(), what).source(error), left_out);
+                let (stage, offsets) = (self.strictest(), range_of(header));
+                let what = format!("{} cannot be given the batch of {partition} offsets {offsets}", self.named(stage));
+                return self.decided(stage, given, Error::new(error.kind(), what).source(error), left_out);
             }
         };
-        let (mut rows, mut skipped) = (None, Vec::new());
-        for (stage, (instance, on_error)) in self.stages.iter_mut().enumerate() {
-            let given = rows.as_ref().unwrap_or(&before);
-            let made = match on_error {
-                _ if given.is_empty() => break,
-                OnError::Fail | OnError::DeadLetter => whole(instance, partition, given),
-                OnError::Skip => skipping(instance, partition, given, |records| {
-                    skipped.push(LeftOut { range: range_of(header), records, stage: stage as u8, dead_letter: None });
-                }),
-            };
-            match made {
-                Ok(made) => rows = Some(made),
-                Err(error) => return self.decided(stage, header, bytes, error, left_out),
+        let mut skipped = Vec::new();
+        let made = match self.through(given, &before, &mut skipped) {
+            Ok(made) => made,
+            Err((stage, error)) => return self.decided(stage, given, error, left_out),
+        };
+        let made = match made {
+            None => Ok(given.same(what)),
+            Some(flow) => match onward {
+                Some(onward) => pieces(&onward.targets, (header, bytes, &what), &before, flow).map(Made::Sent),
+                None if flow.rows.is_same(&before) => Ok(Made::Same),
+                None => header.compression().and_then(|codec| encode_rows(header, &flow.rows, codec)).map(Made::New),
+            },
+        };
+        match made {
+            Ok(made) => {
+                left_out.extend(skipped);
+                Ok(made)
+            }
+            Err(error) => {
+                let (stage, offsets) = (self.strictest(), range_of(header));
+                let named = self.named(stage);
+                let what =
+                    format!("what the stages made of {partition} offsets {offsets} is no batch, {named} decides on it");
+                self.decided(stage, given, Error::new(error.kind(), what).source(error), left_out)
             }
         }
-        let made = match rows {
-            Some(rows) if !rows.is_same(&before) => match encode_rows(header, &rows, header.compression()?) {
-                Ok(made) => Made::New(made),
-                Err(error) => {
-                    let stage = self.strictest();
-                    let (named, offsets) = (self.stages[stage].0.named(), range_of(header));
-                    let what = format!(
-                        "what the stages made of {partition} offsets {offsets} is no batch, {named} decides on it"
-                    );
-                    return self.decided(stage, header, bytes, Error::new(error.kind(), what).source(error), left_out);
-                }
-            },
-            _ => Made::Same,
-        };
-        left_out.extend(skipped);
-        Ok(made)
+    }
+
+    /// Passes the rows of a batch through the stages; `None` where there is no row that a stage could see. An error comes
+    /// with the stage that it is of.
+    fn through(
+        &mut self,
+        given: &Given<'_>,
+        before: &Rows,
+        skipped: &mut Vec<LeftOut>,
+    ) -> Result<Option<Flow>, (usize, Error)> {
+        // Before the last one that sends rows elsewhere a route is not complete yet.
+        let last = self.stages.iter().rposition(|(instance, _)| is_routing(instance.plan()));
+        let (mut flow, unsent): (Option<Flow>, _) = (None, Routes::default());
+        for (stage, (instance, on_error)) in self.stages.iter_mut().enumerate() {
+            let (rows, routes) = flow.as_ref().map_or((before, &unsent), |flow| (&flow.rows, &flow.routes));
+            if rows.is_empty() {
+                break;
+            }
+            let targets = given.onward.filter(|_| last == Some(stage)).map(|onward| &*onward.targets);
+            let made = match on_error {
+                OnError::Fail | OnError::DeadLetter => whole(instance, given.partition, (rows, routes), targets),
+                OnError::Skip => skipping(instance, given.partition, (rows, routes), targets, |records| {
+                    let (range, stage) = (range_of(given.header), stage as u8);
+                    skipped.push(LeftOut { range, records, stage, dead_letter: None });
+                }),
+            };
+            flow = Some(made.map_err(|error| (stage, error))?);
+        }
+        Ok(flow)
+    }
+
+    /// Returns what the plugin of a stage is called.
+    fn named(&self, stage: usize) -> String {
+        self.stages[stage].0.named()
     }
 
     /// Returns the first stage of the strictest policy, which decides where no plugin is to blame.
@@ -192,14 +270,8 @@ impl Worker {
     }
 
     /// Decides by the policy of a stage what becomes of a batch that came to nothing there.
-    fn decided(
-        &self,
-        stage: usize,
-        header: &Header,
-        bytes: &Bytes,
-        error: Error,
-        left_out: &mut Vec<LeftOut>,
-    ) -> Result<Made> {
+    fn decided(&self, stage: usize, given: &Given<'_>, error: Error, left_out: &mut Vec<LeftOut>) -> Result<Made> {
+        let Given { header, bytes, .. } = given;
         let records = header.count.cast_unsigned();
         let (policy, offsets) = (self.stages[stage].1, range_of(header));
         match policy {
@@ -208,7 +280,7 @@ impl Worker {
             OnError::Skip => {
                 tracing::warn!(%offsets, records, "{error}; left out its batch");
                 left_out.push(LeftOut { range: offsets, records, stage: stage as u8, dead_letter: None });
-                Ok(Made::New(emptied(header)))
+                Ok(given.none())
             }
             OnError::DeadLetter => {
                 tracing::warn!(%offsets, records, "{error}; its batch is kept as a dead letter");
@@ -263,67 +335,6 @@ fn decoded<'a>(header: &Header, bytes: &Bytes, large: &'a Mutex<()>) -> Result<(
     Ok((Rows::of_at_most(header, bytes, MOST_DECODED_BYTES)?, Some(alone)))
 }
 
-/// What a stage makes of one batch, bounded.
-struct Making {
-    rows: Rows,
-    bytes: usize,
-    most_bytes: usize,
-}
-
-impl Making {
-    fn of(given: &Rows, most_added_bytes: usize) -> Self {
-        let bytes: usize = given.rows().iter().map(|row| given.size_bytes(row)).sum();
-        Self { rows: given.derive().finish(Vec::new()), bytes: 0, most_bytes: bytes.saturating_add(most_added_bytes) }
-    }
-
-    fn take(&mut self, answer: Answer) -> Result<(), Untaken> {
-        let bytes = self.bytes.saturating_add(answer.bytes);
-        if bytes > self.most_bytes {
-            return Err(Untaken::TooMuch(format!("it makes more than {} bytes of one batch", self.most_bytes)));
-        }
-        self.bytes = bytes;
-        self.rows.append(answer.rows);
-        Ok(())
-    }
-}
-
-/// Passes rows through one stage; all of them, or none.
-fn whole(instance: &mut Instance, partition: &Partition, rows: &Rows) -> Result<Rows> {
-    let mut making = Making::of(rows, MOST_ADDED_BYTES);
-    instance.apply(partition, rows, |_, answer| making.take(answer))?;
-    Ok(making.rows)
-}
-
-/// Passes rows through one stage; `skipped` is told how many were left out because the plugin failed at them.
-fn skipping(instance: &mut Instance, partition: &Partition, rows: &Rows, skipped: impl FnMut(u32)) -> Result<Rows> {
-    bounded(instance, partition, rows, MOST_ADDED_BYTES, skipped)
-}
-
-fn bounded(
-    instance: &mut Instance,
-    partition: &Partition,
-    rows: &Rows,
-    most_added_bytes: usize,
-    mut skipped: impl FnMut(u32),
-) -> Result<Rows> {
-    let mut making = Making::of(rows, most_added_bytes);
-    let (mut count, mut first) = (0, None);
-    instance.apply_past_failures(
-        partition,
-        rows,
-        |_, answer| making.take(answer),
-        |range, error| {
-            count += range.len();
-            first.get_or_insert(error);
-        },
-    )?;
-    if let Some(error) = first {
-        tracing::warn!(records = count, "{error}; left out what it failed at");
-        skipped(count as u32);
-    }
-    Ok(making.rows)
-}
-
 fn range_of(header: &Header) -> OffsetRange {
     OffsetRange { first: header.base_offset, next: header.next_offset() }
 }
@@ -374,42 +385,13 @@ impl Out<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::records::{Record, template};
+    use crate::batch::records::template;
     use crate::plugin::{Limits, Plugin};
-    use crate::record::{Timestamp, TopicId};
+    use crate::record::Timestamp;
 
     fn instance(plugin: &str, settings: &[(&str, &str)]) -> Instance {
         let settings: Vec<_> = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         Plugin::find(plugin).and_then(|plugin| plugin.start(&settings, Limits::default())).expect("it starts")
-    }
-
-    fn partition() -> Partition {
-        Partition { topic: "orders".into(), topic_id: TopicId::NONE, index: 3 }
-    }
-
-    #[test]
-    fn only_what_is_too_much_of_a_batch_is_skipped() {
-        let record = |offset| Record { offset, timestamp: Timestamp(0), key: None, value: None, headers: Vec::new() };
-        let rows = Rows::from_records(&(0..100).map(record).collect::<Vec<_>>()).expect("small");
-        let text = "x".repeat(990);
-        let off = [("offset", "false"), ("timestamp", "false"), ("partition", "false"), ("headers.name", &text)];
-        let mut instance = instance("header-injector", &off);
-        let mut skipped = 0;
-        let made = bounded(&mut instance, &partition(), &rows, 40_500, |records| skipped += records).expect("it lives");
-        assert_eq!((made.len(), skipped), (40, 60), "a record is a thousand bytes with its header");
-        assert!(made.rows().iter().map(|row| row.offset).eq(0..40));
-    }
-
-    #[test]
-    fn what_is_too_much_of_a_batch_names_who_made_it_and_of_what() {
-        let record = |offset| Record { offset, timestamp: Timestamp(0), key: None, value: None, headers: Vec::new() };
-        let rows = Rows::from_records(&(7..9).map(record).collect::<Vec<_>>()).expect("small");
-        let mut making = Making::of(&rows, 10);
-        let mut instance = instance("header-injector", &[]);
-        let said = instance.apply(&partition(), &rows, |_, answer| making.take(answer)).expect_err("too much");
-        let wanted = "plugin `header-injector` (header-injector.wasm) failed at orders-3 offsets [7, 9): \
-                      it makes more than 10 bytes of one batch";
-        assert_eq!(said.to_string(), wanted);
     }
 
     #[test]

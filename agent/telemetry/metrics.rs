@@ -70,7 +70,7 @@ const GROUP_PARTITIONS: &str = "kafka_backup_group_partitions";
 const GROUP_FETCHES: &str = "kafka_backup_group_fetches";
 /// Reports of that client; recorded by `kafka::membership`.
 const GROUP_STATISTICS: &str = "kafka_backup_group_statistics_total";
-/// Records that stages failed at and are not in the archive; recorded by `stages`.
+/// Records that stages failed at and are not in the archive, or not restored; recorded by `stages`.
 const STAGE_LEFT_OUT: &str = "kafka_backup_stage_left_out_records_total";
 /// Always 1; its labels tell the version.
 const BUILD: &str = "kafka_backup_build_info";
@@ -113,7 +113,8 @@ fn describe() {
     describe_counter!(
         STAGE_LEFT_OUT,
         Unit::Count,
-        "Records at which a stage's plugin failed and that the archive does not hold, by policy: skip or dead-letter."
+        "Records at which a stage's plugin failed and that the archive, or a restore's target, does not hold, by policy: \
+         skip or dead-letter."
     );
     describe_counter!(RECORDS, Unit::Count, "Records that became durable, as a read-committed reader counts them.");
     describe_counter!(BYTES, Unit::Bytes, "Bytes of record batches that became durable.");

@@ -130,12 +130,13 @@ fn what_a_restore_cannot_have_and_what_does_not_run_it_are_told() {
     let kafka = Kafka::shared();
     let (topic, backup) = backed_up(kafka, "refused-verbs");
     let restore = Restore::of(kafka, &backup, &[&topic]);
-    let staged = format!("{}[[pipeline.stage]]\nplugin = \"header-injector\"\n", restore.config());
+    let letters = "plugin = \"header-injector\"\non_error = \"dead-letter\"";
+    let staged = Restore::of(kafka, &backup, &[&topic]).stage(letters).config();
     let verb = |verb: &str, config: &str| {
         let file = backup.write_config(config);
         program_with(&[verb, "--config", file.to_str().expect("UTF-8")])
     };
-    verb("restore", &staged).fails_with(2, &["stage", "restored"]);
+    verb("restore", &staged).fails_with(2, &["stage[0].on_error", "the archive keeps the record", "`skip`"]);
     verb("restore", &backup.config()).fails_with(2, &["no pipeline restores"]);
     let both = format!("{}\n{}", backup.config(), restore.config());
     for (name, config) in [("run", restore.config()), ("run", both), ("backup", restore.config())] {

@@ -41,6 +41,11 @@ impl Piece {
         self.count
     }
 
+    /// Returns the source offset of its first record.
+    pub(super) fn first(&self) -> Option<Offset> {
+        self.sources.first()
+    }
+
     /// Returns how many bytes its plain records are.
     pub(super) fn plain_bytes(&self) -> usize {
         self.body.len()

@@ -17,6 +17,11 @@ impl Sources {
         Self { first: (first, records), more: Vec::new() }
     }
 
+    /// Returns the first one; `None` where there is no record.
+    pub fn first(&self) -> Option<Offset> {
+        (self.first.1 > 0).then_some(self.first.0)
+    }
+
     /// Returns the runs, as (first offset, number of records); no run is empty or begins where the one before it ends.
     pub fn iter(&self) -> impl Iterator<Item = (Offset, u32)> {
         std::iter::once(self.first).chain(self.more.iter().copied()).filter(|(_, records)| *records > 0)
@@ -39,16 +44,30 @@ impl Sources {
     }
 }
 
+impl FromIterator<Offset> for Sources {
+    fn from_iter<T: IntoIterator<Item = Offset>>(offsets: T) -> Self {
+        let mut sources = Self::default();
+        offsets.into_iter().for_each(|offset| sources.push(offset));
+        sources
+    }
+}
+
+/// Tells for each record of a batch, in order, where it was: where its own offset says, unless there are `sources`.
+pub(super) fn origins(sources: Option<&Sources>) -> impl FnMut(Offset) -> Offset {
+    let mut told = sources.map(Sources::offsets);
+    move |own| told.as_mut().map_or(own, |told| told.next().expect("each record has a source"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn offsets_come_back_in_as_few_runs_as_there_are_holes() {
-        let mut sources = Sources::default();
-        assert_eq!(sources.iter().count(), 0);
+        assert_eq!((Sources::default().iter().count(), Sources::default().first()), (0, None));
         let offsets = [7, 8, 9, 11, 12, 20];
-        offsets.iter().for_each(|offset| sources.push(*offset));
+        let sources: Sources = offsets.into_iter().collect();
+        assert_eq!(sources.first(), Some(7));
         assert_eq!(sources.iter().collect::<Vec<_>>(), [(7, 3), (11, 2), (20, 1)]);
         assert_eq!(sources.offsets().collect::<Vec<_>>(), offsets);
     }

@@ -254,6 +254,42 @@ fn small_batches_of_huge_records_are_not_merged() {
 }
 
 #[test]
+fn what_was_made_of_archived_records_tells_where_they_were_however_it_is_sent() {
+    let made = |offsets: &[Offset]| {
+        let given: Vec<_> =
+            (0..).zip(offsets).map(|(at, offset)| Record { offset: at, ..record(*offset, 5, "v") }).collect();
+        (batch(&given, Compression::Lz4), offsets.iter().copied().collect::<Sources>())
+    };
+    let sparse = [100, 103, 103, 109, 240];
+    let all = |limits: Limits| {
+        let (mut refit, mut out) = (Refit::new(limits), Vec::new());
+        let archived = batch(&records(90..93), Compression::Lz4);
+        refit.put(&read(&archived), &archived, &EVERYTHING, &mut out).expect("sound");
+        for (batch, sources) in [made(&sparse), made(&[300, 302])] {
+            refit.put_made(&read(&batch), &batch, sources, &mut out).expect("ours");
+        }
+        let waits_from = refit.waits_from();
+        refit.flush(&mut out).expect("ours");
+        assert_eq!((refit.waits_from(), refit.waiting_bytes()), (None, 0));
+        let offsets: Vec<Vec<_>> = out.iter().map(|fitted| fitted.sources.offsets().collect()).collect();
+        out.iter().for_each(|fitted| drop(sent(fitted)));
+        (offsets, waits_from)
+    };
+    let one = [&[90, 91, 92][..], &sparse, &[300, 302]].concat();
+    assert_eq!(all(LIMITS), (vec![one], Some(90)));
+    assert_eq!(all(ALONE), (vec![vec![90, 91, 92], sparse.to_vec(), vec![300, 302]], None));
+    let (offsets, _) = all(Limits { most_bytes: HEADER_BYTES + 60, ..ALONE });
+    assert!(offsets.len() > 3, "{offsets:?}");
+    assert_eq!(offsets.concat(), [&[90, 91, 92][..], &sparse, &[300, 302]].concat());
+    let (batch, sources) = made(&sparse);
+    let (mut refit, mut out) = (Refit::new(LIMITS), Vec::new());
+    refit.put_made(&read(&batch), &batch, sources, &mut out).expect("ours");
+    assert_eq!((refit.waits_from(), refit.waiting_bytes()), (Some(100), batch.len()));
+    refit.flush(&mut out).expect("ours");
+    assert!(is_slice(&out[0], &batch), "one that stays alone is not encoded again");
+}
+
+#[test]
 fn what_waits_is_bounded_by_its_plain_bytes() {
     let limits = Limits { merge_to: 4000, ..LIMITS };
     let (mut refit, mut out) = (Refit::new(limits), Vec::new());

@@ -5,10 +5,12 @@
 use bytes::Bytes;
 
 use super::piece::Piece;
+use super::sources::{Sources, origins};
 use super::{Archived, Fitted, Limits, verbatim};
 use crate::batch::records::transfer::{each, unpack_in};
 use crate::batch::{Compression, HEADER_BYTES, Header};
 use crate::error::Result;
+use crate::record::Offset;
 
 /// What waits.
 #[derive(Debug)]
@@ -16,7 +18,7 @@ pub(super) struct Waiting {
     /// How all that waits is compressed, and whether a broker stamped it: other batches do not join it.
     kind: (Compression, bool),
     /// A batch that a broker would take as it is, where nothing else waits.
-    lone: Option<(Header, Bytes)>,
+    lone: Option<(Header, Bytes, Option<Sources>)>,
     /// The records of all batches, where there is no lone one.
     piece: Piece,
 }
@@ -30,6 +32,19 @@ impl Waiting {
     /// Returns whether anything waits.
     pub(super) fn waits(&self) -> bool {
         self.lone.is_some() || self.piece.count() > 0
+    }
+
+    /// Returns the source offset of the first record that waits.
+    pub(super) fn first(&self) -> Option<Offset> {
+        let of_lone = |(header, _, sources): &(Header, Bytes, Option<Sources>)| {
+            sources.as_ref().and_then(Sources::first).unwrap_or(header.base_offset)
+        };
+        self.lone.as_ref().map(of_lone).or_else(|| self.piece.first())
+    }
+
+    /// Returns how many bytes wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.lone.as_ref().map_or(0, |(_, batch, _)| batch.len()) + self.piece.plain_bytes()
     }
 
     /// Takes a batch; what is sent before it goes to `out`. Returns `false`, and has not taken it, where its records are too
@@ -53,16 +68,19 @@ impl Waiting {
         // What is wrong with one that cannot be unpacked is said where it is not merged, if it must be unpacked there.
         let Ok(plain) = unpack_in(batch.header, &batch.bytes, most_plain, scratch) else { return Ok(false) };
         let lone = self.lone.take();
-        let lone = lone.as_ref().map(|(header, bytes)| {
+        let lone = lone.as_ref().map(|(header, bytes, sources)| {
             let plain = unpack_in(header, bytes, most_plain, lone_scratch);
-            (header, bytes, plain)
+            (header, bytes, sources, plain)
         });
         let (piece, settings) = (&mut self.piece, (batch.compression, limits.most_bytes));
         match lone {
-            Some((header, _, Ok(first))) if first.len() + plain.len() <= most_plain => {
-                each(header, first, |offset, time, fields| piece.put((offset, time, fields), settings, out))?;
+            Some((header, _, sources, Ok(first))) if first.len() + plain.len() <= most_plain => {
+                let mut origin = origins(sources.as_ref());
+                each(header, first, |offset, time, fields| piece.put((origin(offset), time, fields), settings, out))?;
             }
-            Some((header, bytes, _)) => out.push(verbatim(header, bytes, batch.compression)),
+            Some((header, bytes, sources, _)) => {
+                out.push(verbatim(header, bytes, batch.compression, sources.clone()));
+            }
             None if piece.plain_bytes() + plain.len() > most_plain => piece.fit(settings.0, settings.1, out)?,
             None => {}
         }
@@ -81,14 +99,14 @@ impl Waiting {
 
     /// Lets a batch wait alone, as it is.
     fn wait(&mut self, batch: &Archived<'_>) -> bool {
-        self.lone = Some((*batch.header, batch.bytes.clone()));
+        self.lone = Some((*batch.header, batch.bytes.clone(), batch.sources.clone()));
         true
     }
 
     /// Hands out all that waits.
     pub(super) fn flush(&mut self, most_bytes: usize, out: &mut Vec<Fitted>) -> Result<()> {
-        if let Some((header, batch)) = self.lone.take() {
-            out.push(verbatim(&header, &batch, self.kind.0));
+        if let Some((header, batch, sources)) = self.lone.take() {
+            out.push(verbatim(&header, &batch, self.kind.0, sources));
         }
         self.piece.fit(self.kind.0, most_bytes, out)
     }

@@ -80,8 +80,8 @@ pub static RESTORE_KEYS: &[Key] = &[
         "pipeline.stage.on_error",
         Type::Text,
         "fail",
-        "what becomes of records that the plugin fails at: `fail` stops their partition before them; `skip` leaves them out; \
-         `dead-letter` leaves their batch out and names it",
+        "what becomes of records that the plugin fails at: `fail` ends the restore of their partition; `skip` leaves them out, \
+         names and counts them; there are no dead letters, as the archive keeps the records",
     ),
     with_default("pipeline.stage.deadline", Type::Duration, "10s", "how long one call of the plugin may take"),
     with_default(

@@ -11,34 +11,37 @@ use crate::kafka::client::topics::{Made, NewTopic};
 use crate::record::{Partition, TopicId};
 use crate::restore::map::Pair;
 use crate::restore::plan::targets::is_meanwhile;
-use crate::restore::plan::{self, PartitionPlan, Plan, TopicPlan};
+use crate::restore::plan::{PartitionPlan, Plan, TopicPlan};
 
-/// A partition of the plan, with where its records go.
+/// A partition of the plan, with where its records can go.
 pub(super) struct Assigned<'a> {
-    /// Source and target, by their topics' ids.
-    pub(super) pair: Pair,
-    /// Its topic.
-    pub(super) topic: &'a TopicPlan,
+    /// Where they come from, by the topic's id.
+    pub(super) source: Partition,
     /// What is taken of it.
     pub(super) of: &'a PartitionPlan,
+    /// Where they can go; the first is where records go that no stage sends elsewhere.
+    pub(super) targets: Vec<Toward>,
 }
 
-/// Returns the topics that are made, each with the new topic that the plan makes of it.
-fn new_topics(plan: &Plan) -> impl Iterator<Item = (&TopicPlan, &plan::NewTopic)> {
-    plan.topics.iter().filter_map(|topic| Some((topic, topic.create.as_ref()?)))
+/// A target of a partition.
+pub(super) struct Toward {
+    /// Source and target, by their topics' ids.
+    pub(super) pair: Pair,
+    /// The target's `max.message.bytes`.
+    pub(super) most_bytes: usize,
 }
 
 /// Makes the topics that are missing.
 pub(super) async fn make(client: &Client, plan: &Plan) -> Result<()> {
     let mut wanted: BTreeMap<&str, NewTopic> = BTreeMap::new();
-    for (topic, new) in new_topics(plan) {
+    for (topic, new) in plan.new_topics() {
         let made = NewTopic {
-            name: topic.target.clone(),
+            name: topic.to_owned(),
             partitions: new.partitions,
             replication_factor: new.replication_factor,
             configs: new.configs.clone(),
         };
-        let known = wanted.entry(&topic.target).or_insert_with(|| made.clone());
+        let known = wanted.entry(topic).or_insert_with(|| made.clone());
         known.partitions = known.partitions.max(made.partitions);
     }
     let wanted: Vec<_> = wanted.into_values().collect();
@@ -61,32 +64,54 @@ pub(super) async fn make(client: &Client, plan: &Plan) -> Result<()> {
 /// Returns the partitions that something is taken of, with their targets.
 pub(super) async fn assigned<'a>(client: &Client, plan: &'a Plan) -> Result<Vec<Assigned<'a>>> {
     let mut names: Vec<_> = plan.topics.iter().map(|topic| topic.target.clone()).collect();
+    names.extend(plan.routed.iter().map(|topic| topic.topic.clone()));
     names.sort();
     names.dedup();
     let metadata = client.metadata(Some(&names)).await?;
     let there = metadata.topics.iter().filter(|topic| topic.code == 0);
-    let ids: HashMap<&str, TopicId> = there.map(|topic| (&*topic.name, topic.topic_id)).collect();
-    let assign = |(topic, of): (&'a TopicPlan, &'a PartitionPlan)| {
-        let target_id = ids.get(topic.target.as_str()).copied();
-        let target_id = target_id
-            .ok_or_else(|| Error::failed(format!("the cluster does not tell of topic \"{}\"", topic.target)))?;
-        let source =
-            Partition { topic: topic.source.as_str().into(), topic_id: topic.topic_id.parse()?, index: of.source };
-        let target = Partition { topic: topic.target.as_str().into(), topic_id: target_id, index: of.target };
-        Ok(Assigned { pair: Pair { source, target }, topic, of })
+    let there = there.map(|topic| (&*topic.name, (topic.topic_id, topic.partitions.len() as i32))).collect();
+    let taken = plan.partitions().filter(|(_, of)| !of.range().is_empty());
+    taken.map(|(topic, of)| assign(plan, &there, topic, of)).collect()
+}
+
+/// Finds the targets of one partition; `there` are the topics of the cluster, with how many partitions each has.
+fn assign<'a>(
+    plan: &Plan,
+    there: &HashMap<&str, (TopicId, i32)>,
+    topic: &TopicPlan,
+    of: &'a PartitionPlan,
+) -> Result<Assigned<'a>> {
+    let find = |name: &str| {
+        let untold = || Error::failed(format!("the cluster does not tell of topic \"{name}\""));
+        there.get(name).copied().ok_or_else(untold)
     };
-    plan.partitions().filter(|(_, of)| !of.range().is_empty()).map(assign).collect()
+    let source = Partition { topic: topic.source.as_str().into(), topic_id: topic.topic_id.parse()?, index: of.source };
+    let toward = |name: &str, topic_id, index, most_bytes| {
+        let target = Partition { topic: name.into(), topic_id, index };
+        Toward { pair: Pair { source: source.clone(), target }, most_bytes }
+    };
+    let (topic_id, _) = find(&topic.target)?;
+    let mut targets = vec![toward(&topic.target, topic_id, of.target, topic.most_bytes)];
+    let chooses_partitions = plan.stages.iter().any(|stage| stage.chooses_partitions);
+    for routed in &plan.routed {
+        let (topic_id, partitions) = find(&routed.topic)?;
+        let own = (routed.topic == topic.target).then_some(of.target);
+        let reached = if chooses_partitions { 0..partitions } else { of.source..(of.source + 1).min(partitions) };
+        let others = reached.filter(|index| own != Some(*index));
+        targets.extend(others.map(|index| toward(&routed.topic, topic_id, index, routed.most_bytes)));
+    }
+    Ok(Assigned { source, of, targets })
 }
 
 /// Gives the topics that were made the settings that they could not have while records came.
 pub(super) async fn set_afterwards(client: &Client, plan: &Plan) -> Result<()> {
-    for (topic, new) in new_topics(plan) {
+    for (topic, new) in plan.new_topics() {
         let meanwhile = new.configs.iter().filter(|(name, _)| is_meanwhile(name));
         let mut changes: BTreeMap<&str, Option<&str>> = meanwhile.map(|(name, _)| (name.as_str(), None)).collect();
         changes.extend(new.afterwards.iter().map(|(name, value)| (name.as_str(), Some(value.as_str()))));
         let owned = |(name, value): (&str, Option<&str>)| (name.to_owned(), value.map(str::to_owned));
         let changes: Vec<_> = changes.into_iter().map(owned).collect();
-        client.alter_configs(&topic.target, &changes).await?;
+        client.alter_configs(topic, &changes).await?;
     }
     Ok(())
 }

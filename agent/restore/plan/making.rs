@@ -9,7 +9,7 @@ use super::hazards::{self, Danger, Hazard};
 use super::savepoint::Savepoint;
 use super::targets::{MOST_BYTES, Targets};
 use super::torn::torn;
-use super::{ChainPlan, Cut, PartitionPlan, Plan, TopicPlan, Torn};
+use super::{ChainPlan, Cut, PartitionPlan, Plan, TopicPlan, Torn, routed, span};
 use crate::archive::Archive;
 use crate::archive::catalog::Row;
 use crate::archive::layout;
@@ -23,13 +23,14 @@ use crate::error::{Error, Kind, Result};
 use crate::kafka::client::Client;
 use crate::record::{Offset, OffsetRange, Partition};
 use crate::restore::reading::contributes;
+use crate::stages::Stages;
 
-/// Makes the plan of what is asked for.
+/// Makes the plan of what is asked for, through these stages.
 ///
 /// # Errors
 /// [`Kind::Usage`] for topics, partitions, forks or savepoints that are not there, and for names that collide; else those
 /// of the store and of the cluster.
-pub async fn make(restore: &Restore, archive: &Archive, client: &Client) -> Result<Plan> {
+pub async fn make(restore: &Restore, archive: &Archive, client: &Client, stages: Option<&Stages>) -> Result<Plan> {
     let accepted = hazards::accepted(&restore.sink.accept)?;
     let savepoint = Savepoint::find(restore, archive).await?;
     let cut = Cut {
@@ -37,7 +38,8 @@ pub async fn make(restore: &Restore, archive: &Archive, client: &Client) -> Resu
         until_ms: restore.source.until.map(|time| time.0),
         savepoint: savepoint.as_ref().map(|savepoint| savepoint.name.to_string()),
     };
-    let mut making = Making { restore, archive, savepoint, cut, hazards: Vec::new() };
+    let keeps = routed::kept(stages);
+    let mut making = Making { restore, archive, savepoint, cut: cut.within(&keeps), hazards: Vec::new() };
     let timelines = making.choose(source::timelines(archive).await?)?;
     let mut topics = Vec::new();
     for timeline in &timelines {
@@ -45,13 +47,24 @@ pub async fn make(restore: &Restore, archive: &Archive, client: &Client) -> Resu
     }
     collisions(&topics)?;
     let mut targets = Targets { client, hazards: Vec::new() };
+    let stages = stages.map(routed::stages).unwrap_or_default();
+    let mut routing = routed::Routing::of(&stages, &topics, &timelines, &targets).await?;
     targets.look(&mut topics, &timelines).await?;
+    if !routing.extra().is_empty() {
+        targets.look(routing.extra(), &timelines).await?;
+    }
     let mut hazards = making.hazards;
-    hazards.append(&mut targets.hazards);
+    for hazard in targets.hazards {
+        // Of a topic that stages send to as well it is told once.
+        if !hazards.contains(&hazard) {
+            hazards.push(hazard);
+        }
+    }
+    let routed = routing.finish(&mut topics, &mut hazards);
     for hazard in &mut hazards {
         hazard.accepted = accepted.contains(&hazard.danger);
     }
-    Ok(Plan { cut: making.cut, merge_below: merge_below(restore), topics, hazards })
+    Ok(Plan { cut, merge_below: merge_below(restore), topics, stages, keeps, routed, hazards })
 }
 
 /// Returns below how many bytes batches are merged; none is as small as one byte.
@@ -63,6 +76,7 @@ struct Making<'a> {
     restore: &'a Restore,
     archive: &'a Archive,
     savepoint: Option<Savepoint>,
+    /// What is left out, by the request and by the stages.
     cut: Cut,
     hazards: Vec<Hazard>,
 }
@@ -273,14 +287,6 @@ fn times(row: &Row, cut: &Cut) -> Option<(i64, i64)> {
     let least = row.min_time.or(row.first_time)?.0.max(cut.from_ms.unwrap_or(0));
     let most = row.max_time?.0.min(cut.until_ms.map_or(i64::MAX, |until| until.saturating_sub(1)));
     (0 <= most).then_some((least.max(0).min(most), most))
-}
-
-/// Returns the span of both.
-fn span(a: Option<(i64, i64)>, b: Option<(i64, i64)>) -> Option<(i64, i64)> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
-        (one, other) => one.or(other),
-    }
 }
 
 /// Refuses two sources of one target partition: their records would be mixed.

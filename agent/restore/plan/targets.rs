@@ -66,6 +66,13 @@ impl Targets<'_> {
         self.hazards.push(Hazard::new(danger, subject, detail));
     }
 
+    /// Returns how many partitions topics have; of those that are there.
+    pub(super) async fn partition_counts(&self, names: &[String]) -> Result<BTreeMap<String, i32>> {
+        let metadata = self.client.metadata(Some(names)).await?;
+        let there = metadata.topics.into_iter().filter(|topic| topic.code == 0);
+        Ok(there.map(|topic| (topic.name, topic.partitions.len() as i32)).collect())
+    }
+
     /// Looks at the targets of all topics, and says in them what becomes of each.
     pub(super) async fn look(&mut self, topics: &mut [TopicPlan], timelines: &[Timeline]) -> Result<()> {
         let names: BTreeSet<String> = topics.iter().map(|topic| topic.target.clone()).collect();

@@ -232,10 +232,13 @@ pub struct Done {
     pub finished_at: String,
     /// The attempt that finished it.
     pub attempt: u32,
-    /// Records that were restored.
+    /// Records that were restored, copies that stages made among them.
     pub records: u64,
     /// Bytes of their batches.
     pub bytes: u64,
+    /// Records that were left out because a stage failed at them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
     /// XXH3-128 of the offset map's object.
     pub map_digest: String,
     /// What became of each pair.
@@ -248,7 +251,7 @@ pub struct Outcome {
     /// The pair.
     #[serde(flatten)]
     pub pair: Pair,
-    /// Records that were restored.
+    /// Records that were restored; several copies of one count once.
     pub records: u64,
     /// The target offset behind them.
     pub end: Offset,
@@ -303,6 +306,11 @@ impl Owned for Cancelled {
     fn owner(&self) -> (&str, Name) {
         (&self.restore_id, Name::Cancelled)
     }
+}
+
+/// Most restores leave nothing out, and say nothing of it.
+fn is_zero(records: &u64) -> bool {
+    *records == 0
 }
 
 /// Returns XXH3-128 as the objects write it.

@@ -58,6 +58,7 @@ fn done(map_digest: &str) -> Done {
         finished_at: "2026-11-22T10:00:00.000Z".to_owned(),
         attempt: 0,
         records: 10,
+        left_out: 0,
         bytes: 100,
         map_digest: map_digest.to_owned(),
         partitions: vec![outcome],

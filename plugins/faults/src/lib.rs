@@ -39,12 +39,14 @@ pub struct Faults {
     seen: i64,
     /// Bytes of the answer of `huge-output`: by default far more than a batch has, and less than a limit of memory.
     bytes: usize,
+    /// The partition that all records go to, where there is no fault.
+    partition: Option<i32>,
 }
 
 impl Plugin for Faults {
     fn configure(settings: Vec<(String, String)>) -> Result<(Self, Plan)> {
         let settings = Settings::new(settings);
-        settings.only(&["fault", "offset", "in", "bytes", "pure", "routes"])?;
+        settings.only(&["fault", "offset", "in", "bytes", "pure", "routes", "targets", "partition"])?;
         let fault = settings.choice("fault", &FAULTS)?.unwrap_or("none").to_owned();
         let offset = settings.number("offset")?;
         let bytes = settings.number("bytes")?.unwrap_or(64 << 20);
@@ -55,11 +57,12 @@ impl Plugin for Faults {
         let plan = Plan {
             needs: Columns::VALUES,
             touches: Touches::all() - Touches::TIMESTAMPS - routes,
-            targets: Some(Vec::new()),
+            targets: settings.flag("targets")?.unwrap_or(true).then(Vec::new),
             keeps: Window { from: None, until: None },
             pure: settings.flag("pure")?.unwrap_or(true),
         };
-        let plugin = Self { fault, offset, seen: -1, bytes };
+        let partition = settings.number("partition")?;
+        let plugin = Self { fault, offset, seen: -1, bytes, partition };
         if settings.choice("in", &["apply", "configure"])? == Some("configure") {
             plugin.misbehave(0)?;
         }
@@ -134,7 +137,7 @@ impl Faults {
                 // One large cell, the others empty: the size is wrong, nothing else is.
                 answer.values = values(vec![self.bytes as u32; rows], Vec::new(), vec![b'x'; self.bytes]);
             }
-            _ => {}
+            _ => answer.partitions = self.partition.map(|partition| vec![partition; rows]),
         }
         answer
     }
