@@ -113,8 +113,7 @@ impl Sending {
                 map.open(pair, window.offsets, ends.get(&pair.target).copied().unwrap_or(0))?;
             }
         }
-        // Some wait for a worker of the stages meanwhile, and need no core.
-        let at_once = if stages.is_some() { 2 * cores } else { cores };
+
         Ok(Self {
             producer,
             lanes: lanes.into_iter().map(|lane| (lane.source.clone(), Arc::new(lane))).collect(),
@@ -125,7 +124,7 @@ impl Sending {
             answers: VecDeque::new(),
             fitted,
             made,
-            cores: Arc::new(Semaphore::new(at_once)),
+            cores: Arc::new(Semaphore::new(cores)),
             beyond: Arc::new(Semaphore::new(UNPAID_BYTES)),
             map,
             sum: Sum::default(),

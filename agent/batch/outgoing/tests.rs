@@ -278,7 +278,7 @@ fn what_was_made_of_archived_records_tells_where_they_were_however_it_is_sent() 
     let one = [&[90, 91, 92][..], &sparse, &[300, 302]].concat();
     assert_eq!(all(LIMITS), (vec![one], Some(90)));
     assert_eq!(all(ALONE), (vec![vec![90, 91, 92], sparse.to_vec(), vec![300, 302]], None));
-    let (offsets, _) = all(Limits { most_bytes: HEADER_BYTES + 60, ..ALONE });
+    let (offsets, _) = all(Limits { most_bytes: HEADER_BYTES + 40, ..ALONE });
     assert!(offsets.len() > 3, "{offsets:?}");
     assert_eq!(offsets.concat(), [&[90, 91, 92][..], &sparse, &[300, 302]].concat());
     let (batch, sources) = made(&sparse);
