@@ -8,7 +8,7 @@
 //! Everything that a restore must remember is in those objects and in the targets' logs. What a process knows besides is
 //! lost with it, and nothing is missing.
 
-mod ends;
+pub(crate) mod ends;
 pub mod map;
 pub mod perform;
 pub mod plan;

@@ -4,8 +4,8 @@
 //! the listings that tie them together. A *deep* check reads every byte besides, and holds each sidecar against its log. What is looked
 //! at in which file: [`chain`](crate::archive::source::chain) walks segment by segment, [`place`] holds neighbours
 //! together, [`catalogs`], [`copies`], [`dead_letters`], [`restores`], [`savepoints`] and [`topics`] look at what their
-//! names say. [`cluster`] compares an archive with what its source still has; [`periodic`] does it all beside a running
-//! pipeline.
+//! names say. [`cluster`] compares an archive with what its source still has, [`restored`] with what a restore made of it;
+//! [`periodic`] does it all beside a running pipeline.
 //!
 //! Guarantees: nothing is written. Everything found is a [`Finding`] in one [`Report`]; what could not be looked at is one
 //! too, since not to have looked is no success. Memory: some MiB for each partition that is looked at, and for each
@@ -21,6 +21,7 @@ mod dead_letters;
 pub mod periodic;
 mod place;
 mod report;
+pub mod restored;
 mod restores;
 mod savepoints;
 mod topics;
@@ -96,7 +97,7 @@ pub async fn check_some(archive: &Archive, mode: Mode, side_by_side: usize) -> R
         }
     }
     let backup_id = archive.backup().backup_id.clone();
-    Ok(Report { backup_id, mode, topics, savepoints, findings, compared: None })
+    Ok(Report { backup_id, mode, topics, savepoints, findings, compared: None, restored: None })
 }
 
 /// Says which forks there are, and finds those whose parent does not hold what lies before them.

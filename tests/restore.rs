@@ -10,6 +10,7 @@ mod refusals;
 mod savepoint;
 mod shapes;
 mod stages;
+mod verified;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -175,6 +176,31 @@ impl<'a> Restore<'a> {
         })
     }
 
+    /// Has `verify` compare the archive with what was restored.
+    pub(crate) fn verify(&self, arguments: &[&str]) -> Ended {
+        let against = ["--against-restore", &self.id, "--bootstrap-servers", &self.brokers];
+        let archive = ["verify", "--path", self.backup.archive(), "--backup-id", self.backup_id];
+        program_with(&[&archive, &against[..], arguments].concat())
+    }
+
+    /// Asserts that `verify` finds what was restored to be what the archive holds, as many records as the restore says.
+    #[track_caller]
+    pub(crate) fn assert_agrees(&self) {
+        let json = self.verify(&["-o", "json"]).ok();
+        let data: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        let (done, _) = self.done();
+        let pairs = data["restored"]["pairs"].as_array().expect("pairs");
+        assert_eq!(pairs.len(), done.partitions.len());
+        for pair in pairs {
+            let [archive, target] = ["archive", "target"].map(|side| {
+                (pair[format!("{side}_records")].as_u64().expect("all"), pair[format!("{side}_digest")].to_string())
+            });
+            assert_eq!((&archive, pair["result"].as_str()), (&target, Some("the same")), "{pair}");
+        }
+        let records: u64 = pairs.iter().filter_map(|pair| pair["archive_records"].as_u64()).sum();
+        assert_eq!(records, done.records);
+    }
+
     /// Asserts that each target holds what `wanted` picks of its source, cell by cell and in order, and that the map
     /// leads from each record to where the consumer finds it.
     #[track_caller]
@@ -282,6 +308,7 @@ fn everything_comes_back_cell_by_cell_also_from_a_backup_of_what_came_back() {
     assert!(said.stderr.contains(" records ("), "{}", said.stderr);
     let _ = said.ok();
     restore.assert_brought(kafka, |_| true);
+    restore.assert_agrees();
     for (source, target) in &restore.topics {
         assert_made_alike(kafka, source, target);
     }

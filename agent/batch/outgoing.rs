@@ -183,7 +183,7 @@ impl Window {
     }
 
     /// Returns whether a record is taken.
-    pub(crate) fn contains(&self, offset: Offset, time: Timestamp) -> bool {
+    pub fn contains(&self, offset: Offset, time: Timestamp) -> bool {
         self.offsets.contains(offset)
             && self.from.is_none_or(|from| time >= from)
             && self.until.is_none_or(|until| time < until)

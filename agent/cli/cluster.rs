@@ -29,9 +29,8 @@ impl ClusterArgs {
         let is_named = self.bootstrap_servers.is_some() || !self.property.is_empty() || self.command_config.is_some();
         match is_asked {
             true => self.properties().map(Some),
-            false if is_named => {
-                Err(Error::usage("a cluster is named, and nothing asked of it").hint("add --against-cluster"))
-            }
+            false if is_named => Err(Error::usage("a cluster is named, and nothing asked of it")
+                .hint("add --against-cluster or --against-restore")),
             false => Ok(None),
         }
     }

@@ -40,15 +40,18 @@ impl StateArgs {
     /// [`Kind::NoBackup`](crate::error::Kind::NoBackup) for a backup that is not there, where they are kept with it.
     pub(super) async fn open(&self) -> Result<Store> {
         match &self.state {
-            Some(state) => {
-                Ok(super::open_as(state, "--state is where the restores keep their objects")?.within(&self.backup_id))
-            }
+            Some(state) => beside(state, &self.backup_id),
             None => {
                 let root = super::open(self.path.as_deref().unwrap_or_default())?;
                 Ok(source::open(&root, &self.backup_id).await?.store().clone())
             }
         }
     }
+}
+
+/// Opens the store of the restores of a backup that are not kept with it.
+pub(super) fn beside(state: &str, backup_id: &str) -> Result<Store> {
+    Ok(super::open_as(state, "--state is where the restores keep their objects")?.within(backup_id))
 }
 
 /// Reads a restore's id from the command line.

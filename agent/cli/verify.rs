@@ -5,12 +5,14 @@ use serde::Serialize;
 
 use super::table::{self, Output, Page};
 use super::{ArchiveArgs, Format};
-use crate::archive::source;
 use crate::archive::source::dead_letters::Letter;
+use crate::archive::{Archive, source};
 use crate::cli::cluster::ClusterArgs;
 use crate::error::Result;
 use crate::record::Offset;
+use crate::restore::state::State;
 use crate::verify::cluster::{self, Compared};
+use crate::verify::restored::{self, PairReport, Restored};
 use crate::verify::{self, Count, Found, Mode, Report, Stretch, TopicReport};
 
 /// What the user typed after `verify`.
@@ -18,10 +20,11 @@ use crate::verify::{self, Count, Found, Mode, Report, Stretch, TopicReport};
 #[command(
     long_about = "Check a backup.\n\nWithout --deep everything but the logs is read: the chains of segments and their \
     sidecars, catalogs, topic objects, savepoints. With --deep every byte is, and each sidecar is held against its log. \
-    With --against-cluster the archive is compared with what the source still has, batch by batch.",
+    With --against-cluster the archive is compared with what the source still has, batch by batch; with --against-restore \
+    what a restore takes of it with what its target has, record by record.",
     after_help = "Exit codes: 0 sound (forks, work that a writer left unfinished at the end of a chain, and what the source \
     has compacted or deleted since, included), 4 damage or a difference, 5 a hole that nothing declares, 1 something could \
-    not be looked at, 3 transactions of which a repair could not find out whether they were aborted, 10 no such backup"
+    not be looked at or compared, 3 transactions of which a repair could not find out whether they were aborted, 10 no such backup"
 )]
 pub struct Args {
     #[command(flatten)]
@@ -33,14 +36,33 @@ pub struct Args {
     pub(super) against: Against,
 }
 
-/// The cluster to compare with, if one shall be.
+/// What to compare with, if with something.
 #[derive(Debug, Default, clap::Args)]
 pub(super) struct Against {
     /// Compare with what the source still has
     #[arg(long)]
     pub(super) against_cluster: bool,
+    /// Compare with what this restore has made of it; the cluster is its target
+    #[arg(
+        long, value_name = "RESTORE-ID", conflicts_with = "against_cluster", value_parser = super::restores::restore_id,
+    )]
+    pub(super) against_restore: Option<String>,
+    /// Where the restore keeps its objects, if not with the backup: a folder or a URL
+    #[arg(long, value_name = "PATH|URL", requires = "against_restore")]
+    pub(super) state: Option<String>,
     #[command(flatten)]
     pub(super) cluster: ClusterArgs,
+}
+
+impl Against {
+    /// Finds what the restore keeps.
+    async fn state(&self, archive: &Archive, restore_id: &str) -> Result<State> {
+        let beside = match &self.state {
+            Some(state) => super::restores::beside(state, &archive.backup().backup_id)?,
+            None => archive.store().clone(),
+        };
+        State::open(&beside, restore_id).await
+    }
 }
 
 /// Checks the backup.
@@ -48,13 +70,21 @@ pub(super) struct Against {
 /// # Errors
 /// [`Kind::NoBackup`](crate::error::Kind::NoBackup); after printing, the kind of the worst finding.
 pub async fn run(args: Args) -> Result<()> {
-    let properties = args.against.cluster.properties_if(args.against.against_cluster)?;
+    let against = &args.against;
+    let is_asked = against.against_cluster || against.against_restore.is_some();
+    let properties = against.cluster.properties_if(is_asked)?;
     let root = super::open(&args.archive.path)?;
     let archive = source::open(&root, &args.archive.backup_id).await?;
+    let restore = match &against.against_restore {
+        Some(restore_id) => Some(against.state(&archive, restore_id).await?),
+        None => None,
+    };
     let mode = if args.deep { Mode::Deep } else { Mode::Plain };
     let mut report = verify::check(&archive, mode).await?;
-    if let Some(properties) = properties {
-        cluster::compare(&archive, properties, &mut report).await;
+    match (properties, restore) {
+        (Some(properties), Some(state)) => restored::compare(&archive, &state, properties, &mut report).await,
+        (Some(properties), None) => cluster::compare(&archive, properties, &mut report).await,
+        (None, _) => {}
     }
     if report.topics.is_empty() {
         tracing::warn!("the backup `{}` holds no topic", report.backup_id);
@@ -98,7 +128,30 @@ fn page(report: &Report) -> Page {
         let (partitions, bytes) = (table::counted(partitions, "partition"), table::size(bytes));
         page.line(format_args!("compared with the source: {partitions}, {offsets} offsets, {bytes}"));
     }
+    if let Some(restored) = &report.restored {
+        pairs(&mut page, restored);
+    }
     page
+}
+
+/// Adds what the pairs of a restore come to.
+pub(super) fn pairs(page: &mut Page, restored: &Restored) {
+    page.line(format_args!("compared with restore {}:", restored.restore_id));
+    let row = |pair: &PairReport| {
+        let digest = |digest: &Option<String>| table::or_dash(digest.as_deref());
+        vec![
+            format!("{}-{}", pair.pair.source.topic, pair.pair.source.index),
+            format!("{}-{}", pair.pair.target.topic, pair.pair.target.index),
+            table::or_dash(pair.archive_records),
+            table::or_dash(pair.target_records),
+            digest(&pair.archive_digest),
+            digest(&pair.target_digest),
+            pair.result.clone(),
+        ]
+    };
+    let rows: Vec<_> = restored.pairs.iter().map(row).collect();
+    let heads = ["Source", "Target", "Archived", "Restored", "Digest of Archive", "Digest of Target", "Result"];
+    page.table(&heads, &rows);
 }
 
 /// The report as data; its JSON is stable.
@@ -110,6 +163,7 @@ struct Data {
     topics: Vec<TopicData>,
     savepoints: u64,
     compared: Option<Compared>,
+    restored: Option<Restored>,
     findings: Vec<FindingData>,
     left_out: Vec<LeftOutData>,
 }
@@ -170,6 +224,7 @@ fn data(report: &Report) -> Data {
         topics: report.topics.iter().map(topic).collect(),
         savepoints: report.savepoints,
         compared: report.compared,
+        restored: report.restored.clone(),
         findings: findings(report).collect(),
         left_out: left_out(report).collect(),
     }

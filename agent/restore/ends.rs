@@ -21,7 +21,7 @@ const SETTLE: Duration = Duration::from_secs(30);
 /// # Errors
 /// [`Kind::Transient`](crate::error::Kind::Transient) when a partition has no leader that answers in time;
 /// [`Kind::Failed`](crate::error::Kind::Failed) when one refuses to.
-pub(super) async fn of(client: &Client, targets: &[Partition]) -> Result<HashMap<Partition, OffsetRange>> {
+pub(crate) async fn of(client: &Client, targets: &[Partition]) -> Result<HashMap<Partition, OffsetRange>> {
     let deadline = Instant::now() + SETTLE;
     let mut backoff = client.backoff();
     let mut told = HashMap::new();

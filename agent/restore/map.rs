@@ -349,6 +349,11 @@ impl Track {
         self.runs.iter()
     }
 
+    /// Returns the run that holds the source offset `source`, from it on, or else the first one behind it.
+    pub fn run_from(&self, source: Offset) -> Option<Run> {
+        self.runs.since(source).next()
+    }
+
     /// Returns the last run.
     pub fn last_run(&self) -> Option<Run> {
         self.runs.last()

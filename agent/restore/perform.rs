@@ -313,7 +313,10 @@ pub(super) fn transactional_id(restore_id: &str) -> String {
 }
 
 /// Returns the way along a partition that is planned.
-fn way(source: &Partition, of: &plan::PartitionPlan) -> Result<Vec<Part>> {
+///
+/// # Errors
+/// [`Kind::Failed`] where the plan names a chain that can be none.
+pub(crate) fn way(source: &Partition, of: &plan::PartitionPlan) -> Result<Vec<Part>> {
     let part = |chain: &plan::ChainPlan| {
         let named = layout::parse_chain_name(&chain.chain);
         let (_, fork) = named.ok_or_else(|| Error::failed(format!("the plan names a chain `{}`", chain.chain)))?;

@@ -8,16 +8,19 @@
 //! end, is [`What::Unchecked`]: only what was compared is sound. Memory: fetched bytes within a budget, and for
 //! [`comparer::SIDE_BY_SIDE`] partitions a chunk of their segment.
 
-mod comparer;
+pub(super) mod comparer;
 mod comparison;
-mod held;
+pub(super) mod held;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use self::comparer::{Comparer, Outcome};
+use self::comparer::{Comparer, Outcome, Sides};
+use self::comparison::Comparison;
+use self::held::Held;
 use super::{Report, TopicReport};
 use crate::archive::source::chain::{Finding, What};
 use crate::archive::source::{self, Timeline};
@@ -95,7 +98,7 @@ async fn try_compare(archive: &Archive, properties: Properties, report: &mut Rep
     if wanted.is_empty() {
         return Ok(());
     }
-    pass(archive, properties, &mut wanted).await?;
+    pass(Arc::new(Newest(archive.clone())), properties, &mut wanted).await?;
     take_over(archive, report, wanted);
     Ok(())
 }
@@ -126,9 +129,32 @@ fn places(timeline: &Timeline) -> impl Iterator<Item = Partition> + '_ {
     timeline.places.iter().filter(|place| place.fork.is_none()).map(|place| place.partition.clone())
 }
 
+/// What the source is compared with: the archive along the newest way of each partition.
+struct Newest(Archive);
+
+impl Sides for Newest {
+    type Side = Comparison;
+
+    async fn open(&self, partition: &Partition) -> Result<Option<Comparison>> {
+        Comparison::begin(Held::open(&self.0, partition).await?).await
+    }
+
+    fn archive(&self) -> &Archive {
+        &self.0
+    }
+
+    fn folder(&self, partition: &Partition) -> String {
+        layout::partition_folder(partition)
+    }
+
+    fn role(&self) -> &'static str {
+        "source"
+    }
+}
+
 /// Reads what is wanted and compares it; what became of each partition is put beside it.
-async fn pass(
-    archive: &Archive,
+pub(super) async fn pass<S: Sides>(
+    sides: Arc<S>,
     properties: Properties,
     wanted: &mut BTreeMap<Partition, Option<Outcome>>,
 ) -> Result<()> {
@@ -147,7 +173,7 @@ async fn pass(
         rate: RateLimit::new(None),
     })
     .await?;
-    let mut comparer = Comparer::new(archive.clone(), wanted.keys().cloned());
+    let mut comparer = Comparer::new(sides.clone(), wanted.keys().cloned());
     let mut listener = Listener::new();
     // Nobody stops it: a signal ends the process.
     let (_stop, stopped) = tokio::sync::watch::channel(false);
@@ -166,16 +192,16 @@ async fn pass(
             .map_or("nothing told why", String::as_str);
         let outcome = outcome.get_or_insert_with(|| Outcome::nothing(None));
         if let Some(left) = outcome.left {
-            outcome.findings.push(unread(archive, partition, left, why));
+            outcome.findings.push(unread(&*sides, partition, left, why));
         }
     }
     Ok(())
 }
 
 /// Returns the finding that a partition could not be read.
-fn unread(archive: &Archive, partition: &Partition, left: Option<OffsetRange>, why: &str) -> Finding {
-    let object = archive.store().describe(&layout::partition_folder(partition));
-    let detail = format!("they could not be compared with the source: {why}");
+fn unread(sides: &impl Sides, partition: &Partition, left: Option<OffsetRange>, why: &str) -> Finding {
+    let object = sides.archive().store().describe(&sides.folder(partition));
+    let detail = format!("they could not be compared with the {}: {why}", sides.role());
     Finding { what: What::Unchecked, object, range: left, detail }
 }
 
@@ -222,7 +248,7 @@ impl Observer for Listener {
     fn topic(&mut self, _topic: &Topic) {}
     fn observed(&mut self, _partition: &Partition, _log: &Log) {}
     fn diverged(&mut self, partition: &Partition, end: Offset) {
-        let reason = format!("its log ends at offset {end}, before what the archive begins with");
+        let reason = format!("its log ends at offset {end}, before what is compared begins");
         self.reasons.insert(partition.to_string(), reason);
     }
     fn opened(&mut self, _partition: &Partition, _next: Option<Offset>) {}
@@ -239,7 +265,7 @@ impl Observer for Listener {
     fn tick(&mut self) {
         if Instant::now() >= self.line_at {
             self.line_at = Instant::now() + LINE_EVERY;
-            tracing::info!("comparing: {} MiB read from the source", self.bytes >> 20);
+            tracing::info!("comparing: {} MiB read", self.bytes >> 20);
         }
     }
 }

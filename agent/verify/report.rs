@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Mode;
 use super::cluster::Compared;
 use super::place::Checked;
+use super::restored::Restored;
 use crate::archive::Archive;
 use crate::archive::sidecar::Sidecar;
 use crate::archive::source::chain::{self, Finding, What};
@@ -30,6 +31,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// How much was compared with the source, if that was asked for.
     pub compared: Option<Compared>,
+    /// What the archive and what was restored of it come to, if that was asked for.
+    pub restored: Option<Restored>,
 }
 
 /// What was found of one timeline.

@@ -75,6 +75,7 @@ fn a_transaction_that_went_on_behind_the_savepoint_is_out_and_one_that_lay_befor
         is_before(record.partition, record.offset) && !torn.contains(&(record.partition, record.offset))
     });
     assert!(early.iter().all(|(partition, offset)| is_before(*partition, *offset)), "its markers alone came later");
+    restore.assert_agrees();
     let (_, map) = restore.done();
     assert_eq!(assert_reached(&map, &savepoint), 2);
 }

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::rows::Rows;
 use super::transfer::{spare, unpack_in};
 use super::varint::Cursor;
-use super::{Walk, codec, damaged};
+use super::{Record, Walk, codec, damaged};
 use crate::batch::Header;
 use crate::error::Result;
 use crate::record::{Offset, Timestamp};
@@ -51,6 +51,19 @@ impl RecordDigest {
                 self.put_field(Some(name));
                 self.put_field(value);
             }
+        }
+    }
+
+    /// Adds a record.
+    pub fn add_record(&mut self, record: &Record) {
+        self.begin(record.timestamp);
+        self.put_field(record.key.as_deref());
+        self.put_field(record.value.as_deref());
+        // As many as a batch can hold, whose count has 31 bits.
+        self.put(&(record.headers.len() as u32).to_be_bytes());
+        for (name, value) in &record.headers {
+            self.put_field(Some(name));
+            self.put_field(value.as_deref());
         }
     }
 
@@ -165,7 +178,7 @@ mod tests {
 
     use super::*;
     use crate::batch::records::tests::{ALL, records};
-    use crate::batch::records::{Record, encode, template};
+    use crate::batch::records::{encode, template};
     use crate::batch::{Compression, put_crc};
 
     fn of(records: &[Record]) -> RecordDigest {
@@ -192,6 +205,9 @@ mod tests {
         ) {
             let expected = of(&records);
             prop_assert_eq!(expected.records(), records.len() as u64);
+            let mut one_by_one = RecordDigest::new();
+            records.iter().for_each(|record| one_by_one.add_record(record));
+            prop_assert_eq!(one_by_one.to_string(), expected.to_string());
             let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(records.len() + 1)).collect();
             cuts.extend([0, records.len()]);
             cuts.sort_unstable();

@@ -83,3 +83,37 @@ async fn what_stages_left_out_is_told_in_one_line_and_listed_stretch_by_stretch(
     let key = listed[1]["dead_letter"].as_str().expect("an object");
     assert!(key.starts_with("topics/t/_/0/dead-letter/00000000000000000005."), "{key}");
 }
+
+#[tokio::test]
+async fn what_a_restore_made_of_it_has_a_line_for_each_pair() {
+    let partition = |topic: &str| crate::record::Partition {
+        topic: topic.into(),
+        topic_id: crate::record::TopicId::NONE,
+        index: 3,
+    };
+    let pair = crate::restore::map::Pair { source: partition("t"), target: partition("copy") };
+    let same = PairReport {
+        pair,
+        archive_records: Some(20),
+        archive_digest: Some("ab".to_owned()),
+        target_records: Some(20),
+        target_digest: Some("ab".to_owned()),
+        result: "the same".to_owned(),
+    };
+    let unknown =
+        PairReport { archive_records: None, archive_digest: None, result: "1 unchecked".to_owned(), ..same.clone() };
+    let restored = Some(Restored { restore_id: "r1".to_owned(), pairs: vec![same, unknown] });
+    let report = Report { restored, ..report(&three().await).await };
+    let page = page(&report);
+    let lines: Vec<_> = page.text().lines().rev().collect();
+    assert_eq!(
+        lines[1].split_whitespace().collect::<Vec<_>>(),
+        ["t-3", "copy-3", "20", "20", "ab", "ab", "the", "same"]
+    );
+    assert!(lines[0].split_whitespace().eq(["t-3", "copy-3", "-", "20", "-", "ab", "1", "unchecked"]), "{}", lines[0]);
+    assert!(page.text().contains("compared with restore r1:"));
+    let data = serde_json::to_value(data(&report)).expect("data");
+    let pair = &data["restored"]["pairs"][0];
+    assert_eq!((&pair["source_topic"], &pair["target_partition"]), (&"t".into(), &3.into()));
+    assert_eq!((&pair["archive_digest"], &pair["result"]), (&"ab".into(), &"the same".into()));
+}

@@ -1,21 +1,23 @@
-//! The sink that compares: a task for each partition that is open, a few at a time.
+//! The sink that compares: a task for each partition that is open, a few at a time. What it holds the batches against is
+//! a [`Side`].
 //!
 //! Order: batches of a partition are compared in the order in which they come. A partition is opened when another is
 //! done, so that few chunks of segments are in memory; fetched bytes are paid for from the source's budget until they
 //! are compared. Nothing is durable here, and nothing is retried: what fails leaves the rest of its partition unread.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::comparison::Comparison;
-use super::held::Held;
 use crate::archive::Archive;
 use crate::archive::source::chain::Finding;
-use crate::error::Error;
+use crate::batch::Header;
+use crate::error::{Error, Result};
 use crate::pipeline::{Answer, Batch, Payload, Sink, Tip, Topic};
 use crate::record::{Offset, OffsetRange, Partition};
 
@@ -23,30 +25,79 @@ use crate::record::{Offset, OffsetRange, Partition};
 /// while a store answers, double is memory.
 pub(super) const SIDE_BY_SIDE: usize = 8;
 
+/// What the batches of one partition are held against.
+pub(in crate::verify) trait Side: Send + 'static {
+    /// Returns the first offset of the cluster's log that is compared.
+    fn first(&self) -> Offset;
+
+    /// Takes note that the cluster has deleted `range`; returns whether nothing is compared behind it.
+    fn deleted(&mut self, range: OffsetRange) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Compares a batch of the cluster, of which the offsets from `from` on are new.
+    fn batch(&mut self, from: Offset, header: &Header, bytes: &Bytes) -> impl Future<Output = Result<()>> + Send;
+
+    /// Returns whether nothing is compared behind `next`, up to which the cluster has told.
+    fn is_over(&mut self, next: Offset) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Ends when the cluster has told all it has; what is left was not compared.
+    fn end(self) -> impl Future<Output = Result<Outcome>> + Send;
+
+    /// Ends with what was compared so far.
+    fn give_up(self) -> Outcome;
+}
+
+/// Where the sides come from.
+pub(in crate::verify) trait Sides: Send + Sync + 'static {
+    /// What batches are held against.
+    type Side: Side;
+
+    /// Opens that of a partition of the cluster; `None` where nothing of it is compared.
+    fn open(&self, partition: &Partition) -> impl Future<Output = Result<Option<Self::Side>>> + Send;
+
+    /// Returns the archive.
+    fn archive(&self) -> &Archive;
+
+    /// Returns what of the archive a partition of the cluster is compared with.
+    fn folder(&self, partition: &Partition) -> String;
+
+    /// Returns what the cluster is to the archive.
+    fn role(&self) -> &'static str;
+}
+
 /// What became of a partition.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
+pub(in crate::verify) struct Outcome {
     /// Offsets that both have.
-    pub(super) offsets: u64,
-    /// Bytes that the source sent of them.
-    pub(super) bytes: u64,
+    pub(in crate::verify) offsets: u64,
+    /// Bytes that the cluster sent of them.
+    pub(in crate::verify) bytes: u64,
     /// What was found.
-    pub(super) findings: Vec<Finding>,
-    /// What the archive holds and was not compared: `None` where nothing is left, `Some(None)` where it is not known how
-    /// much.
-    pub(super) left: Option<Option<OffsetRange>>,
+    pub(in crate::verify) findings: Vec<Finding>,
+    /// What was to be compared and was not: `None` where nothing is left, `Some(None)` where it is not known how much.
+    pub(in crate::verify) left: Option<Option<OffsetRange>>,
+    /// The records of the archive and those of the cluster, where they were counted.
+    pub(in crate::verify) records: Option<[Counted; 2]>,
+}
+
+/// The records of one side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::verify) struct Counted {
+    /// How many there are.
+    pub(in crate::verify) records: u64,
+    /// Their digest.
+    pub(in crate::verify) digest: String,
 }
 
 impl Outcome {
     /// Makes that of a partition of which nothing was compared.
-    pub(super) fn nothing(left: Option<OffsetRange>) -> Self {
+    pub(in crate::verify) fn nothing(left: Option<OffsetRange>) -> Self {
         Self { left: Some(left), ..Self::default() }
     }
 }
 
 /// The sink.
-pub(super) struct Comparer {
-    archive: Archive,
+pub(super) struct Comparer<S> {
+    sides: Arc<S>,
     wanted: HashSet<Partition>,
     open: HashMap<Partition, mpsc::UnboundedSender<Command>>,
     waiting: VecDeque<Partition>,
@@ -68,12 +119,12 @@ enum Told {
     Done(Partition, Outcome),
 }
 
-impl Comparer {
+impl<S: Sides> Comparer<S> {
     /// Makes the sink that compares these partitions and no others.
-    pub(super) fn new(archive: Archive, wanted: impl Iterator<Item = Partition>) -> Self {
+    pub(super) fn new(sides: Arc<S>, wanted: impl Iterator<Item = Partition>) -> Self {
         let (told, heard) = mpsc::unbounded_channel();
         Self {
-            archive,
+            sides,
             wanted: wanted.collect(),
             open: HashMap::new(),
             waiting: VecDeque::new(),
@@ -100,7 +151,7 @@ impl Comparer {
         {
             let (commands, ordered) = mpsc::unbounded_channel();
             self.open.insert(partition.clone(), commands);
-            let task = Task { archive: self.archive.clone(), partition, told: self.told.clone() };
+            let task = Task { sides: self.sides.clone(), partition, told: self.told.clone() };
             self.tasks.spawn(task.run(ordered));
         }
     }
@@ -113,7 +164,7 @@ impl Comparer {
     }
 }
 
-impl Sink for Comparer {
+impl<S: Sides> Sink for Comparer<S> {
     fn topic(&mut self, _topic: Topic) {
         self.tell(Answer::TopicKept);
     }
@@ -167,28 +218,37 @@ impl Sink for Comparer {
 }
 
 /// The comparison of one partition.
-struct Task {
-    archive: Archive,
+struct Task<S> {
+    sides: Arc<S>,
     partition: Partition,
     told: mpsc::UnboundedSender<Told>,
 }
 
-impl Task {
+impl<S: Sides> Task<S> {
     async fn run(self, mut ordered: mpsc::UnboundedReceiver<Command>) {
         let mut failure = None;
-        let mut comparison = match self.open().await {
+        let mut comparison = match self.sides.open(&self.partition).await {
             Ok(comparison) => comparison,
             Err(error) => {
                 failure = Some(error);
                 None
             }
         };
-        match &comparison {
-            Some(comparison) => {
-                let tip = Tip { next: Some(comparison.first()), leader_epoch: -1, generation: 1 };
+        let first = comparison.as_ref().map(Side::first);
+        let is_nothing = match &mut comparison {
+            Some(comparison) => comparison.is_over(comparison.first()).await,
+            None => Ok(true),
+        };
+        match is_nothing {
+            Ok(false) => {
+                let tip = Tip { next: first, leader_epoch: -1, generation: 1 };
                 self.tell(Answer::Restart { partition: self.partition.clone(), tip });
             }
-            None => self.enough(),
+            Ok(true) => self.enough(),
+            Err(error) => {
+                failure = Some(error);
+                self.enough();
+            }
         }
         while let Some(command) = ordered.recv().await {
             let outcome = match (command, comparison.as_mut().filter(|_| failure.is_none())) {
@@ -213,13 +273,7 @@ impl Task {
         let _ = self.told.send(Told::Done(self.partition, outcome));
     }
 
-    /// Opens the archive's side; `None` where it holds nothing.
-    async fn open(&self) -> Result<Option<Comparison>, Error> {
-        let held = Held::open(&self.archive, &self.partition).await?;
-        Comparison::begin(held).await
-    }
-
-    async fn outcome(&self, comparison: Option<Comparison>, failure: Option<Error>) -> Outcome {
+    async fn outcome(&self, comparison: Option<S::Side>, failure: Option<Error>) -> Outcome {
         let mut outcome = match (comparison, &failure) {
             (Some(comparison), None) => match comparison.end().await {
                 Ok(outcome) => outcome,
@@ -238,9 +292,9 @@ impl Task {
 
     /// Says that the archive's side could not be read on.
     fn failed(&self, mut outcome: Outcome, error: &Error) -> Outcome {
-        let folder = crate::archive::layout::partition_folder(&self.partition);
+        let folder = self.sides.folder(&self.partition);
         outcome.left = None;
-        outcome.findings.push(Finding::of_error(&self.archive, &folder, error));
+        outcome.findings.push(Finding::of_error(self.sides.archive(), &folder, error));
         outcome
     }
 
@@ -255,7 +309,7 @@ impl Task {
 }
 
 /// Compares a batch; returns whether the archive ends with it.
-async fn put(comparison: &mut Comparison, batch: Batch) -> Result<bool, Error> {
+async fn put(comparison: &mut impl Side, batch: Batch) -> Result<bool> {
     let (range, payload, permit, in_flight) = batch.into_parts();
     drop(in_flight);
     let ends = match payload {
@@ -266,7 +320,7 @@ async fn put(comparison: &mut Comparison, batch: Batch) -> Result<bool, Error> {
     Ok(ends)
 }
 
-async fn compare(comparison: &mut Comparison, range: OffsetRange, bytes: &Bytes) -> Result<bool, Error> {
+async fn compare(comparison: &mut impl Side, range: OffsetRange, bytes: &Bytes) -> Result<bool> {
     for item in crate::batch::walk(bytes) {
         let (at, header) = item?;
         comparison.batch(range.first, &header, &bytes.slice(at..at + header.total_bytes)).await?;

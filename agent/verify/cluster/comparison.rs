@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::comparer::Outcome;
+use super::comparer::{Outcome, Side};
 use super::held::{Held, HeldBatch};
 use crate::archive::source::chain::{Finding, What};
 use crate::batch::Header;
@@ -54,105 +54,6 @@ impl Comparison {
         let outcome = Outcome::default();
         let (told, log_start) = (first, first);
         Ok(Some(Self { held, at, first, told, log_start, unread: None, staged: None, taken: None, outcome, more: 0 }))
-    }
-
-    /// Returns the first offset that the archive holds.
-    pub(super) fn first(&self) -> Offset {
-        self.first
-    }
-
-    /// Takes note that the source has deleted `range`; returns whether the archive ends there.
-    pub(super) async fn deleted(&mut self, range: OffsetRange) -> Result<bool> {
-        let mut object = None;
-        self.log_start = range.next;
-        while let Some((held, _)) = &self.at {
-            object = object.or_else(|| Some(held.object.clone()));
-            if held.range.next > range.next {
-                break;
-            }
-            self.advance().await?;
-        }
-        let next = if self.at.is_some() { range.next } else { self.end_of_archive().min(range.next) };
-        let range = Some(OffsetRange { first: range.first, next });
-        let detail = "the source has deleted them since".to_owned();
-        let object = object.unwrap_or_default();
-        self.outcome.findings.push(Finding { what: What::NoLongerThere, object, range, detail });
-        self.is_over(next).await
-    }
-
-    /// Compares a batch of the source, of which the offsets from `from` on are new.
-    pub(super) async fn batch(&mut self, from: Offset, header: &Header, bytes: &Bytes) -> Result<()> {
-        let from = from.max(header.base_offset).max(self.first);
-        self.pass_over(header.base_offset).await?;
-        let next = header.next_offset();
-        match &self.at {
-            Some((held, None)) if held.bytes == *bytes && held.range.next == next => {
-                self.count(OffsetRange { first: from, next }, bytes.len());
-                self.advance().await
-            }
-            None if self.end_of_archive() <= from => Ok(()),
-            Some((held, _)) if held.is_staged && held.range.first < next => {
-                let range = OffsetRange { first: held.range.first.max(from), next };
-                let is_known = !held.has_unknown_stages;
-                let (all, _, all_known) = self.staged.get_or_insert_with(|| (range, held.object.clone(), is_known));
-                all.next = next;
-                *all_known &= is_known;
-                self.pass_over(next).await
-            }
-            _ => self.records(from, header, bytes).await,
-        }
-    }
-
-    /// Returns whether nothing of the archive lies behind `next`, up to which the source has told.
-    pub(super) async fn is_over(&mut self, next: Offset) -> Result<bool> {
-        self.told = self.told.max(next);
-        self.pass_over(next).await?;
-        Ok(self.at.is_none() && next >= self.end_of_archive())
-    }
-
-    /// Ends when the source has told all it has; what is left of the archive was not compared.
-    pub(super) async fn end(mut self) -> Result<Outcome> {
-        self.pass_over(self.told).await?;
-        if self.at.is_some() {
-            self.held.skip_to_end().await?;
-        }
-        let end = self.end_of_archive();
-        let left = OffsetRange { first: self.told, next: end };
-        let mut outcome = self.give_up();
-        outcome.left = (!left.is_empty()).then_some(Some(left));
-        Ok(outcome)
-    }
-
-    /// Ends with what was compared so far.
-    pub(super) fn give_up(mut self) -> Outcome {
-        if let Some((count, range, object)) = self.taken.take() {
-            let detail = match count {
-                0 => {
-                    "the source's log cleaner has written them anew; the records that are left are the same".to_owned()
-                }
-                count => {
-                    format!("the source's log cleaner has taken {count} records; those that are left are the same")
-                }
-            };
-            self.outcome.findings.push(Finding { what: What::Compacted, object, range: Some(range), detail });
-        }
-        if let Some((range, object)) = self.unread.take() {
-            let detail = "they could not be compared: the archive's side cannot be read".to_owned();
-            self.outcome.findings.push(Finding { what: What::Unchecked, object, range: Some(range), detail });
-        }
-        if let Some((range, object, is_known)) = self.staged.take() {
-            let went = if is_known { "they went" } else { "they went, or may have gone," };
-            let detail = format!("{went} through stages of plugins, and are not what the source had");
-            self.outcome.findings.push(Finding { what: What::Unchecked, object, range: Some(range), detail });
-        }
-        if self.more > 0
-            && let Some(last) = self.outcome.findings.iter().rfind(|finding| finding.what == What::Difference)
-        {
-            let detail = format!("{} more findings like these", self.more);
-            let (what, object, range) = (What::Difference, last.object.clone(), None);
-            self.outcome.findings.push(Finding { what, object, range, detail });
-        }
-        self.outcome
     }
 
     /// Holds the records of a batch against those of the archive.
@@ -309,6 +210,101 @@ impl Comparison {
         } else {
             self.more += 1;
         }
+    }
+}
+
+impl Side for Comparison {
+    fn first(&self) -> Offset {
+        self.first
+    }
+
+    async fn deleted(&mut self, range: OffsetRange) -> Result<bool> {
+        let mut object = None;
+        self.log_start = range.next;
+        while let Some((held, _)) = &self.at {
+            object = object.or_else(|| Some(held.object.clone()));
+            if held.range.next > range.next {
+                break;
+            }
+            self.advance().await?;
+        }
+        let next = if self.at.is_some() { range.next } else { self.end_of_archive().min(range.next) };
+        let range = Some(OffsetRange { first: range.first, next });
+        let detail = "the source has deleted them since".to_owned();
+        let object = object.unwrap_or_default();
+        self.outcome.findings.push(Finding { what: What::NoLongerThere, object, range, detail });
+        self.is_over(next).await
+    }
+
+    async fn batch(&mut self, from: Offset, header: &Header, bytes: &Bytes) -> Result<()> {
+        let from = from.max(header.base_offset).max(self.first);
+        self.pass_over(header.base_offset).await?;
+        let next = header.next_offset();
+        match &self.at {
+            Some((held, None)) if held.bytes == *bytes && held.range.next == next => {
+                self.count(OffsetRange { first: from, next }, bytes.len());
+                self.advance().await
+            }
+            None if self.end_of_archive() <= from => Ok(()),
+            Some((held, _)) if held.is_staged && held.range.first < next => {
+                let range = OffsetRange { first: held.range.first.max(from), next };
+                let is_known = !held.has_unknown_stages;
+                let (all, _, all_known) = self.staged.get_or_insert_with(|| (range, held.object.clone(), is_known));
+                all.next = next;
+                *all_known &= is_known;
+                self.pass_over(next).await
+            }
+            _ => self.records(from, header, bytes).await,
+        }
+    }
+
+    async fn is_over(&mut self, next: Offset) -> Result<bool> {
+        self.told = self.told.max(next);
+        self.pass_over(next).await?;
+        Ok(self.at.is_none() && next >= self.end_of_archive())
+    }
+
+    async fn end(mut self) -> Result<Outcome> {
+        self.pass_over(self.told).await?;
+        if self.at.is_some() {
+            self.held.skip_to_end().await?;
+        }
+        let end = self.end_of_archive();
+        let left = OffsetRange { first: self.told, next: end };
+        let mut outcome = self.give_up();
+        outcome.left = (!left.is_empty()).then_some(Some(left));
+        Ok(outcome)
+    }
+
+    fn give_up(mut self) -> Outcome {
+        if let Some((count, range, object)) = self.taken.take() {
+            let detail = match count {
+                0 => {
+                    "the source's log cleaner has written them anew; the records that are left are the same".to_owned()
+                }
+                count => {
+                    format!("the source's log cleaner has taken {count} records; those that are left are the same")
+                }
+            };
+            self.outcome.findings.push(Finding { what: What::Compacted, object, range: Some(range), detail });
+        }
+        if let Some((range, object)) = self.unread.take() {
+            let detail = "they could not be compared: the archive's side cannot be read".to_owned();
+            self.outcome.findings.push(Finding { what: What::Unchecked, object, range: Some(range), detail });
+        }
+        if let Some((range, object, is_known)) = self.staged.take() {
+            let went = if is_known { "they went" } else { "they went, or may have gone," };
+            let detail = format!("{went} through stages of plugins, and are not what the source had");
+            self.outcome.findings.push(Finding { what: What::Unchecked, object, range: Some(range), detail });
+        }
+        if self.more > 0
+            && let Some(last) = self.outcome.findings.iter().rfind(|finding| finding.what == What::Difference)
+        {
+            let detail = format!("{} more findings like these", self.more);
+            let (what, object, range) = (What::Difference, last.object.clone(), None);
+            self.outcome.findings.push(Finding { what, object, range, detail });
+        }
+        self.outcome
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::comparer::Outcome;
+use super::comparer::{Outcome, Side as _};
 use super::comparison::Comparison;
 use super::held::Held;
 use crate::archive::sidecar::{Kind, UNKNOWN_STAGES};
