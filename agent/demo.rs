@@ -2,9 +2,10 @@
 //!
 //! Nothing but the cluster is pretended: the same source, sink and loop run here as in `run`. Each run makes a backup
 //! of its own, since each run's cluster is another one. It ends by itself; SIGINT and SIGTERM end it early, and what was
-//! read is archived then too. What it leaves to others: the tables that follow (`cli::demo`).
+//! read is archived then too. The cluster goes on as long as somebody holds what a run has made, for what comes back into
+//! it. What it leaves to others: the restore, and the tables that follow (`cli::demo`).
 
-mod cluster;
+pub mod cluster;
 mod progress;
 mod shop;
 
@@ -13,6 +14,9 @@ use std::time::Duration;
 
 use self::cluster::Cluster;
 use self::progress::Progress;
+use self::shop::TOPICS;
+use crate::archive::source;
+use crate::archive::source::opened::Opened;
 use crate::backup::{self, Mode};
 use crate::budget::Budget;
 use crate::config;
@@ -20,12 +24,20 @@ use crate::error::{Error, Kind, Result};
 use crate::kafka::client::groups::Choice;
 use crate::kafka::source::{METADATA_INTERVAL, Selection, Start, TRANSACTION_PATIENCE};
 use crate::pipeline::{self, Control};
+use crate::store::Store;
 
 /// A segment closes at this size: small enough that a partition gets several in the demo.
 const ROLL_BYTES: u64 = 512 * 1024;
 
 /// A segment closes at this age, so that the durable lag can be watched.
 const ROLL_INTERVAL: Duration = Duration::from_secs(3);
+
+/// The topic that the orders are restored to.
+pub const RESTORED: &str = "orders-restored";
+
+/// What is restored of a partition, at most, as it lies in the archive: the mock brokers keep 5 MiB of each, whatever their
+/// topics say.
+const KEPT_BYTES: u64 = 4 << 20;
 
 /// The agent's own default.
 const MEMORY_BYTES: usize = 256 << 20;
@@ -41,11 +53,19 @@ pub struct Options {
     pub time: Duration,
 }
 
-/// Writes records to the in-process cluster, archives them, and returns the backup's id.
+/// What a run has made.
+pub struct Made {
+    /// The backup.
+    pub backup_id: String,
+    /// The cluster, which ends with this.
+    pub cluster: Cluster,
+}
+
+/// Writes records to the in-process cluster, and archives them.
 ///
 /// # Errors
 /// [`Kind::Usage`] when the path cannot be written, [`Kind::Interrupted`] after a signal.
-pub async fn run(options: Options) -> Result<String> {
+pub async fn run(options: Options) -> Result<Made> {
     let (stop, stopped) = backup::stop_on_signals()?;
     let backup_id = format!("demo-{}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
     let cluster = Cluster::start(options.records, options.time)?;
@@ -58,11 +78,55 @@ pub async fn run(options: Options) -> Result<String> {
     let complete = progress.finish();
     outcome?;
     if complete {
-        return Ok(backup_id);
+        return Ok(Made { backup_id, cluster });
     }
     Err(Error::new(Kind::Interrupted, "the demo was interrupted")
         .with("backup", backup_id)
         .hint("what it had read is in the archive"))
+}
+
+/// Returns the configuration of a restore of the orders, as a file would have it.
+///
+/// # Errors
+/// Those of the store.
+pub async fn restore(made: &Made, path: &str) -> Result<String> {
+    let archive = source::open(&Store::open(path)?, &made.backup_id).await?;
+    let mut offsets = Vec::new();
+    for timeline in source::timelines(&archive).await?.iter().filter(|timeline| &*timeline.topic == TOPICS[0].0) {
+        for place in &timeline.places {
+            let index = Opened::read(&archive, place).await?.index;
+            let Some(held) = index.range() else { continue };
+            let rows: Vec<_> = index.iter().collect();
+            let mut bytes = 0;
+            let kept = rows.iter().rev().take_while(|row| {
+                bytes += row.length_bytes;
+                bytes <= KEPT_BYTES
+            });
+            let first = kept.last().map_or(held.next, |row| row.range.first);
+            if first > held.first {
+                offsets.push(format!("{}-{}:{first}..{}", timeline.topic, place.partition.index, held.next));
+            }
+        }
+    }
+    let offsets = if offsets.is_empty() { String::new() } else { format!("offsets = {offsets:?}\n") };
+    Ok(format!(
+        "[[pipeline]]
+name = \"{RESTORED}\"
+[pipeline.source]
+type = \"archive\"
+path = {path:?}
+backup_id = \"{}\"
+topics = [\"{orders}\"]
+{offsets}[pipeline.sink]
+type = \"kafka\"
+restore_id = \"{RESTORED}\"
+topics = {{ {orders} = \"{RESTORED}\" }}
+kafka = {{ \"bootstrap.servers\" = \"{servers}\", \"fetch.wait.max.ms\" = \"50\" }}
+",
+        made.backup_id,
+        orders = TOPICS[0].0,
+        servers = made.cluster.bootstrap_servers,
+    ))
 }
 
 /// Returns the pipeline as `run` would read it from a file.

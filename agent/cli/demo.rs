@@ -1,12 +1,15 @@
-//! `demo`: the whole story in one process, and the commands that tell it.
+//! `demo`: the whole story in one process, and the commands that tell it: what was archived, and what comes back of it.
 
 use std::time::Duration;
 
-use super::{ArchiveArgs, Format, offset_mapping, verify};
+use super::cluster::ClusterArgs;
+use super::{ArchiveArgs, Format, offset_mapping, restore, verify};
+use crate::backup::stop_on_signals;
+use crate::config::Config;
 use crate::config::value::shown_path;
-use crate::demo::{self, Options};
+use crate::demo::{self, Made, Options, RESTORED};
 use crate::error::Result;
-use crate::telemetry::logging;
+use crate::telemetry::{Health, logging};
 
 /// What the user typed after `demo`.
 #[derive(Debug, clap::Args)]
@@ -22,6 +25,32 @@ pub struct Args {
     seconds: u64,
 }
 
+/// Restores the orders, and compares what came back with the archive.
+async fn bring_back(made: &Made, path: &str, program: &str, on_backup: &str) -> Result<()> {
+    let text = demo::restore(made, path).await?;
+    let config = Config::parse("the demo", &text, &|_| None)?;
+    let args = restore::Args { config: "restore.toml".into(), dry_run: false, format: restore::Shown::Table, listen: None };
+    logging::say(&format!("\n$ {program} restore --config restore.toml   # orders, as {RESTORED}"));
+    let (_stop, stopped) = stop_on_signals()?;
+    for restore in &config.restores {
+        restore::one(restore, &args, Health::new(), stopped.clone()).await?;
+    }
+    let servers = &made.cluster.bootstrap_servers;
+    logging::say(&format!("\n$ {program} verify {on_backup} --deep --against-restore {RESTORED} -b {servers}"));
+    let archive = ArchiveArgs { path: path.to_owned(), backup_id: made.backup_id.clone(), format: Format::Table };
+    let against = verify::Against {
+        against_restore: Some(RESTORED.to_owned()),
+        cluster: ClusterArgs {
+            bootstrap_servers: Some(servers.clone()),
+            // The mock brokers answer a waiting Fetch when its time is over.
+            property: vec![("fetch.wait.max.ms".to_owned(), "50".to_owned())],
+            ..ClusterArgs::default()
+        },
+        ..verify::Against::default()
+    };
+    verify::run(verify::Args { archive, deep: true, against }).await
+}
+
 /// Runs the demo, shows what it made, and says what to try next.
 pub async fn run(args: Args) -> Result<()> {
     let Args { path, records, seconds } = args;
@@ -30,14 +59,14 @@ pub async fn run(args: Args) -> Result<()> {
         "An in-process Kafka cluster gets {records} orders and payments within {seconds} s; the agent archives them \
          into {shown}."
     ));
-    let backup_id = demo::run(Options { path: path.clone(), records, time: Duration::from_secs(seconds) }).await?;
+    let made = demo::run(Options { path: path.clone(), records, time: Duration::from_secs(seconds) }).await?;
+    let backup_id = &made.backup_id;
     let archive = || ArchiveArgs { path: path.clone(), backup_id: backup_id.clone(), format: Format::Table };
     let program = std::env::args().next().unwrap_or_else(|| "kafka-backup".to_owned());
     let on_backup = format!("--path {shown} --backup-id {backup_id}");
     logging::say(&format!("\n$ {program} show-offset-mapping {on_backup}"));
     offset_mapping::run(offset_mapping::Args { archive: archive() }).await?;
-    logging::say(&format!("\n$ {program} verify {on_backup}"));
-    verify::run(verify::Args { archive: archive(), deep: true, against: verify::Against::default() }).await?;
+    bring_back(&made, &path, &program, &on_backup).await?;
     logging::say(&format!(
         "
 The archive stays. What to try next:

@@ -24,21 +24,21 @@ use crate::telemetry::{Health, http, logging, metrics};
 pub struct Args {
     /// The configuration file; its pipelines whose source is an archive are restored
     #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    pub(super) config: PathBuf,
     /// Print what would be done, and do nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// How to print the plan of a dry run
     #[arg(long, short = 'o', value_enum, default_value_t, requires = "dry_run")]
-    format: Shown,
+    pub(super) format: Shown,
     /// Serve /metrics, /livez and /readyz at this address while it restores, as 127.0.0.1:8084
     #[arg(long, value_name = "HOST:PORT")]
-    listen: Option<String>,
+    pub(super) listen: Option<String>,
 }
 
 /// How a plan is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-enum Shown {
+pub(super) enum Shown {
     /// A table for people
     #[default]
     Table,
@@ -72,7 +72,11 @@ pub async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-async fn one(
+/// Restores what one pipeline says.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn one(
     restore: &Restore,
     args: &Args,
     health: Health,

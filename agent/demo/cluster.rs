@@ -17,6 +17,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 
+use super::RESTORED;
 use super::shop::{Event, Shop, TOPICS};
 use crate::error::{Error, Result};
 
@@ -47,8 +48,9 @@ pub(super) struct Tally {
 }
 
 /// A running cluster.
-pub(super) struct Cluster {
-    pub(super) bootstrap_servers: String,
+pub struct Cluster {
+    /// Where its brokers listen.
+    pub bootstrap_servers: String,
     pub(super) tally: Arc<Tally>,
     thread: Option<JoinHandle<()>>,
 }
@@ -98,6 +100,8 @@ fn brokers() -> Result<MockCluster<'static, impl ClientContext>, KafkaError> {
     for (topic, partitions) in TOPICS {
         cluster.create_topic(topic, partitions, BROKERS)?;
     }
+    // The mock brokers make no topics when they are asked to.
+    cluster.create_topic(RESTORED, TOPICS[0].1, BROKERS)?;
     Ok(cluster)
 }
 
