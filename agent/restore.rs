@@ -16,3 +16,6 @@ mod progress;
 mod reading;
 mod sending;
 pub mod state;
+
+#[cfg(test)]
+mod tests;

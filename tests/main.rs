@@ -5,8 +5,8 @@
 //! say so. `SEED=n` repeats the contents of a run, `KILLS=n` sets how often the kill test kills,
 //! `REBALANCES=n` how often members of a group come and go; `FAULTS=word` chooses among the ways in which a store fails.
 //! `PYTHON=interpreter` has the reader in `docs` tested too, `WRITE_GOLDEN=1` writes what is in `tests/golden` anew.
-//! Of the tests beside the code, `FUZZ_SECONDS=n` sets how long decoders are fed mutations (20 s in all), `FUZZ_SEED=n`
-//! the first of them.
+//! Of the tests beside the code, `FUZZ_SECONDS=n` sets how long decoders are fed mutations (20 s in all), `CASES=n` how many
+//! random logs and cuts a restore is tried with, `FUZZ_SEED=n` the first of them.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod aborted;

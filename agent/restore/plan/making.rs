@@ -312,10 +312,24 @@ fn is_break(what: What) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::restore) mod tests {
     use super::*;
     use crate::archive::sidecar::Kind as SegmentKind;
     use crate::record::Timestamp;
+
+    /// Plans what is asked for as far as the archive tells, without a cluster.
+    pub(in crate::restore) async fn of_archive(restore: &Restore, archive: &Archive) -> (Cut, Vec<TopicPlan>) {
+        let savepoint = Savepoint::find(restore, archive).await.expect("read");
+        let (from_ms, until_ms) = (restore.source.from.map(|time| time.0), restore.source.until.map(|time| time.0));
+        let cut = Cut { from_ms, until_ms, savepoint: savepoint.as_ref().map(|savepoint| savepoint.name.to_string()) };
+        let mut making = Making { restore, archive, savepoint, cut, hazards: Vec::new() };
+        let timelines = making.choose(source::timelines(archive).await.expect("listed")).expect("held");
+        let mut topics = Vec::new();
+        for timeline in &timelines {
+            topics.extend(making.topic(timeline).await.expect("read"));
+        }
+        (making.cut, topics)
+    }
 
     fn row(first: i64, least: Option<i64>, most: i64) -> Row {
         let time = |ms| Some(Timestamp(ms));
