@@ -20,7 +20,7 @@ use kafka_backup::restore::state::{Done, State};
 use kafka_backup::store::Store;
 
 use crate::fidelity;
-use crate::support::agent::{Agent, Backup, Ended, program_with};
+use crate::support::agent::{Agent, Backup, Ended, program_watched, program_with};
 use crate::support::block_on;
 use crate::support::chain::headers;
 use crate::support::kafka::Kafka;
@@ -142,6 +142,19 @@ impl<'a> Restore<'a> {
     pub(crate) fn run_with(&self, arguments: &[&str]) -> Ended {
         let file = self.file();
         program_with(&[&["restore", "--config", file.to_str().expect("UTF-8")], arguments].concat())
+    }
+
+    /// Runs it to its end with so much memory for what is on its way, above which it may take 100 MiB.
+    #[track_caller]
+    pub(crate) fn run_within(&self, mebibytes: u64) -> Ended {
+        let config = self.config();
+        let (before, after) = config.split_once("[pipeline.sink]\n").expect("a sink");
+        let within = format!("{before}[pipeline.sink]\nmemory_bytes = \"{mebibytes}MiB\"\n{after}");
+        let file = self.backup.write_config(&within);
+        let (ended, peak) = program_watched(&["restore", "--config", file.to_str().expect("UTF-8")]);
+        println!("{}: a peak of {} MiB with {mebibytes} MiB", self.id, peak >> 20);
+        assert!(peak > 0 && peak <= (mebibytes + 100) << 20, "a peak of {} MiB with {mebibytes} MiB", peak >> 20);
+        ended
     }
 
     /// Starts it.
@@ -304,7 +317,7 @@ fn everything_comes_back_cell_by_cell_also_from_a_backup_of_what_came_back() {
     let backup = Backup::of(kafka, &names).sink("roll_bytes", "64KiB");
     let _ = backup.backup().ok();
     let restore = Restore::of(kafka, &backup, &names);
-    let said = restore.run();
+    let said = restore.run_within(16);
     assert!(said.stderr.contains(" records ("), "{}", said.stderr);
     let _ = said.ok();
     restore.assert_brought(kafka, |_| true);

@@ -313,6 +313,11 @@ impl Ended {
 
 /// Runs a command to its end, which must come within the deadline.
 pub(crate) fn ended(command: &mut Command) -> Ended {
+    ended_while(command, |_| {})
+}
+
+/// As [`ended`], looking at the process now and then by its id.
+fn ended_while(command: &mut Command, mut look: impl FnMut(u32)) -> Ended {
     let stderr = tempfile::NamedTempFile::new().expect("a temporary file");
     let stdout = tempfile::NamedTempFile::new().expect("a temporary file");
     command.stdout(stdout.reopen().expect("a file")).stderr(stderr.reopen().expect("a file"));
@@ -320,13 +325,30 @@ pub(crate) fn ended(command: &mut Command) -> Ended {
     let read = |file: &tempfile::NamedTempFile| {
         String::from_utf8_lossy(&fs::read(file.path()).expect("a readable file")).into_owned()
     };
-    let status = wait_for(&format!("{command:?} ends"), || process.child().try_wait().expect("a child"));
+    let status = wait_for(&format!("{command:?} ends"), || {
+        look(process.id());
+        process.child().try_wait().expect("a child")
+    });
     Ended { code: status.code(), signal: status.signal(), stdout: read(&stdout), stderr: read(&stderr) }
 }
 
 /// Runs the program with `arguments` alone.
 pub(crate) fn program_with(arguments: &[&str]) -> Ended {
     ended(program().args(arguments))
+}
+
+/// As [`program_with`]; returns the most memory that it has had, too.
+pub(crate) fn program_watched(arguments: &[&str]) -> (Ended, u64) {
+    let mut peak = 0;
+    let ended = ended_while(program().args(arguments), |id| peak = peak_bytes(id).unwrap_or(0).max(peak));
+    (ended, peak)
+}
+
+/// Returns the most memory that a process has had, as the kernel counts it (`VmHWM`); `None` when it has ended.
+fn peak_bytes(id: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10)
 }
 
 /// A running agent. Dropping it kills it; when the test fails its log is shown.
@@ -414,9 +436,7 @@ impl Agent {
 
     /// Returns the most memory that the agent has had, as the kernel counts it (`VmHWM`).
     pub(crate) fn peak_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).expect("the agent is there");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a kernel that counts");
-        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+        peak_bytes(self.id()).expect("the agent is there")
     }
 
     /// Waits for a condition as long as the agent runs.
