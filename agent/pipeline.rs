@@ -621,6 +621,6 @@ impl<'a, S: Source, K: Sink, O: Observer> Flow<'a, S, K, O> {
             names.push("the settings of topics".to_owned());
         }
         Error::failed(format!("stopped before everything read was durable: {}", names.join(", ")))
-            .hint("nothing is lost: the next start reads it from Kafka again")
+            .hint("what is durable stays; of the rest nothing is kept, and it is to be read again")
     }
 }

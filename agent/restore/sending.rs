@@ -57,6 +57,8 @@ pub(super) struct Sending {
     beyond: Arc<Semaphore>,
     map: OffsetMap,
     sum: Sum,
+    /// Another process has taken over: the producer tells nothing more.
+    is_fenced: bool,
 }
 
 /// What came of all partitions.
@@ -128,6 +130,7 @@ impl Sending {
             beyond: Arc::new(Semaphore::new(UNPAID_BYTES)),
             map,
             sum: Sum::default(),
+            is_fenced: false,
         })
     }
 
@@ -244,6 +247,16 @@ impl Sending {
         }
     }
 
+    /// Ends everything: nothing is sent any more, and nothing is heard of what is on its way.
+    fn on_fenced(&mut self, error: Error) {
+        self.is_fenced = true;
+        self.answers.push_back(Answer::Failed { partition: None, error });
+        let open: Vec<_> = self.open.keys().cloned().collect();
+        for source in open {
+            self.fail(&source, Error::failed("nothing more is sent"));
+        }
+    }
+
     fn fail(&mut self, source: &Partition, error: Error) {
         if self.remove(source) {
             let error = error.with("topic", &source.topic).with("partition", source.index);
@@ -277,9 +290,13 @@ impl Sink for Sending {
     }
 
     fn open(&mut self, partition: &Partition) {
+        let refused = |error| Answer::Failed { partition: Some(partition.clone()), error };
+        if self.is_fenced {
+            return self.answers.push_back(refused(Error::failed("nothing more is sent")));
+        }
         let Some(lane) = self.lanes.get(partition).cloned() else {
             let error = Error::failed("nothing is planned for a partition that was read");
-            return self.answers.push_back(Answer::Failed { partition: Some(partition.clone()), error });
+            return self.answers.push_back(refused(error));
         };
         let (jobs, heard) = mpsc::unbounded_channel();
         let fitting = Fitting {
@@ -327,14 +344,14 @@ impl Sink for Sending {
             }
             tokio::select! {
                 Some(made) = self.fitted.recv() => self.on_made(made),
-                answer = self.producer.answer() => match answer {
+                answer = self.producer.answer(), if !self.is_fenced => match answer {
                     produce::Answer::Landed { partition, first, records, token } => {
                         self.on_landed(&partition, first, records, token);
                     }
                     produce::Answer::Refused { partition, error, .. } => {
                         self.fail_all(&partition, error);
                     }
-                    produce::Answer::Fenced(error) => return Answer::Failed { partition: None, error },
+                    produce::Answer::Fenced(error) => self.on_fenced(error),
                     produce::Answer::Trouble { subject, reason } => return Answer::Trouble { subject, reason },
                 },
             }

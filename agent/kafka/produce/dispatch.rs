@@ -26,12 +26,16 @@ use crate::batch::outgoing::{Identity, Outgoing};
 use crate::error::Error;
 use crate::kafka::Client;
 use crate::kafka::wire::frames::Frames;
-use crate::record::{Partition, TopicId};
+use crate::record::{Partition, Timestamp, TopicId};
 use links::{Link, Part};
 
 /// The longest wait before a partition is tried again. Leaders are elected in seconds: with ten times this, most of an
 /// outage would be our own wait.
 const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A partition forgets a producer that was silent for a day, and with it who was fenced off there: a process that was
+/// stopped for longer could append beside the one that took its place. Half of it, so that clocks may differ.
+const SILENT_FOR_MS: i64 = 12 * 3_600_000;
 
 /// A request that no broker takes by default (`socket.request.max.bytes` is 100 MiB): it would close the connection, again
 /// and again.
@@ -65,6 +69,8 @@ pub(super) struct Dispatch<T> {
     troubles: Troubles,
     frames: Frames,
     fenced: Option<Error>,
+    /// When a broker was last heard, by the clock that goes on while a machine sleeps.
+    heard: Timestamp,
 }
 
 impl<T: Send + 'static> Dispatch<T> {
@@ -102,6 +108,7 @@ impl<T: Send + 'static> Dispatch<T> {
             troubles: Troubles::default(),
             frames: Frames::default(),
             fenced: None,
+            heard: Timestamp::now(),
         }
     }
 
@@ -125,6 +132,11 @@ impl<T: Send + 'static> Dispatch<T> {
                 self.hear(told);
             }
             while self.tasks.try_join_next().is_some() {}
+            if self.is_silent() {
+                let what = "nothing was heard of a broker for 12 hours: another process may have taken over unnoticed";
+                self.fenced
+                    .get_or_insert_with(|| Error::failed(what).hint("nothing more is sent from here; start again"));
+            }
             if let Some(error) = self.fenced.take() {
                 self.answer(Answer::Fenced(error));
                 return;
@@ -139,6 +151,11 @@ impl<T: Send + 'static> Dispatch<T> {
                 self.answer(Answer::Trouble { subject, reason: Some(reason) });
             }
         }
+    }
+
+    /// Returns whether nothing was heard for so long that the fence may be forgotten.
+    fn is_silent(&self) -> bool {
+        Timestamp::now().0.saturating_sub(self.heard.0) > SILENT_FOR_MS
     }
 
     /// Returns when there is something to do though nothing is told.
@@ -217,6 +234,10 @@ impl<T: Send + 'static> Dispatch<T> {
 
     /// Hears the answer to the first request that is on its way to a broker.
     fn answered(&mut self, broker: i32, answer: m::ProduceResponse) {
+        // What lay there while we were stopped says nothing of now.
+        if !self.is_silent() {
+            self.heard = Timestamp::now();
+        }
         let Some(parts) = self.links.get_mut(&broker).and_then(Link::arrived) else { return };
         self.right_again(&format!("broker {broker}"));
         let now = Instant::now();
@@ -403,4 +424,26 @@ fn too_large(partition: &Partition, bytes: usize) -> Error {
 fn waits(client: &Client) -> Backoff {
     let properties = client.properties();
     Backoff::new(properties.backoff, properties.backoff_max.min(LONGEST_WAIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::Properties;
+
+    #[tokio::test]
+    async fn who_was_silent_for_longer_than_a_fence_is_remembered_sends_nothing_more() {
+        let map = [("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned())];
+        let client = Client::new(Properties::new(map.into()).expect("good properties"));
+        let (commands, heard) = mpsc::unbounded_channel();
+        let (answer, mut answers) = mpsc::unbounded_channel();
+        let identity = Identity { producer_id: 1, epoch: 0 };
+        let mut dispatch = Dispatch::<()>::new(client, identity, Settings::default(), heard, answer);
+        dispatch.heard = Timestamp(Timestamp::now().0 - SILENT_FOR_MS - 1_000);
+        let partition = Partition { topic: "t".into(), topic_id: TopicId::NONE, index: 0 };
+        commands.send(Command::Open(partition, 0)).expect("it listens");
+        dispatch.run().await;
+        let Some(Answer::Fenced(error)) = answers.recv().await else { panic!("it goes on") };
+        assert!(error.to_string().contains("12 hours"), "{error}");
+    }
 }

@@ -273,3 +273,16 @@ async fn of_sources_that_share_a_target_one_goes_on_when_the_other_has_ended() {
     landed(&mut sink, 1, 0, 22, &[3]);
     assert!(matches!(sink.answers.pop_front(), Some(Answer::Durable { next: 9, records: 1, .. })));
 }
+
+#[tokio::test]
+async fn a_process_that_was_fenced_says_so_once_closes_everything_and_is_silent() {
+    let mut sink = sink(100).await;
+    sink.on_fenced(Error::new(crate::error::Kind::Fenced, "another process has taken over"));
+    let Answer::Failed { partition: None, error } = sink.answer().await else { panic!("everything has failed") };
+    assert_eq!(error.kind(), crate::error::Kind::Fenced);
+    assert!(matches!(sink.answer().await, Answer::Failed { partition: Some(of), .. } if of == partition("orders")));
+    sink.open(&partition("orders"));
+    assert!(matches!(sink.answer().await, Answer::Failed { partition: Some(_), .. }), "nothing is opened any more");
+    let more = tokio::time::timeout(std::time::Duration::from_millis(20), sink.answer()).await;
+    assert!(more.is_err(), "a loop that asks for answers first would hear nothing else: {more:?}");
+}
