@@ -15,7 +15,7 @@
 //!
 //! It leaves to the caller: control batches, aborted ones and gaps, which are not to be put at all; producer and sequence.
 //! Of memory it takes the plain records of one batch at a time, and [`merge_to`](Limits::merge_to) of what waits; what is
-//! sent as it is, or waits alone, holds a slice of what was put.
+//! sent as it is, and has not waited, holds a slice of what was put.
 
 mod checksum;
 mod piece;

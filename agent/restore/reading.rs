@@ -3,9 +3,12 @@
 //! Order: a partition's batches come by offset, in runs of whole batches that a read-committed reader sees; what is left
 //! out of a chunk (control batches, aborted and torn transactions, gaps) is covered by the run behind it, at last by one
 //! without batches. Of a batch that reaches beyond what its run covers, at the cut of a fork or where a chain begins, the
-//! rest is not meant. Segments that cannot contribute are not read. Retry: none; what cannot be read ends the partition,
-//! and its error is told when the others are through ([`Reading::failure`]). Memory: a chunk is paid for before it is read,
+//! rest is not meant. Segments that cannot contribute are not read. What is left out of the others is proven as well as
+//! what is sent ([`proof`]). Retry: none; what cannot be read ends the partition, and its error is told when the others are
+//! through ([`Reading::failure`]); where a break of the chain was accepted, the rest of that segment is left out. Memory: a chunk is paid for before it is read,
 //! as large as the largest so far, and a partition has at most two on their way.
+
+mod proof;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,8 +16,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
+use self::proof::Proof;
 use super::plan::Torn;
 use crate::archive::Archive;
 use crate::archive::catalog::Row;
@@ -170,21 +174,30 @@ struct Reader {
 struct Gone;
 
 impl Reader {
-    async fn run(mut self) {
-        let partition = self.task.partition.clone();
-        match self.read().await {
+    async fn run(self) {
+        let (partition, shared, sender) = (self.task.partition.clone(), self.shared.clone(), self.sender.clone());
+        let first = self.task.window.offsets.first;
+        let (next, outcome) = match whole(self.read_all()).await {
+            Ok(read) => read,
+            Err(error) => (first, Err(error)),
+        };
+        match outcome {
             Ok(Ok(())) => {}
             Ok(Err(Gone)) => return,
             Err(error) => {
                 let error = error.with("topic", &partition.topic).with("partition", partition.index);
                 tracing::error!("{error}; other partitions go on");
-                let mut failure = self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner);
                 let _ = failure.get_or_insert(error);
             }
         }
-        let next = self.covered;
         // Whoever listened may be gone.
-        let _ = self.sender.send(Ok(Event::Finished { partition, next })).await;
+        let _ = sender.send(Ok(Event::Finished { partition, next })).await;
+    }
+
+    async fn read_all(mut self) -> (Offset, Result<Result<(), Gone>>) {
+        let outcome = self.read().await;
+        (self.covered, outcome)
     }
 
     async fn read(&mut self) -> Result<Result<(), Gone>> {
@@ -206,8 +219,15 @@ impl Reader {
                 }
                 // What a batch there has before is not the segment's.
                 self.covered = self.covered.max(from).max(row.range.first);
-                if contributes(&row, &task.window) && self.segment(part, &row, range).await?.is_err() {
-                    return Ok(Err(Gone));
+                if contributes(&row, &task.window) {
+                    match self.segment(part, &row, range).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(Gone)) => return Ok(Err(Gone)),
+                        Err(error) if task.over_breaks && error.is_unreadable() => {
+                            tracing::warn!("{}: {error}; what is left of that segment is left out", task.partition);
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
                 self.covered = self.covered.max(row.range.next.min(range.next));
             }
@@ -240,12 +260,14 @@ impl Reader {
             position = position.max(segment.position_of_time(from));
         }
         let mut chunks = segment.chunks(position);
+        let mut proof = Proof::new(row, position == 0);
+        let of_segment = |error: Error| error.with("object", segment.describe());
         loop {
             let semaphore = self.under_way.clone();
             let Ok(under_way) = semaphore.acquire_owned().await else { return Ok(Err(Gone)) };
             let expected = self.shared.largest.load(Ordering::Relaxed).max(CHUNK_BYTES as usize);
             let mut permit = self.limits.budget.acquire(expected).await;
-            let Some(chunk) = chunks.next().await? else { return Ok(Ok(())) };
+            let Some(chunk) = chunks.next().await? else { return proof.end().map(Ok).map_err(of_segment) };
             let length = chunk.bytes.len();
             self.shared.largest.fetch_max(length, Ordering::Relaxed);
             if length > permit.bytes() && permit.bytes() < self.limits.budget.total_bytes() {
@@ -254,39 +276,63 @@ impl Reader {
                 permit = self.limits.budget.acquire(length).await;
             }
             permit.keep(length);
-            let (is_last, handed_on) = self.chunk(&segment, &chunk, range, permit, under_way).await?;
-            if handed_on.is_err() {
+            let (runs, end) = self.runs(&segment, &chunk, range, &mut proof);
+            if self.hand_on_all(runs, &chunk, permit, under_way).await.is_err() {
                 return Ok(Err(Gone));
             }
-            if is_last {
+            if end.map_err(of_segment)? {
                 return Ok(Ok(()));
             }
         }
     }
 
-    /// Hands on the runs of batches of a chunk that a reader sees; returns whether none of the segment comes behind.
-    async fn chunk(
-        &mut self,
+    /// Finds the runs of batches of a chunk that a reader sees, as far as it is sound; and whether nothing of the segment
+    /// comes behind, or what is wrong there.
+    fn runs(
+        &self,
         segment: &Segment,
         chunk: &Chunk,
         range: OffsetRange,
-        mut permit: Permit,
-        under_way: OwnedSemaphorePermit,
-    ) -> Result<(bool, Result<(), Gone>)> {
-        let under_way = Arc::new(under_way);
+        proof: &mut Proof<'_>,
+    ) -> (Vec<Run>, Result<bool>) {
         let mut run = Run::default();
         let mut runs = Vec::new();
-        let mut is_last = false;
+        let mut end = Ok(false);
         for item in batch::walk(&chunk.bytes) {
-            let (at, header) = item.map_err(|error| error.with("object", segment.describe()))?;
-            if header.base_offset >= range.next {
-                is_last = true;
-                break;
-            }
-            let is_torn = |torn: &Torn| torn.covers(header.producer_id, header.base_offset);
-            let is_wanted = header.next_offset() > self.covered
-                && segment.is_visible(&header)
-                && !(header.is_transactional() && self.task.torn.iter().any(is_torn));
+            let looked = item.and_then(|(at, header)| {
+                let bytes = &chunk.bytes[at..];
+                proof.pass(&header)?;
+                if header.base_offset >= range.next {
+                    return Ok((at, header, false));
+                }
+                let is_visible = segment.is_visible(&header);
+                let is_torn = |torn: &Torn| torn.covers(header.producer_id, header.base_offset);
+                let is_wanted = is_visible
+                    && header.next_offset() > self.covered
+                    && !(header.is_transactional() && self.task.torn.iter().any(is_torn));
+                // What is wanted is proven where it is sent, which is too late to go on behind it.
+                if !is_wanted || self.task.over_breaks {
+                    proof::sound(&header, bytes)?;
+                }
+                if is_visible {
+                    proof.see(&header, bytes)?;
+                }
+                Ok((at, header, is_wanted))
+            });
+            let (at, header, is_wanted) = match looked {
+                Ok((_, header, _)) if header.base_offset >= range.next => match proof.is_proven_beyond() {
+                    true => {
+                        end = Ok(true);
+                        break;
+                    }
+                    false => continue,
+                },
+                Ok(looked) => looked,
+                Err(error) => {
+                    end = Err(error);
+                    break;
+                }
+            };
             if is_wanted {
                 let (bytes, records) = self.limits.piece;
                 if run.end != at || run.end - run.start >= bytes || run.records >= records {
@@ -299,16 +345,26 @@ impl Reader {
             }
         }
         runs.extend(run.take());
+        (runs, end)
+    }
+
+    /// Hands on the runs of a chunk.
+    async fn hand_on_all(
+        &mut self,
+        runs: Vec<Run>,
+        chunk: &Chunk,
+        mut permit: Permit,
+        under_way: OwnedSemaphorePermit,
+    ) -> Result<(), Gone> {
+        let under_way = Arc::new(under_way);
         for run in runs {
             let bytes = chunk.bytes.slice(run.start..run.end);
             self.limits.bytes.pass(bytes.len()).await;
             self.limits.records.pass(run.records as usize).await;
             let paid = permit.split(bytes.len());
-            if self.hand_on(bytes, run.next, paid, under_way.clone()).await.is_err() {
-                return Ok((is_last, Err(Gone)));
-            }
+            self.hand_on(bytes, run.next, paid, under_way.clone()).await?;
         }
-        Ok((is_last, Ok(())))
+        Ok(())
     }
 
     async fn hand_on(
@@ -345,7 +401,17 @@ impl Run {
 fn lacks(missing: OffsetRange) -> Error {
     Error::new(Kind::Hole, "the archive lacks offsets, and declares no gap")
         .with("offsets", missing)
-        .hint("`verify` says more; accept = [\"chain-break\"] restores what is there")
+        .hint("`verify` says more; where the plan names the break, accept = [\"chain-break\"] restores what is there")
+}
+
+/// Waits for what reads a partition; a defect in it is an error of that partition. Cancel: it is aborted.
+async fn whole<T: Send + 'static>(reading: impl Future<Output = T> + Send + 'static) -> Result<T> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(reading);
+    match tasks.join_next().await {
+        Some(Ok(read)) => Ok(read),
+        _ => Err(Error::failed("reading it ended by a defect")),
+    }
 }
 
 /// Returns whether a segment may have records that are wanted: what its row proves otherwise is not read.

@@ -234,7 +234,9 @@ fn a_large_batch_goes_behind_the_small_ones_that_wait() {
     let fitted = refitted(LIMITS, &EVERYTHING, &batches).expect("sound");
     let firsts: Vec<_> = fitted.iter().map(|fitted| fitted.sources.clone()).collect();
     assert_eq!(firsts, [Sources::dense(1, 2), Sources::dense(3, 1), Sources::dense(4, 1)]);
-    assert!(is_slice(&fitted[1], &large) && is_slice(&fitted[2], &batches[3]), "neither has another beside it");
+    assert!(is_slice(&fitted[1], &large), "it did not wait");
+    assert_eq!(fitted[2].batch.payload, batches[3][HEADER_BYTES..], "it has no other beside it");
+    assert!(!is_slice(&fitted[2], &batches[3]), "what waits holds nothing of what was read with it");
 }
 
 #[test]

@@ -99,7 +99,9 @@ impl Waiting {
 
     /// Lets a batch wait alone, as it is.
     fn wait(&mut self, batch: &Archived<'_>) -> bool {
-        self.lone = Some((*batch.header, batch.bytes.clone(), batch.sources.clone()));
+        // A slice would hold the whole chunk that was read for as long as nothing more comes.
+        let alone = Bytes::copy_from_slice(&batch.bytes);
+        self.lone = Some((*batch.header, alone, batch.sources.clone()));
         true
     }
 

@@ -190,3 +190,87 @@ fn a_segment_is_passed_over_only_where_its_row_proves_that_nothing_is_wanted() {
     assert!(contributes(&row((Some(100), None)), &cut(Some(1 << 40), None)));
     assert!(!contributes(&Row { records: 0, ..proven }, &window(0, 100)), "nobody would see anything of it");
 }
+
+/// An archive of one segment: two batches that are seen, an aborted one, and its marker.
+async fn with_aborted() -> Fixture {
+    let fixture = Fixture::new("b").await;
+    let batches = [
+        fixture.batch(0, 5),
+        fixture.transactional(5, 5, 7),
+        fixture.marker(10, 7, false),
+        fixture.batch(11, 5),
+        fixture.batch(16, 4),
+    ];
+    let aborted = [AbortedTransaction { producer_id: 7, first: 5 }];
+    let _ = fixture.segment_aborting(0, &batches, &aborted, OpenTransactions::default()).await;
+    fixture
+}
+
+/// Flips a bit in the batch of `offset`, so many bytes behind its beginning.
+fn flipped(bytes: &Bytes, offset: Offset, at: usize, bit: u8) -> Bytes {
+    let walked: Vec<_> = batch::walk(bytes).map(|item| item.expect("sound")).collect();
+    let (start, _) = walked.into_iter().find(|(_, header)| header.base_offset == offset).expect("it is there");
+    let mut bytes = bytes.to_vec();
+    bytes[start + at] ^= bit;
+    bytes.into()
+}
+
+#[tokio::test]
+async fn what_is_left_out_is_proven_too() {
+    let whole = with_aborted().await;
+    let (_, failure) = read(&whole, task(20), unlimited()).await;
+    assert!(failure.is_none(), "{failure:?}");
+    // The control bit, or the transactional one, of a batch that should be seen; the count of a marker; an offset that would
+    // hide a batch, be it before what is wanted or behind it.
+    let wrong = [(0, 22, 0x20, 20), (0, 22, 0x10, 20), (10, 60, 0x01, 20), (11, 6, 0x10, 20), (11, 6, 0x10, 14)];
+    for (offset, at, bit, next) in wrong {
+        let fixture = whole
+            .but(|key, bytes| Some(if key.ends_with(".log") { flipped(&bytes, offset, at, bit) } else { bytes }))
+            .await;
+        let (_, failure) = read(&fixture, task(next), unlimited()).await;
+        // Bytes that are sent are proven there.
+        let sent = failure.is_none() && bit == 0x10 && at == 22;
+        assert!(sent || failure.is_some_and(|error| error.kind() == Kind::Damaged), "byte {at} of batch {offset}");
+    }
+}
+
+#[tokio::test]
+async fn a_segment_that_lacks_a_batch_is_not_taken_for_one_with_a_hole() {
+    let whole = with_aborted().await;
+    for lost in [0, 11, 16] {
+        let fixture = whole
+            .but(|key, bytes| {
+                let keep = |(at, header): (usize, Header)| bytes.slice(at..at + header.total_bytes);
+                let kept = || batch::walk(&bytes).map(|item| item.expect("sound"));
+                let without = || kept().filter(|(_, header)| header.base_offset != lost).map(keep).collect::<Vec<_>>();
+                // As long as before, so that only what is in it tells.
+                let filled = || {
+                    let mut left = without().concat();
+                    left.resize(bytes.len(), 0);
+                    Bytes::from(left)
+                };
+                Some(if key.ends_with(".log") { filled() } else { bytes.clone() })
+            })
+            .await;
+        let (_, failure) = read(&fixture, task(20), unlimited()).await;
+        assert_eq!(failure.expect("it is damaged").kind(), Kind::Damaged, "without the batch at {lost}");
+    }
+}
+
+#[tokio::test]
+async fn over_an_accepted_break_what_is_sound_before_and_behind_it_is_read() {
+    let whole = crate::archive::source::tests::three().await;
+    let damaged = whole
+        .but(|key, bytes| Some(if key.ends_with("0000.log") { flipped(&bytes, 5, 70, 0x01) } else { bytes }))
+        .await;
+    let (handed, failure) = read(&damaged, Task { over_breaks: true, ..task(20) }, unlimited()).await;
+    assert!(failure.is_none(), "{failure:?}");
+    let batches: Vec<Offset> = handed.into_iter().flat_map(|(_, batches)| batches).collect();
+    assert_eq!(batches, [0, 10, 15]);
+}
+
+#[tokio::test]
+async fn a_reader_that_ends_by_a_defect_is_an_error_and_no_silence() {
+    let error = whole(async { panic!("a defect") as () }).await.expect_err("it panicked");
+    assert!(error.to_string().contains("defect"), "{error}");
+}
