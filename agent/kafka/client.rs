@@ -14,6 +14,7 @@
 mod asking;
 mod epochs;
 pub mod groups;
+mod heads;
 mod metadata;
 mod race;
 pub mod topics;

@@ -29,7 +29,7 @@ use crate::error::{Error, Kind};
 use crate::kafka::Client;
 use crate::record::{Offset, Partition};
 use dispatch::Dispatch;
-pub use fence::fence;
+pub use fence::{fence, hindrance, unfenced};
 
 /// The bounds of a producer.
 #[derive(Debug, Clone, Copy)]

@@ -18,6 +18,7 @@
 mod choice;
 mod coordinators;
 mod offsets;
+mod readers;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -35,6 +36,7 @@ use crate::kafka::code_name;
 use crate::record::Offset;
 pub use choice::Choice;
 use offsets::Outcome;
+pub use readers::Readers;
 
 /// How many groups one request asks for. With half, a cluster of a thousand groups takes twice the round trips; with
 /// ten times as many, groups of a thousand partitions would make an answer of a hundred megabytes.
@@ -101,6 +103,11 @@ pub type Partitions = BTreeMap<String, Vec<i32>>;
 pub type Told = std::result::Result<Vec<CommittedOffset>, String>;
 
 impl ListedGroup {
+    /// Returns whether it has members, as far as anybody knows.
+    pub fn is_active(&self) -> bool {
+        !matches!(self.state.as_str(), "Empty" | "Dead")
+    }
+
     /// Returns a group of which only the name is known.
     pub fn named(group: &str) -> Self {
         Self { group: group.to_owned(), kind: UNKNOWN.to_owned(), state: UNKNOWN.to_owned(), coordinator: None }

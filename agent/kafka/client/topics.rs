@@ -11,9 +11,10 @@ use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsRe
 use kafka_protocol::protocol::StrBytes;
 use tokio::time::{Instant, sleep};
 
-use super::{Client, RESOURCE_TOPIC, topic_name};
+use super::{Client, RESOURCE_TOPIC, SOURCE_TOPIC, topic_name};
 use crate::error::{Error, Result};
 use crate::kafka::code_name;
+use crate::pipeline::TopicConfig;
 use crate::record::TopicId;
 
 /// How long the controller may take to make a topic, and the topic to get its leaders.
@@ -22,6 +23,7 @@ const MADE_WITHIN: Duration = Duration::from_secs(30);
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 const NOT_CONTROLLER: i16 = 41;
 const REQUEST_TIMED_OUT: i16 = 7;
+const INVALID_CONFIG: i16 = 40;
 
 const SET: i8 = 0;
 const DELETE: i8 = 1;
@@ -50,7 +52,46 @@ pub enum Made {
     Refused(Error),
 }
 
+/// Why a topic would not be made.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Whether it is for a setting.
+    pub is_setting: bool,
+    /// The broker's words.
+    pub error: Error,
+}
+
 impl Client {
+    /// Asks whether a topic would be made, and makes none; returns the settings that it would have, defaults among them,
+    /// as far as the cluster tells (Kafka 2.4).
+    ///
+    /// # Errors
+    /// As [`create_topics`](Self::create_topics); that it would not be made is the inner one.
+    pub async fn check_topic(&self, topic: &NewTopic) -> Result<std::result::Result<Vec<TopicConfig>, Refusal>> {
+        let deadline = Instant::now() + MADE_WITHIN;
+        let mut backoff = self.backoff();
+        loop {
+            let told = self.ask_controller(&[topic], true).await?.topics.into_iter().next();
+            let told = told.ok_or_else(|| Error::failed(format!("nothing is told of topic \"{}\"", topic.name)))?;
+            match told.error_code {
+                0 => {
+                    let config = |config: m::create_topics_response::CreatableTopicConfigs| TopicConfig {
+                        name: config.name.to_string(),
+                        value: if config.is_sensitive { None } else { config.value.map(|value| value.to_string()) },
+                        set: config.config_source == SOURCE_TOPIC,
+                    };
+                    return Ok(Ok(told.configs.unwrap_or_default().into_iter().map(config).collect()));
+                }
+                code if passes(code) && Instant::now() < deadline => sleep(backoff.wait()).await,
+                code => {
+                    let said = told.error_message.as_ref().map(|said| said.as_str());
+                    let error = refused(&topic.name, code, said);
+                    return Ok(Err(Refusal { is_setting: code == INVALID_CONFIG, error }));
+                }
+            }
+        }
+    }
+
     /// Makes topics and waits until all their partitions have leaders; what became of them is in their order. One that is
     /// made in answer to a question whose answer was lost counts as there before.
     ///
@@ -120,7 +161,7 @@ impl Client {
             if left.is_empty() {
                 return Ok(told);
             }
-            for topic in self.ask_controller(&left).await?.topics {
+            for topic in self.ask_controller(&left, false).await?.topics {
                 let name = topic.name.to_string();
                 let outcome = match topic.error_code {
                     0 => Ok(()),
@@ -144,7 +185,7 @@ impl Client {
         }
     }
 
-    async fn ask_controller(&self, topics: &[&NewTopic]) -> Result<m::CreateTopicsResponse> {
+    async fn ask_controller(&self, topics: &[&NewTopic], validate_only: bool) -> Result<m::CreateTopicsResponse> {
         let config = |(name, value): &(String, String)| {
             CreatableTopicConfig::default()
                 .with_name(StrBytes::from_string(name.clone()))
@@ -161,7 +202,8 @@ impl Client {
         let wait = self.properties().request_timeout / 2;
         let request = m::CreateTopicsRequest::default()
             .with_topics(topics.iter().map(topic).collect())
-            .with_timeout_ms(wait.as_millis() as i32);
+            .with_timeout_ms(wait.as_millis() as i32)
+            .with_validate_only(validate_only);
         // With ZooKeeper only the controller makes topics; with KRaft any broker passes the request on.
         let controller = self.metadata(Some(&[])).await?.controller;
         let answer = match self.address(controller) {

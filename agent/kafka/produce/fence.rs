@@ -19,6 +19,7 @@ use kafka_protocol::protocol::{Request, StrBytes};
 use tokio::time::{Instant, sleep};
 
 use super::verdict;
+use crate::backoff::Backoff;
 use crate::batch::outgoing::Identity;
 use crate::error::{Error, Result};
 use crate::kafka::wire::Throttled;
@@ -36,6 +37,8 @@ const PARTITIONS_PER_REQUEST: usize = 500;
 
 /// The longest wait between two attempts: markers are written in milliseconds.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i16 = 53;
 
 /// FindCoordinator: the key is a transactional id.
 const KEY_TRANSACTION: i8 = 1;
@@ -63,6 +66,65 @@ pub async fn fence(client: &Client, transactional_id: &str, partitions: &[Partit
     fence.init().await
 }
 
+/// Returns why nobody can be fenced off under `transactional_id`: we may not use it, or the cluster has no transactions.
+/// Asked of the coordinator without changing anything; and, where the place is to be `taken`, by taking it, which fences
+/// nobody off yet.
+///
+/// # Errors
+/// As [`fence`].
+pub async fn hindrance(client: &Client, transactional_id: &str, taken: bool) -> Result<Option<String>> {
+    let mut fence = Fence { client, transactional_id, coordinator: None };
+    let deadline = Instant::now() + STEP_WITHIN;
+    let mut backoff = fence.backoff();
+    let failure = loop {
+        let failure = match fence.find().await {
+            Ok(_) if taken => match fence.try_init().await {
+                Ok(_) => return Ok(None),
+                Err(failure) => failure,
+            },
+            Ok(_) => return Ok(None),
+            Err(failure) => failure,
+        };
+        let wait = backoff.wait();
+        if !passes(&failure) || Instant::now() + wait > deadline {
+            break failure;
+        }
+        sleep(wait).await;
+    };
+    match failure {
+        Failure::Code(code @ TRANSACTIONAL_ID_AUTHORIZATION_FAILED) => {
+            let what = format!("transactional id \"{transactional_id}\" may not be used: {}", code_name(code));
+            Ok(Some(format!("{what}; allow WRITE and DESCRIBE on it for this principal")))
+        }
+        Failure::Error(error) if !error.retryable() => Ok(Some(error.to_string())),
+        failure => Err(fence.failed("FindCoordinator", failure)),
+    }
+}
+
+/// Returns whom to produce as where nobody is to be fenced off: idempotent, from sequence 0 on.
+///
+/// # Errors
+/// As [`fence`].
+pub async fn unfenced(client: &Client) -> Result<Identity> {
+    let request = m::InitProducerIdRequest::default().with_transactional_id(None);
+    let mut backoff = client.backoff();
+    let deadline = Instant::now() + STEP_WITHIN;
+    loop {
+        let answer = client.ask_any(0..=1, &request).await?;
+        let answer =
+            answer.ok_or_else(|| Error::failed("the cluster has no idempotent producers").hint("Kafka 0.11"))?;
+        let code = answer.error_code;
+        if code == 0 {
+            return Ok(Identity { producer_id: answer.producer_id.0, epoch: answer.producer_epoch });
+        }
+        if !passes(&Failure::Code(code)) || Instant::now() >= deadline {
+            return Err(Error::failed(format!("InitProducerId was refused: {}", code_name(code)))
+                .hint("allow IDEMPOTENT_WRITE on the cluster for this principal"));
+        }
+        sleep(backoff.wait()).await;
+    }
+}
+
 struct Fence<'a> {
     client: &'a Client,
     transactional_id: &'a str,
@@ -86,10 +148,14 @@ type Step<T> = std::result::Result<T, Failure>;
 
 impl Fence<'_> {
     async fn init(&mut self) -> Result<Identity> {
+        self.try_init().await.map_err(|failure| self.failed("InitProducerId", failure))
+    }
+
+    async fn try_init(&mut self) -> Step<Identity> {
         let request = m::InitProducerIdRequest::default()
             .with_transactional_id(Some(self.id()))
             .with_transaction_timeout_ms(TRANSACTION_TIMEOUT.as_millis() as i32);
-        let answer = self.step("InitProducerId", 0..=1, &request, |answer| checked(answer.error_code)).await?;
+        let answer = self.try_step(0..=1, &request, |answer| checked(answer.error_code)).await?;
         Ok(Identity { producer_id: answer.producer_id.0, epoch: answer.producer_epoch })
     }
 
@@ -123,7 +189,7 @@ impl Fence<'_> {
         StrBytes::from_string(self.transactional_id.to_owned()).into()
     }
 
-    /// Asks the coordinator until it agrees, or does not for a reason that stays.
+    /// As [`try_step`](Self::try_step), with an error for people.
     async fn step<R>(
         &mut self,
         name: &str,
@@ -135,8 +201,21 @@ impl Fence<'_> {
         R: Request,
         R::Response: Throttled,
     {
-        let properties = self.client.properties();
-        let mut backoff = crate::backoff::Backoff::new(properties.backoff, properties.backoff_max.min(LONGEST_WAIT));
+        self.try_step(ours, request, check).await.map_err(|failure| self.failed(name, failure))
+    }
+
+    /// Asks the coordinator until it agrees, or does not for a reason that stays.
+    async fn try_step<R>(
+        &mut self,
+        ours: RangeInclusive<i16>,
+        request: &R,
+        check: impl Fn(&R::Response) -> Step<()>,
+    ) -> Step<R::Response>
+    where
+        R: Request,
+        R::Response: Throttled,
+    {
+        let mut backoff = self.backoff();
         let deadline = Instant::now() + STEP_WITHIN;
         loop {
             let failure = match self.ask(ours.clone(), request).await {
@@ -148,13 +227,18 @@ impl Fence<'_> {
             };
             let wait = backoff.wait();
             if !passes(&failure) || Instant::now() + wait > deadline {
-                return Err(self.failed(name, failure));
+                return Err(failure);
             }
             if !matches!(failure, Failure::Code(3 | 51)) {
                 self.coordinator = None;
             }
             sleep(wait).await;
         }
+    }
+
+    fn backoff(&self) -> Backoff {
+        let properties = self.client.properties();
+        Backoff::new(properties.backoff, properties.backoff_max.min(LONGEST_WAIT))
     }
 
     async fn ask<R>(&mut self, ours: RangeInclusive<i16>, request: &R) -> Step<R::Response>
@@ -201,8 +285,9 @@ impl Fence<'_> {
         }
         let what = format!("{name} for transactional id \"{id}\" was refused: {}", code_name(code));
         let hint = match code {
-            // TRANSACTIONAL_ID_AUTHORIZATION_FAILED
-            53 => format!("allow WRITE and DESCRIBE on transactional id \"{id}\" for this principal"),
+            TRANSACTIONAL_ID_AUTHORIZATION_FAILED => {
+                format!("allow WRITE and DESCRIBE on transactional id \"{id}\" for this principal")
+            }
             29 => "allow WRITE on the target topics for this principal".to_owned(),
             31 => "allow IDEMPOTENT_WRITE on the cluster for this principal".to_owned(),
             // INVALID_TRANSACTION_TIMEOUT

@@ -27,7 +27,9 @@ macro_rules! throttled {
 throttled!(
     m::AddPartitionsToTxnResponse,
     m::CreateTopicsResponse,
+    m::ConsumerGroupDescribeResponse,
     m::DescribeConfigsResponse,
+    m::DescribeGroupsResponse,
     m::DescribeProducersResponse,
     m::EndTxnResponse,
     m::FetchResponse,
