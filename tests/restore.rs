@@ -4,6 +4,7 @@
 //! the restore has kept, read with the library.
 
 mod cuts;
+mod dangers;
 mod hazards;
 mod rates;
 mod refusals;
@@ -31,6 +32,8 @@ pub(crate) struct Restore<'a> {
     backup: &'a Backup,
     backup_id: &'static str,
     brokers: String,
+    name: String,
+    /// Its own: of two restores of one id the younger one fences the other.
     id: String,
     /// Source topics with the topics that they are restored to.
     topics: Vec<(String, String)>,
@@ -52,7 +55,8 @@ impl<'a> Restore<'a> {
             backup,
             backup_id: "test",
             brokers: kafka.brokers().to_owned(),
-            id: name.to_owned(),
+            name: name.to_owned(),
+            id: format!("{name}-{:08x}", crc32c::crc32c(backup.archive().as_bytes())),
             topics: topics.iter().map(|topic| ((*topic).to_owned(), format!("{topic}-{name}"))).collect(),
             pipeline: String::new(),
             source: String::new(),
@@ -106,6 +110,11 @@ impl<'a> Restore<'a> {
         &self.topics[0].1
     }
 
+    /// Returns its id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Returns the configuration.
     pub(crate) fn config(&self) -> String {
         let names: Vec<&str> = self.topics.iter().map(|(source, _)| source.as_str()).collect();
@@ -116,7 +125,7 @@ impl<'a> Restore<'a> {
             "[[pipeline]]\nname = {:?}\n{}[pipeline.source]\ntype = \"archive\"\nbackup_id = {:?}\npath = {:?}\n\
              topics = {names:?}\n{}{}[pipeline.sink]\ntype = \"kafka\"\nrestore_id = {:?}\ntopics = {{ {} }}\n{}\
              kafka = {{ \"bootstrap.servers\" = {:?} }}\n",
-            self.id,
+            self.name,
             self.pipeline,
             self.backup_id,
             self.backup.archive(),

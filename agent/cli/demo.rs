@@ -29,7 +29,8 @@ pub struct Args {
 async fn bring_back(made: &Made, path: &str, program: &str, on_backup: &str) -> Result<()> {
     let text = demo::restore(made, path).await?;
     let config = Config::parse("the demo", &text, &|_| None)?;
-    let args = restore::Args { config: "restore.toml".into(), dry_run: false, format: restore::Shown::Table, listen: None };
+    let args =
+        restore::Args { config: "restore.toml".into(), dry_run: false, format: restore::Shown::Table, listen: None };
     logging::say(&format!("\n$ {program} restore --config restore.toml   # orders, as {RESTORED}"));
     let (_stop, stopped) = stop_on_signals()?;
     for restore in &config.restores {

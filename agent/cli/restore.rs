@@ -9,7 +9,7 @@ use crate::config::{Config, Restore};
 use crate::error::{Error, Result};
 use crate::kafka::Properties;
 use crate::kafka::client::{Client, OPEN_WITHIN};
-use crate::restore::perform::{Planned, check_new};
+use crate::restore::perform::{self, Planned};
 use crate::restore::plan::{PartitionPlan, Plan, StagePlan, TopicPlan, making};
 use crate::restore::state::State;
 use crate::stages::Stages;
@@ -99,11 +99,17 @@ pub(super) async fn one(
         logging::say(&format!("{}: restore `{}` is finished already", restore.name, state.restore_id()));
         return Ok(());
     }
-    // Before the plan, which would find in the targets what it has sent.
-    check_new(state.restore_id(), &seen)?;
+    // Before another plan, which would find in the targets what was made and sent.
+    let before = perform::before(restore, state.restore_id(), &seen)?;
     let stages = open_stages(restore).await?;
     let client = Client::open(properties, OPEN_WITHIN).await?;
-    let plan = making::make(restore, &archive, &client, stages.as_ref()).await?;
+    let plan = match before {
+        Some(plan) => {
+            plan.check_stages(stages.as_ref())?;
+            plan
+        }
+        None => making::make(restore, &archive, &client, stages.as_ref()).await?,
+    };
     if args.dry_run {
         return print(restore, &state, &plan, args.format);
     }

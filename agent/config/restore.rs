@@ -124,6 +124,17 @@ impl Restore {
         if let Some(id) = &self.sink.restore_id {
             return id.clone();
         }
+        let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+        let name: String = self.name.chars().map(safe).collect();
+        format!("{name}-{:08x}", self.asked() as u32)
+    }
+
+    /// Returns the digest of what is asked for: another one of the same id is another restore.
+    pub fn request(&self) -> String {
+        format!("{:016x}", self.asked())
+    }
+
+    fn asked(&self) -> u64 {
         let sink = &self.sink;
         let servers = sink.kafka.get("bootstrap.servers");
         // With other keys to the same store it is the same restore.
@@ -131,9 +142,7 @@ impl Restore {
         // What is printed of a stage hides its settings' values: they may be secrets, and nobody reads them out of a digest.
         let stages: Vec<_> = self.stages.iter().map(|stage| (&stage.plugin, &stage.settings, stage.on_error)).collect();
         let asked = format!("{:?}", (source, stages, &sink.topics, &sink.partitions, servers));
-        let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-        let name: String = self.name.chars().map(safe).collect();
-        format!("{name}-{:08x}", xxhash_rust::xxh3::xxh3_64(asked.as_bytes()) as u32)
+        xxhash_rust::xxh3::xxh3_64(asked.as_bytes())
     }
 }
 

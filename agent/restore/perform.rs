@@ -2,7 +2,8 @@
 //!
 //! Order of durable effects: the plan's object, the target topics, the fence, the attempt's object, the batches, the
 //! offset map, the settings that topics get afterwards, `done`. What a crash between two of them leaves is said in
-//! [`state`](super::state). Cancel: SIGTERM, SIGINT and `restores cancel` stop the reading; what is on its way is
+//! [`state`](super::state). A start that finds a plan and no attempt performs that plan ([`before`]); one that finds the
+//! map only gives the topics their settings, and writes `done`. Cancel: SIGTERM, SIGINT and `restores cancel` stop the reading; what is on its way is
 //! acknowledged within `shutdown_timeout`. Nothing that was sent is taken back.
 
 mod targets;
@@ -15,23 +16,23 @@ use tokio::sync::watch;
 use self::targets::{Assigned, Toward};
 use super::ends;
 use super::map::OffsetMap;
-use super::plan::{self, Danger, PartitionPlan, Plan};
+use super::plan::{self, Danger, Hazard, Plan};
 use super::progress::Progress;
 use super::reading::{Limits, Reading, Task};
 use super::sending::{Lane, Sending, Sum, Target};
-use super::state::{self, Attempt, Done, Outcome, Process, Seen, Start, State};
-use crate::archive::source::Place;
-use crate::archive::source::way::Part;
-use crate::archive::{Archive, layout};
-use crate::batch::outgoing::{self, Identity, Window};
+use super::state::{self, Attempt, Done, Name, Outcome, Process, Seen, Start, State};
+use crate::archive::Archive;
+use crate::batch::outgoing::{self, Identity};
 use crate::budget::{Budget, RateLimit};
 use crate::config::Restore;
+use crate::crash;
 use crate::error::{Error, Kind, Result};
 use crate::kafka::client::Client;
 use crate::kafka::produce::{self, Producer, fence};
 use crate::pipeline::{self, Control};
 use crate::record::{Offset, OffsetRange, Partition, Timestamp};
 use crate::stages::Stages;
+use crate::store::Creation;
 use crate::telemetry::Health;
 
 /// The plain bytes of a merged batch. Half of it makes twice the requests' shares; double is more than brokers' caches like.
@@ -83,27 +84,85 @@ impl Planned<'_> {
     /// first, after what could be restored has been.
     pub async fn perform(&self, stop: watch::Receiver<bool>) -> Result<Summary> {
         plan::hazards::check(&self.plan.hazards)?;
+        let id = self.state.restore_id();
         if self.state.is_cancelled().await? {
-            let id = self.state.restore_id();
             return Err(Error::usage(format!("restore `{id}` was cancelled")).hint("give this one another restore_id"));
         }
+        let seen = self.state.look().await?;
+        if seen.names.contains(&Name::Map) {
+            return self.end(&seen).await;
+        }
+        check_new(id, &seen)?;
         let kept = self.keep_plan().await?;
+        let is_fenced = self.may_fence().await?;
         targets::make(self.client, self.plan).await?;
+        crash::point("restore-topics", &id);
         let assigned = targets::assigned(self.client, self.plan).await?;
         let towards = assigned.iter().flat_map(|assigned| &assigned.targets);
         let targets: BTreeSet<_> = towards.map(|toward| toward.pair.target.clone()).collect();
         let targets: Vec<_> = targets.into_iter().collect();
-        let identity = fence(self.client, &transactional_id(self.state.restore_id()), &targets).await?;
-        let ends = ends::of(self.client, &targets).await?;
-        let ends = ends.into_iter().map(|(target, log)| (target, log.next)).collect();
+        // Else two starts at once would fence each other off, and neither go on.
+        check_new(id, &self.state.look().await?)?;
+        let identity = match is_fenced {
+            true => fence(self.client, &transactional_id(id), &targets).await?,
+            false => produce::unfenced(self.client).await?,
+        };
+        let logs = ends::of(self.client, &targets).await?;
+        self.check_empty(&logs).await?;
+        let ends = logs.into_iter().map(|(target, log)| (target, log.next)).collect();
         let attempt = self.begin(&kept, identity, &assigned, &ends).await?;
+        if attempt.number > 0 {
+            return Err(begun(id, 1).hint("two were started at once, and have fenced each other off: nothing was sent"));
+        }
         let sent = self.send(&assigned, identity, ends, stop).await;
         let (map, Sum { records, bytes, left_out }) = sent.map_err(|error| self.unfinished(error))?;
-        let (_, map_digest) = self.state.put_map(&map).await?;
+        let (created, map_digest) = self.state.put_map(&map).await?;
+        if created == Creation::Exists {
+            return Err(Error::failed(format!("restore `{id}` has an offset map already, and it is another one"))
+                .hint("another process restores under the same id; `restores show` tells of it"));
+        }
         targets::set_afterwards(self.client, self.plan).await?;
         let summary = Summary { records, bytes, partitions: assigned.len(), left_out };
         let _ = self.state.finish(&self.done(attempt.number, &map, map_digest, summary)).await?;
         Ok(summary)
+    }
+
+    /// Ends a restore of which everything has landed.
+    async fn end(&self, seen: &Seen) -> Result<Summary> {
+        let lost = || Error::transient("the offset map was there, and is not told");
+        let map = self.state.offset_map(seen).await?.ok_or_else(lost)?;
+        let (_, map_digest) = self.state.put_map(&map).await?;
+        targets::set_afterwards(self.client, self.plan).await?;
+        let records = map.iter().map(|(_, track)| track.records()).sum();
+        // How many bytes were sent, and what stages left out, only the process knew that sent them; so many were read.
+        let partitions = self.plan.partitions().filter(|(_, of)| !of.range().is_empty()).count();
+        let summary = Summary { records, bytes: self.plan.size().1, partitions, left_out: 0 };
+        let attempt = seen.attempts.last().copied().unwrap_or_default();
+        let _ = self.state.finish(&self.done(attempt, &map, map_digest, summary)).await?;
+        Ok(summary)
+    }
+
+    /// Returns whether older processes are to be fenced off; that they cannot be must have been accepted.
+    async fn may_fence(&self) -> Result<bool> {
+        let id = transactional_id(self.state.restore_id());
+        let Some(why) = produce::hindrance(self.client, &id, true).await? else { return Ok(true) };
+        let accepted = plan::hazards::accepted(&self.restore.sink.accept)?.contains(&Danger::NoFence);
+        plan::hazards::check(&[Hazard { accepted, ..Hazard::new(Danger::NoFence, &id, &why) }])?;
+        tracing::warn!("{id}: nobody is fenced off: {why}");
+        Ok(false)
+    }
+
+    /// Refuses targets to which somebody has written since the plan was made. Nobody of this restore can any more.
+    async fn check_empty(&self, logs: &HashMap<Partition, OffsetRange>) -> Result<()> {
+        let is_known = |target: &Partition| {
+            let told = |hazard: &&Hazard| hazard.danger == Danger::TargetNotEmpty;
+            self.plan.hazards.iter().filter(told).any(|hazard| hazard.subject == target.to_string())
+        };
+        let unknown = logs.iter().filter(|(target, _)| !is_known(target)).map(|(target, log)| (target.clone(), *log));
+        let full = ends::with_records(self.client, &unknown.collect()).await?;
+        let Some(first) = full.iter().min() else { return Ok(()) };
+        Err(Error::usage(format!("{first}: {}: somebody wrote to it after the plan was made", Danger::TargetNotEmpty))
+            .hint("nothing was sent; give this restore another restore_id, so that it is planned anew"))
     }
 
     /// Keeps that this process begins.
@@ -165,11 +224,6 @@ impl Planned<'_> {
         }
     }
 
-    fn window(&self, of: &PartitionPlan) -> Window {
-        let (from, until) = self.plan.times();
-        Window { offsets: of.range(), from, until }
-    }
-
     fn lane(&self, Assigned { source, of, targets }: &Assigned<'_>) -> Lane {
         let merge_below = self.plan.merge_below;
         let target = |Toward { pair, most_bytes }: &Toward| Target {
@@ -179,7 +233,7 @@ impl Planned<'_> {
         Lane {
             source: source.clone(),
             targets: targets.iter().map(target).collect(),
-            window: self.window(of),
+            window: self.plan.window(of),
             is_paced: self.is_paced(),
         }
     }
@@ -187,11 +241,17 @@ impl Planned<'_> {
     fn task(&self, Assigned { source, of, .. }: &Assigned<'_>) -> Result<Task> {
         Ok(Task {
             partition: source.clone(),
-            way: way(source, of)?,
-            window: self.window(of),
+            way: of.way(source)?,
+            window: self.plan.window(of),
             torn: of.torn.clone(),
-            over_breaks: self.plan.hazards.iter().any(|hazard| hazard.danger == Danger::ChainBreak),
+            over_breaks: self.goes_over_breaks(source),
         })
+    }
+
+    /// Returns whether the plan names breaks of a partition's chain: they are accepted then.
+    fn goes_over_breaks(&self, source: &Partition) -> bool {
+        let is_of = |hazard: &Hazard| hazard.danger == Danger::ChainBreak && hazard.subject == source.to_string();
+        self.plan.hazards.iter().any(is_of)
     }
 
     fn done(&self, attempt: u32, map: &OffsetMap, map_digest: String, summary: Summary) -> Done {
@@ -221,7 +281,6 @@ impl Planned<'_> {
         };
         let backup_id = &self.restore.source.backup_id;
         let wanted = state::Plan::new(self.state.restore_id(), backup_id, target, self.plan)?;
-        check_new(self.state.restore_id(), &self.state.look().await?)?;
         let (_, held) = self.state.put_plan(&wanted).await?;
         if held.digest != wanted.digest {
             let id = self.state.restore_id();
@@ -302,26 +361,36 @@ pub fn check_new(restore_id: &str, seen: &Seen) -> Result<()> {
     if seen.attempts.is_empty() {
         return Ok(());
     }
-    Err(Error::usage(format!("restore `{restore_id}` was begun before, and has not finished"))
-        .with("attempts", seen.attempts.len())
+    Err(begun(restore_id, seen.attempts.len())
         .hint("what it sent stays in the target; give this one another restore_id and an empty target"))
+}
+
+fn begun(restore_id: &str, attempts: usize) -> Error {
+    Error::usage(format!("restore `{restore_id}` was begun before, and has not finished")).with("attempts", attempts)
+}
+
+/// Returns the plan that a start of a restore is bound to, if an earlier one has kept one.
+///
+/// # Errors
+/// [`Kind::Usage`] where something else is asked for than then, and for a restore that was begun and of which not
+/// everything has landed; [`Kind::Damaged`] for a plan that cannot be read.
+pub fn before(restore: &Restore, restore_id: &str, seen: &Seen) -> Result<Option<Plan>> {
+    if !seen.names.contains(&Name::Map) {
+        check_new(restore_id, seen)?;
+    }
+    let Some(kept) = &seen.plan else {
+        let damaged = || format!("the plan of restore `{restore_id}` cannot be read");
+        return if seen.names.contains(&Name::Plan) { Err(Error::damaged(damaged())) } else { Ok(None) };
+    };
+    let plan: Plan = kept.read()?;
+    if plan.request == restore.request() {
+        return Ok(Some(plan));
+    }
+    Err(Error::usage(format!("restore `{restore_id}` was planned before, and otherwise"))
+        .hint("`restores show` prints that plan; give this one another restore_id"))
 }
 
 /// Returns the transactional id of a restore: whoever has it newest is the one that sends.
 pub(super) fn transactional_id(restore_id: &str) -> String {
     format!("kafka-backup-restore-{restore_id}")
-}
-
-/// Returns the way along a partition that is planned.
-///
-/// # Errors
-/// [`Kind::Failed`] where the plan names a chain that can be none.
-pub(crate) fn way(source: &Partition, of: &plan::PartitionPlan) -> Result<Vec<Part>> {
-    let part = |chain: &plan::ChainPlan| {
-        let named = layout::parse_chain_name(&chain.chain);
-        let (_, fork) = named.ok_or_else(|| Error::failed(format!("the plan names a chain `{}`", chain.chain)))?;
-        let range = OffsetRange { first: chain.first, next: chain.next };
-        Ok(Part { place: Place::new(source.clone(), fork), range })
-    };
-    of.chains.iter().map(part).collect()
 }

@@ -4,22 +4,36 @@
 //! Pure. [`making`] makes it of an archive, a cluster and a request; it is printed, kept as the restore's `plan` object,
 //! and performed as it is, also by another process later. Nothing of it is a secret.
 
+mod groups;
 pub mod hazards;
+mod keys;
+mod made;
 pub mod making;
 pub mod routed;
 mod savepoint;
-pub(super) mod targets;
+mod targets;
 mod torn;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::hazards::{Danger, Hazard};
 pub use self::routed::{RoutedPlan, StagePlan};
-use crate::record::{Offset, OffsetRange, Timestamp};
+use crate::archive::layout;
+use crate::archive::source::Place;
+use crate::archive::source::way::Part;
+use crate::batch::outgoing::Window;
+use crate::error::{Error, Result};
+use crate::record::{Offset, OffsetRange, Partition, Timestamp};
+use crate::stages::Stages;
 
 /// What a restore is going to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
+    /// The digest of what was asked for.
+    #[serde(default)]
+    pub request: String,
     /// What is left out.
     pub cut: Cut,
     /// Batches of fewer bytes are merged.
@@ -89,8 +103,14 @@ pub struct TopicPlan {
     pub create: Option<NewTopic>,
     /// The target's `max.message.bytes`.
     pub most_bytes: usize,
+    /// The target is compacted while records come.
+    #[serde(default)]
+    pub compacts: bool,
     /// Its partitions, by number.
     pub partitions: Vec<PartitionPlan>,
+    /// Only stages send to these partitions: while it is planned alone, then it becomes one of [`Plan::routed`].
+    #[serde(skip)]
+    only_routed: bool,
 }
 
 /// A topic that is made.
@@ -102,6 +122,8 @@ pub struct NewTopic {
     pub replication_factor: i16,
     /// The settings that it is made with.
     pub configs: Vec<(String, String)>,
+    /// Those among them that it has only while records come.
+    pub meanwhile: Vec<String>,
     /// The settings that it gets when everything is restored: before, they would take records away or change them.
     pub afterwards: Vec<(String, String)>,
 }
@@ -128,6 +150,9 @@ pub struct PartitionPlan {
     pub records: u64,
     /// Bytes of these.
     pub bytes: u64,
+    /// Bytes of a batch that the largest record would have alone, at least, as far as the index tells.
+    #[serde(default)]
+    pub record_bytes: u64,
     /// The least and the greatest time of what is taken, in milliseconds since the epoch, as far as the index tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times_ms: Option<(i64, i64)>,
@@ -169,11 +194,46 @@ impl PartitionPlan {
     /// Makes one of which nothing is taken yet, from `first` on.
     fn of(source: i32, target: i32, first: Offset) -> Self {
         let (next, chains, torn) = (first, Vec::new(), Vec::new());
-        Self { source, target, first, next, chains, torn, segments: 0, records: 0, bytes: 0, times_ms: None }
+        Self {
+            source,
+            target,
+            first,
+            next,
+            chains,
+            torn,
+            segments: 0,
+            records: 0,
+            bytes: 0,
+            record_bytes: 0,
+            times_ms: None,
+        }
+    }
+
+    /// Returns the way along the partition of which it is.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`](crate::error::Kind::Failed) where it names what is no chain.
+    pub(crate) fn way(&self, source: &Partition) -> Result<Vec<Part>> {
+        let part = |chain: &ChainPlan| {
+            let named = layout::parse_chain_name(&chain.chain);
+            let (_, fork) = named.ok_or_else(|| Error::failed(format!("the plan names a chain `{}`", chain.chain)))?;
+            let range = OffsetRange { first: chain.first, next: chain.next };
+            Ok(Part { place: Place::new(source.clone(), fork), range })
+        };
+        self.chains.iter().map(part).collect()
     }
 }
 
 impl TopicPlan {
+    /// Returns a partition of it in the archive.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`](crate::error::Kind::Failed) where its id is none.
+    pub(super) fn source_partition(&self, of: &PartitionPlan) -> Result<Partition> {
+        let topic_id = self.topic_id.parse()?;
+        Ok(Partition { topic: self.source.as_str().into(), topic_id, index: of.source })
+    }
+
     /// Returns the least and the greatest time of what is taken, as far as the index tells.
     fn times_ms(&self) -> Option<(i64, i64)> {
         let times = self.partitions.iter().filter_map(|partition| partition.times_ms);
@@ -196,15 +256,35 @@ impl Plan {
         (cut.from(), cut.until())
     }
 
-    /// Returns the topics that are made, each with what it is made as.
-    pub fn new_topics(&self) -> impl Iterator<Item = (&str, &NewTopic)> {
+    /// Returns the topics that are made, by name.
+    pub fn new_topics(&self) -> BTreeMap<&str, &NewTopic> {
         let topics = self.topics.iter().filter_map(|topic| Some((topic.target.as_str(), topic.create.as_ref()?)));
-        topics.chain(self.routed.iter().filter_map(|topic| Some((topic.topic.as_str(), topic.create.as_ref()?))))
+        let routed = self.routed.iter().filter_map(|topic| Some((topic.topic.as_str(), topic.create.as_ref()?)));
+        topics.chain(routed).collect()
+    }
+
+    /// Makes sure that these stages are those that were planned.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for others: a plugin's file may have been replaced since.
+    pub fn check_stages(&self, stages: Option<&Stages>) -> Result<()> {
+        let given = stages.map(routed::stages).unwrap_or_default();
+        if given == self.stages {
+            return Ok(());
+        }
+        Err(Error::usage("the restore was planned before, with other plugins than the files that are there now")
+            .hint("put them back, or give this one another restore_id"))
     }
 
     /// Returns the partitions, with their topics.
     pub fn partitions(&self) -> impl Iterator<Item = (&TopicPlan, &PartitionPlan)> {
         self.topics.iter().flat_map(|topic| topic.partitions.iter().map(move |partition| (topic, partition)))
+    }
+
+    /// Returns which records of a partition are taken.
+    pub(crate) fn window(&self, of: &PartitionPlan) -> Window {
+        let (from, until) = self.times();
+        Window { offsets: of.range(), from, until }
     }
 
     /// Returns how many records, at most, and bytes are read.

@@ -18,7 +18,7 @@
 //!
 //! | effect | what is left | what the next start does |
 //! |---|---|---|
-//! | `plan` | a restore that is planned | runs that plan |
+//! | `plan` | a restore that is planned, and topics that it made | runs that plan, and takes those topics for its own |
 //! | the fence in Kafka | markers in the targets; whoever was there before can send no more | fences again |
 //! | `attempt-<n>` | nothing of that producer in the targets | fences; finds in the targets, from where the attempt says they ended, nothing that landed |
 //! | batches | records behind the last journal | fences; reads in the targets, from where the journal says, what else landed; maps that anew |

@@ -325,7 +325,7 @@ async fn try_case(case: u64, met: &mut Met) {
         assert_eq!((topic.source.as_str(), of.source), ("t", 0), "FUZZ_SEED={case}");
         let partition = Partition { topic: "t".into(), topic_id: "_".parse().expect("an id"), index: 0 };
         let window = Window { offsets: of.range(), from: planned_cut.from(), until: planned_cut.until() };
-        let way = perform::way(&partition, of).expect("chains");
+        let way = of.way(&partition).expect("chains");
         let task = Task { partition, way, window, torn: of.torn.clone(), over_breaks: false };
         fitted.extend(sent(random, &fixture, task).await);
         met.torn += of.torn.len();

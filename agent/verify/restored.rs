@@ -205,7 +205,7 @@ impl Look<'_> {
             let window = Window { offsets: of.range(), from: self.plan.cut.from(), until: self.plan.cut.until() };
             let lane = Lane {
                 map: self.map.clone(),
-                parts: perform::way(&pair.source, of)?,
+                parts: of.way(&pair.source)?,
                 window,
                 torn: of.torn.clone(),
                 log: logs.get(&pair.target).copied().unwrap_or(OffsetRange { first: 0, next: 0 }),

@@ -1,5 +1,7 @@
 //! What is refused before anything is sent, and what ends a restore that runs.
 
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+
 use crate::restore::Restore;
 use crate::savepoints::savepoints;
 use crate::support::agent::{Backup, program_with};
@@ -84,7 +86,8 @@ fn a_finished_restore_stays_finished_and_one_that_was_begun_is_not_begun_again()
     let _ = restore.run().ok();
     let (done, ends) = (restore.done().0, kafka.ends(restore.target()));
     let again = restore.run();
-    assert!(again.stderr.contains("restore `once` is finished already"), "{}", again.stderr);
+    let told = format!("restore `{}` is finished already", restore.id());
+    assert!(again.stderr.contains(&told), "{}", again.stderr);
     let _ = again.ok();
     assert_eq!((restore.done().0, kafka.ends(restore.target())), (done, ends));
 
@@ -96,7 +99,7 @@ fn a_finished_restore_stays_finished_and_one_that_was_begun_is_not_begun_again()
     });
     running.kill();
     assert!(sent < 200);
-    slow().run().fails_with(2, &["`killed` was begun before", "another restore_id"]);
+    slow().run().fails_with(2, &[slow().id(), "was begun before", "another restore_id"]);
 
     let stopped = Restore::named(kafka, &backup, &[&topic], "stopped").pipeline("max_bytes_per_second = \"50KiB\"");
     let mut running = stopped.start(&[]);
@@ -143,4 +146,81 @@ fn what_a_restore_cannot_have_and_what_does_not_run_it_are_told() {
         verb(name, &config).fails_with(2, &["`restored`", "kafka-backup restore --config"]);
     }
     assert!(!kafka.topics().contains(restore.target()));
+}
+
+#[test]
+fn a_plan_that_was_kept_binds_the_next_starts_until_one_has_begun() {
+    let kafka = Kafka::shared();
+    let (topic, backup) = backed_up(kafka, "refused-half");
+    let restore = Restore::of(kafka, &backup, &[&topic]);
+    assert_killed(&restore, "restore-plan");
+    assert_eq!(restore.state_names(), ["plan"]);
+    let other = Restore::of(kafka, &backup, &[&topic]).source("until = \"2020-01-01T00:00:00Z\"");
+    other.run().fails_with(2, &["was planned before, and otherwise", restore.id()]);
+    assert_killed(&restore, "restore-attempt");
+    restore.run().fails_with(2, &["was begun before"]);
+}
+
+/// Kills a restore at a crash point.
+#[track_caller]
+fn assert_killed(restore: &Restore<'_>, point: &str) {
+    let mut running = restore.start(&[("KAFKA_BACKUP_CRASH_AT", point)]);
+    assert!(!running.wait().success(), "{}", running.log());
+}
+
+#[test]
+fn a_second_start_runs_the_stored_plan_and_takes_the_topics_that_the_first_one_made() {
+    let kafka = Kafka::shared();
+    let (topic, backup) = backed_up(kafka, "refused-again");
+    let restore = Restore::of(kafka, &backup, &[&topic]);
+    assert_killed(&restore, "restore-topics");
+    assert!(kafka.topics().contains(restore.target()));
+    assert_eq!(restore.state_names(), ["plan"]);
+    let planned = restore.run_with(&["--dry-run", "-o", "json"]).ok();
+    assert!(planned.contains("\"meanwhile\""), "the topics are its own: {planned}");
+    let _ = restore.run().ok();
+    restore.assert_brought(kafka, |_| true);
+    super::assert_made_alike(kafka, &topic, restore.target());
+
+    // With the map kept, only the settings and the last word are missing.
+    let last = Restore::named(kafka, &backup, &[&topic], "last");
+    assert_killed(&last, "restore-map");
+    let ends = kafka.ends(last.target());
+    let _ = last.run().ok();
+    assert_eq!(kafka.ends(last.target()), ends, "nothing is sent again");
+    last.assert_brought(kafka, |_| true);
+    super::assert_made_alike(kafka, &topic, last.target());
+}
+
+#[test]
+fn records_that_came_to_a_target_after_the_plan_are_told() {
+    let kafka = Kafka::shared();
+    let (topic, backup) = backed_up(kafka, "refused-late");
+    let restore = Restore::of(kafka, &backup, &[&topic]);
+    assert_killed(&restore, "restore-topics");
+    let _ = Writer::new(kafka, &[]).write(restore.target(), &[Contents::new().record(0, 0, 100)]);
+    restore.run().fails_with(2, &["target-not-empty", restore.target(), "after the plan was made"]);
+}
+
+#[test]
+fn a_process_whose_place_another_one_takes_ends_with_its_own_code() {
+    let kafka = Kafka::shared();
+    let (topic, backup) = backed_up(kafka, "refused-fenced");
+    let restore = Restore::of(kafka, &backup, &[&topic]).pipeline("max_bytes_per_second = \"50KiB\"");
+    let mut running = restore.start(&[]);
+    wait_for("some records have landed", || {
+        let is_there = kafka.topics().contains(restore.target());
+        is_there.then(|| kafka.ends(restore.target())[0]).filter(|end| *end > 20)
+    });
+    let id = format!("kafka-backup-restore-{}", restore.id());
+    let other: BaseProducer = kafka.client(&[("transactional.id", &id)]).create().expect("a producer");
+    let within = std::time::Duration::from_secs(20);
+    other.init_transactions(within).expect("the place");
+    other.begin_transaction().expect("begun");
+    other.send(BaseRecord::<(), _>::to(restore.target()).payload("taken")).expect("sent");
+    other.flush(within).expect("sent");
+    other.abort_transaction(within).expect("aborted");
+    assert_eq!(running.wait().code(), Some(11), "{}", running.log());
+    let told = running.log().lines().filter(|line| line.contains("another process has taken over")).count();
+    assert_eq!(told, 1, "{}", running.log());
 }

@@ -207,6 +207,37 @@ impl Kafka {
         elements.iter().filter_map(|it| Some((it.partition(), offset(it.offset())?))).collect()
     }
 
+    /// Forbids everybody to use a transactional id.
+    pub(crate) fn deny_transactional_id(&self, id: &str) {
+        use kafka_protocol::messages::create_acls_request::AclCreation;
+        use kafka_protocol::messages::{CreateAclsRequest, RequestHeader};
+        use kafka_protocol::protocol::{Encodable as _, StrBytes};
+        use std::io::{Read as _, Write as _};
+        let text = |text: &str| StrBytes::from_string(text.to_owned());
+        // The transactional id as it stands; denied is every operation.
+        let acl = AclCreation::default()
+            .with_resource_type(5)
+            .with_resource_name(text(id))
+            .with_resource_pattern_type(3)
+            .with_principal(text("User:*"))
+            .with_host(text("*"))
+            .with_operation(2)
+            .with_permission_type(2);
+        let mut frame = Vec::new();
+        let header = RequestHeader::default().with_request_api_key(30).with_request_api_version(3);
+        header.encode(&mut frame, 2).expect("a header");
+        CreateAclsRequest::default().with_creations(vec![acl]).encode(&mut frame, 3).expect("a request");
+        let mut broker = std::net::TcpStream::connect(&self.brokers).expect("the broker listens");
+        broker.write_all(&(frame.len() as u32).to_be_bytes()).expect("sent");
+        broker.write_all(&frame).expect("sent");
+        let mut length = [0; 4];
+        broker.read_exact(&mut length).expect("an answer");
+        let mut answer = vec![0; u32::from_be_bytes(length) as usize];
+        broker.read_exact(&mut answer).expect("an answer");
+        // Correlation, tags, throttling, one result: its code.
+        assert_eq!(answer[10..12], [0, 0], "the broker takes the rule: {answer:?}");
+    }
+
     /// Returns how many partitions `topic` has.
     pub(crate) fn partitions(&self, topic: &str) -> i32 {
         let answer = self.admin.inner().fetch_metadata(Some(topic), Duration::from_secs(10)).expect("metadata");
@@ -315,6 +346,9 @@ offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=true
+super.users=User:nobody
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use crate::error::{Error, Result};
 use crate::kafka::client::Client;
 use crate::kafka::client::topics::{Made, NewTopic};
+use crate::pipeline::TopicConfig;
 use crate::record::{Partition, TopicId};
 use crate::restore::map::Pair;
-use crate::restore::plan::targets::is_meanwhile;
 use crate::restore::plan::{PartitionPlan, Plan, TopicPlan};
 
 /// A partition of the plan, with where its records can go.
@@ -31,34 +31,58 @@ pub(super) struct Toward {
     pub(super) most_bytes: usize,
 }
 
-/// Makes the topics that are missing.
+/// Makes the topics that are missing. Those that are there by now are taken for ours where they are as we make them: an
+/// earlier start of this restore has made them.
 pub(super) async fn make(client: &Client, plan: &Plan) -> Result<()> {
-    let mut wanted: BTreeMap<&str, NewTopic> = BTreeMap::new();
-    for (topic, new) in plan.new_topics() {
-        let made = NewTopic {
-            name: topic.to_owned(),
-            partitions: new.partitions,
-            replication_factor: new.replication_factor,
-            configs: new.configs.clone(),
-        };
-        let known = wanted.entry(topic).or_insert_with(|| made.clone());
-        known.partitions = known.partitions.max(made.partitions);
-    }
-    let wanted: Vec<_> = wanted.into_values().collect();
+    let wanted = plan.new_topics().into_iter().map(|(topic, new)| NewTopic {
+        name: topic.to_owned(),
+        partitions: new.partitions,
+        replication_factor: new.replication_factor,
+        configs: new.configs.clone(),
+    });
+    let wanted: Vec<NewTopic> = wanted.collect();
     if wanted.is_empty() {
         return Ok(());
     }
+    let mut exist = Vec::new();
     for (topic, made) in wanted.iter().zip(client.create_topics(&wanted).await?) {
         match made {
             Made::Created(_) => tracing::info!(topic = topic.name, partitions = topic.partitions, "made"),
-            Made::Exists => {
-                return Err(Error::failed(format!("topic \"{}\" was made by somebody else meanwhile", topic.name))
-                    .hint("plan again, with another restore_id: nothing was sent"));
-            }
+            Made::Exists => exist.push(topic),
             Made::Refused(error) => return Err(error),
         }
     }
+    let names: Vec<String> = exist.iter().map(|topic| topic.name.clone()).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let metadata = client.metadata(Some(&names)).await?;
+    let mut settings = client.topic_configs(&names).await?;
+    for topic in exist {
+        let told = metadata.topics.iter().find(|told| told.name == topic.name);
+        let partitions = told.map_or(0, |told| told.partitions.len());
+        let held = settings.remove(&topic.name).transpose()?.unwrap_or_default();
+        if !is_as_made(topic, partitions, &held) {
+            return Err(Error::failed(format!("topic \"{}\" was made by somebody else meanwhile", topic.name))
+                .hint("plan again, with another restore_id: nothing was sent"));
+        }
+        tracing::info!(topic = topic.name, "an earlier start of this restore has made it");
+    }
     Ok(())
+}
+
+/// Returns whether a topic has the partitions and settings of one that we make.
+fn is_as_made(topic: &NewTopic, partitions: usize, held: &[TopicConfig]) -> bool {
+    let mut held: Vec<_> = held.iter().filter(|config| config.set).collect();
+    held.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut wanted = topic.configs.clone();
+    wanted.sort();
+    let same = |(config, (name, value)): (&&TopicConfig, &(String, String))| {
+        config.name == *name && config.value.as_ref() == Some(value)
+    };
+    usize::try_from(topic.partitions) == Ok(partitions)
+        && held.len() == wanted.len()
+        && held.iter().zip(&wanted).all(same)
 }
 
 /// Returns the partitions that something is taken of, with their targets.
@@ -85,7 +109,7 @@ fn assign<'a>(
         let untold = || Error::failed(format!("the cluster does not tell of topic \"{name}\""));
         there.get(name).copied().ok_or_else(untold)
     };
-    let source = Partition { topic: topic.source.as_str().into(), topic_id: topic.topic_id.parse()?, index: of.source };
+    let source = topic.source_partition(of)?;
     let toward = |name: &str, topic_id, index, most_bytes| {
         let target = Partition { topic: name.into(), topic_id, index };
         Toward { pair: Pair { source: source.clone(), target }, most_bytes }
@@ -103,15 +127,35 @@ fn assign<'a>(
     Ok(Assigned { source, of, targets })
 }
 
-/// Gives the topics that were made the settings that they could not have while records came.
+/// Gives the topics that were made the settings that they could not have while records came. It may be done again.
 pub(super) async fn set_afterwards(client: &Client, plan: &Plan) -> Result<()> {
     for (topic, new) in plan.new_topics() {
-        let meanwhile = new.configs.iter().filter(|(name, _)| is_meanwhile(name));
-        let mut changes: BTreeMap<&str, Option<&str>> = meanwhile.map(|(name, _)| (name.as_str(), None)).collect();
+        let mut changes: BTreeMap<&str, Option<&str>> =
+            new.meanwhile.iter().map(|name| (name.as_str(), None)).collect();
         changes.extend(new.afterwards.iter().map(|(name, value)| (name.as_str(), Some(value.as_str()))));
         let owned = |(name, value): (&str, Option<&str>)| (name.to_owned(), value.map(str::to_owned));
         let changes: Vec<_> = changes.into_iter().map(owned).collect();
         client.alter_configs(topic, &changes).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_is_ours_only_where_it_is_as_we_make_it() {
+        let configs = [("retention.ms", "-1"), ("cleanup.policy", "delete")];
+        let configs = configs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let topic = NewTopic { name: "t".into(), partitions: 2, replication_factor: 1, configs };
+        let config = |name: &str, value: &str, set| TopicConfig { name: name.into(), value: Some(value.into()), set };
+        let made = [config("retention.ms", "-1", true), config("cleanup.policy", "delete", true)];
+        let default = config("segment.bytes", "1", false);
+        assert!(is_as_made(&topic, 2, &[&made[..], &[default]].concat()));
+        assert!(!is_as_made(&topic, 3, &made), "it has another partition");
+        assert!(!is_as_made(&topic, 2, &made[..1]) && !is_as_made(&topic, 2, &[]), "it lacks a setting");
+        let other = config("retention.ms", "1000", true);
+        assert!(!is_as_made(&topic, 2, &[other, made[1].clone()]), "somebody has set it otherwise");
+    }
 }

@@ -36,11 +36,21 @@ pub enum Danger {
     SavepointIncomplete,
     /// The archive lacks offsets that it does not declare as a gap, or holds damage there.
     ChainBreak,
+    /// Records have no key, and the target is compacted: it refuses them.
+    NullKeys,
+    /// A record is larger than the target takes a batch.
+    RecordTooLarge,
+    /// The cluster does not take settings that the archived topic had, or gives a topic those of another one.
+    SettingsLeftOut,
+    /// Members of consumer groups read the target while it is restored.
+    ActiveGroups,
+    /// Nobody can be fenced off: an older process of the restore, if there is one, goes on sending.
+    NoFence,
 }
 
 impl Danger {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 16] = [
         Self::TargetNotEmpty,
         Self::PartitionMissing,
         Self::OlderThanRetention,
@@ -52,6 +62,11 @@ impl Danger {
         Self::TransactionsInFlight,
         Self::SavepointIncomplete,
         Self::ChainBreak,
+        Self::NullKeys,
+        Self::RecordTooLarge,
+        Self::SettingsLeftOut,
+        Self::ActiveGroups,
+        Self::NoFence,
     ];
 }
 
@@ -77,7 +92,7 @@ pub struct Hazard {
 
 impl Hazard {
     /// Makes one that nobody has accepted yet.
-    pub(super) fn new(danger: Danger, subject: impl ToString, detail: impl Into<String>) -> Self {
+    pub(in crate::restore) fn new(danger: Danger, subject: impl ToString, detail: impl Into<String>) -> Self {
         Self { danger, subject: subject.to_string(), detail: detail.into(), accepted: false }
     }
 }

@@ -6,22 +6,24 @@
 use std::collections::HashMap;
 
 use super::hazards::{self, Danger, Hazard};
+use super::made::MOST_BYTES;
 use super::savepoint::Savepoint;
-use super::targets::{MOST_BYTES, Targets};
 use super::torn::torn;
-use super::{ChainPlan, Cut, PartitionPlan, Plan, TopicPlan, Torn, routed, span};
+use super::{ChainPlan, Cut, PartitionPlan, Plan, TopicPlan, Torn, groups, keys, routed, span, targets};
 use crate::archive::Archive;
 use crate::archive::catalog::Row;
-use crate::archive::layout;
 use crate::archive::source::chain::What;
 use crate::archive::source::opened::Opened;
 use crate::archive::source::way::{self, Branch, Part};
-use crate::archive::source::{self, Place, Timeline};
-use crate::batch::outgoing::Window;
+use crate::archive::source::{self, Fork, Timeline};
+use crate::archive::{layout, lineage, savepoint};
+use crate::batch::{self, outgoing::Window};
 use crate::config::Restore;
 use crate::error::{Error, Kind, Result};
 use crate::kafka::client::Client;
+use crate::kafka::produce;
 use crate::record::{Offset, OffsetRange, Partition};
+use crate::restore::perform::transactional_id;
 use crate::restore::reading::contributes;
 use crate::stages::Stages;
 
@@ -41,30 +43,50 @@ pub async fn make(restore: &Restore, archive: &Archive, client: &Client, stages:
     let keeps = routed::kept(stages);
     let mut making = Making { restore, archive, savepoint, cut: cut.within(&keeps), hazards: Vec::new() };
     let timelines = making.choose(source::timelines(archive).await?)?;
+    making.topics_lost(&timelines);
     let mut topics = Vec::new();
     for timeline in &timelines {
         topics.extend(making.topic(timeline).await?);
     }
     collisions(&topics)?;
-    let mut targets = Targets { client, hazards: Vec::new() };
     let stages = stages.map(routed::stages).unwrap_or_default();
-    let mut routing = routed::Routing::of(&stages, &topics, &timelines, &targets).await?;
-    targets.look(&mut topics, &timelines).await?;
-    if !routing.extra().is_empty() {
-        targets.look(routing.extra(), &timelines).await?;
+    let routing = routed::Routing::of(client, &stages, &topics, &timelines).await?;
+    let own = topics.len();
+    topics.extend(routing.topics);
+    let mut plan = Plan {
+        request: restore.request(),
+        cut,
+        merge_below: merge_below(restore),
+        topics,
+        stages,
+        keeps,
+        routed: Vec::new(),
+        hazards: making.hazards,
+    };
+    targets::look(client, &mut plan, &timelines).await?;
+    plan.hazards.extend(keys::hazards(archive, &plan, &timelines).await?);
+    plan.hazards.extend(groups::hazards(client, &plan).await?);
+    let transactional_id = transactional_id(&restore.id());
+    if let Some(why) = produce::hindrance(client, &transactional_id, false).await? {
+        plan.hazards.push(Hazard::new(Danger::NoFence, transactional_id, why));
     }
-    let mut hazards = making.hazards;
-    for hazard in targets.hazards {
-        // Of a topic that stages send to as well it is told once.
-        if !hazards.contains(&hazard) {
-            hazards.push(hazard);
+    let routed = plan.topics.split_off(own);
+    plan.routed = routed::finish(routed, &plan.stages, &mut plan.topics, &mut plan.hazards);
+    // Of a topic that stages send to as well it is told once.
+    let mut told = Vec::new();
+    for mut hazard in std::mem::take(&mut plan.hazards) {
+        hazard.accepted = accepted.contains(&hazard.danger);
+        if !told.contains(&hazard) {
+            told.push(hazard);
         }
     }
-    let routed = routing.finish(&mut topics, &mut hazards);
-    for hazard in &mut hazards {
-        hazard.accepted = accepted.contains(&hazard.danger);
+    plan.hazards = told;
+    let is_nothing = plan.partitions().all(|(_, of)| of.range().is_empty());
+    if is_nothing && plan.new_topics().is_empty() && plan.hazards.is_empty() {
+        return Err(Error::usage("nothing that the backup holds is asked for, and no topic is to be made")
+            .hint("`describe` shows what it holds, by topic, offset and time"));
     }
-    Ok(Plan { cut, merge_below: merge_below(restore), topics, stages, keeps, routed, hazards })
+    Ok(plan)
 }
 
 /// Returns below how many bytes batches are merged; none is as small as one byte.
@@ -154,45 +176,113 @@ impl Making<'_> {
             if !only.is_empty() && !only.contains(&partition.index) {
                 continue;
             }
-            let branch = self.branch(&name, partition, &timeline.places)?;
+            let branch = self.branch(&name, partition).await?;
             let target = sink.partitions.iter().find(|(topic, index, _)| (topic, *index) == (&name, partition.index));
             let target = target.map_or(partition.index, |(_, _, to)| *to);
             let way = way::way(self.archive, partition, branch).await?;
             partitions.push(self.partition(partition, &way, target).await?);
         }
+        self.partitions_lost(timeline, &only);
         if partitions.is_empty() {
             return Ok(None);
         }
         let target = sink.topics.get(&name).cloned().unwrap_or_else(|| name.clone());
         let topic_id = timeline.topic_id.to_string();
-        Ok(Some(TopicPlan { source: name, topic_id, target, create: None, most_bytes: MOST_BYTES, partitions }))
+        Ok(Some(TopicPlan {
+            source: name,
+            topic_id,
+            target,
+            create: None,
+            most_bytes: MOST_BYTES,
+            compacts: false,
+            only_routed: false,
+            partitions,
+        }))
     }
 
-    /// Returns which chain of a partition is meant.
-    fn branch(&self, topic: &str, partition: &Partition, places: &[Place]) -> Result<Branch> {
-        let others = places.iter().filter(|other| other.partition == *partition);
-        let forks: Vec<_> = others.filter_map(|other| other.fork).collect();
-        let mut asked = self.restore.source.forks.iter();
-        match asked.find(|(name, index, _)| (name.as_str(), *index) == (topic, partition.index)) {
-            None if forks.is_empty() => Ok(Branch::Own),
-            None => Ok(Branch::Newest),
-            Some((_, _, None)) => Ok(Branch::Own),
-            Some((_, _, Some(fork))) if forks.contains(fork) => Ok(Branch::Fork(*fork)),
-            Some((_, index, Some(fork))) => {
-                let chain = layout::chain_name(*index, Some(*fork));
-                Err(Error::usage(format!("source.forks: `{topic}` has no chain `{chain}`"))
-                    .hint("`describe` names them"))
-            }
+    /// Says what the savepoint names of a topic and the archive does not have.
+    fn partitions_lost(&mut self, timeline: &Timeline, only: &[i32]) {
+        let id = timeline.topic_id.to_string();
+        let topics = self.savepoint.iter().flat_map(|savepoint| savepoint.topics());
+        let ends = topics.filter(|topic| *topic.topic == *timeline.topic && topic.topic_id == id);
+        let is_held = |index| timeline.places.iter().any(|place| place.partition.index == index);
+        let lost = ends.flat_map(|topic| &topic.partitions).filter(|end| {
+            let is_asked = only.is_empty() || only.contains(&end.partition);
+            is_asked && end.high_watermark > 0 && !is_held(end.partition)
+        });
+        let lost: Vec<_> = lost.map(|end| (end.partition, end.high_watermark)).collect();
+        for (index, end) in lost {
+            let detail = format!("the archive holds nothing of it, the savepoint ends at {end}");
+            self.hazard(Danger::SavepointIncomplete, format!("{}-{index}", timeline.topic), detail);
         }
+    }
+
+    /// Says which topics the savepoint names that are asked for and of which nothing is restored.
+    fn topics_lost(&mut self, chosen: &[Timeline]) {
+        let asked = &self.restore.source;
+        let is_asked = |name: &str| match &asked.topics {
+            Some(topics) => topics.holds(name, false),
+            None => !asked.excludes.excludes(name),
+        };
+        let is_chosen = |name: &str, id: &str| {
+            chosen.iter().any(|timeline| *timeline.topic == *name && timeline.topic_id.to_string() == id)
+        };
+        let topics = self.savepoint.iter().flat_map(|savepoint| savepoint.topics());
+        let lost = topics.filter(|topic| {
+            let (name, id) = (topic.topic.as_str(), topic.topic_id.as_str());
+            let has_records = topic.partitions.iter().any(|end| end.high_watermark > 0);
+            has_records && is_asked(name) && !asked.timelines.contains_key(name) && !is_chosen(name, id)
+        });
+        let lost: Vec<_> = lost.map(|topic| (topic.topic.clone(), topic.topic_id.clone())).collect();
+        for (name, id) in lost {
+            let detail =
+                format!("the savepoint is of the topic of id {id}: restore `{name}@{id}`, if the backup holds it");
+            self.hazard(Danger::SavepointIncomplete, name, detail);
+        }
+    }
+
+    /// Returns which chain of a partition is meant: the one that is asked for, else the one that the savepoint is of, else
+    /// the newest.
+    async fn branch(&mut self, topic: &str, partition: &Partition) -> Result<Branch> {
+        let forks = self.archive.forks(partition).await?;
+        let end = self.savepoint.as_ref().and_then(|savepoint| savepoint.end_of(partition));
+        let told = end.map(|end| (savepoint::chain_of(end, &forks), end.high_watermark - 1));
+        let mut asked = self.restore.source.forks.iter();
+        let chosen = match asked.find(|(name, index, _)| (name.as_str(), *index) == (topic, partition.index)) {
+            None if told.is_none() => return Ok(if forks.is_empty() { Branch::Own } else { Branch::Newest }),
+            None => return Ok(told.and_then(|(fork, _)| fork).map_or(Branch::Own, Branch::Fork)),
+            Some((_, _, chosen)) => *chosen,
+        };
+        if chosen.is_some_and(|fork| !forks.contains(&fork)) {
+            let chain = layout::chain_name(partition.index, chosen);
+            return Err(
+                Error::usage(format!("source.forks: `{topic}` has no chain `{chain}`")).hint("`describe` names them")
+            );
+        }
+        let is_on_way = |(fork, last): (Option<Fork>, Offset)| {
+            last < 0 || lineage::stretches(chosen, &forks).iter().any(|at| at.fork == fork && at.range.contains(last))
+        };
+        if let Some(told) = told.filter(|told| !is_on_way(*told)) {
+            let names = [told.0, chosen].map(|fork| layout::chain_name(partition.index, fork));
+            let detail = format!("the savepoint is of chain `{}`, and `{}` is asked for", names[0], names[1]);
+            self.hazard(Danger::SavepointIncomplete, partition, detail);
+        }
+        Ok(chosen.map_or(Branch::Own, Branch::Fork))
+    }
+
+    /// Returns the offsets of a partition that are asked for, if any are named.
+    fn offsets_of(&self, partition: &Partition) -> Option<OffsetRange> {
+        let mut asked = self.restore.source.offsets.iter();
+        let named = asked.find(|(topic, index, _)| (&**topic, *index) == (&*partition.topic, partition.index));
+        named.map(|(.., range)| *range)
     }
 
     /// Returns which offsets of a partition are asked for, and which transactions are in flight at their end.
     async fn wanted(&mut self, partition: &Partition, way: &[Part]) -> Result<(OffsetRange, Vec<Torn>)> {
-        let asked = self.restore.source.offsets.iter();
-        let mut asked = asked.filter(|(topic, index, _)| (&**topic, *index) == (&*partition.topic, partition.index));
-        let mut wanted = asked.next().map_or(OffsetRange { first: 0, next: Offset::MAX }, |(.., range)| *range);
+        let everything = OffsetRange { first: 0, next: Offset::MAX };
+        let mut wanted = self.offsets_of(partition).unwrap_or(everything);
         let Some(savepoint) = &self.savepoint else { return Ok((wanted, Vec::new())) };
-        let Some(end) = savepoint.end_of(partition) else {
+        let Some(end) = savepoint.end_of(partition).map(|end| end.high_watermark) else {
             // Else it was not there.
             if savepoint.is_unread(&partition.topic) {
                 let detail = "the savepoint does not say where it ended: nothing of it is restored";
@@ -200,7 +290,8 @@ impl Making<'_> {
             }
             return Ok((OffsetRange { next: wanted.first, ..wanted }, Vec::new()));
         };
-        let torn = torn(self.archive, way, end, savepoint.taken_at).await?;
+        let decided = savepoint.decided_of(partition);
+        let torn = torn(self.archive, way, end, savepoint.taken_at, decided).await?;
         if !torn.is_empty() {
             let transactions = if torn.len() == 1 { "transaction was" } else { "transactions were" };
             let detail = format!(
@@ -218,9 +309,11 @@ impl Making<'_> {
     async fn partition(&mut self, partition: &Partition, way: &[Part], target: i32) -> Result<PartitionPlan> {
         let (wanted, torn) = self.wanted(partition, way).await?;
         let mut planned = PartitionPlan { torn, ..PartitionPlan::of(partition.index, target, wanted.first) };
-        let mut undecided = 0;
+        let (mut undecided, mut reached) = (0, None);
         for part in way {
-            undecided += self.part(partition, part, wanted, &mut planned).await?;
+            let (more, next) = self.part(partition, part, wanted, reached, &mut planned).await?;
+            undecided += more;
+            reached = reached.max(Some(next.min(part.range.next)));
         }
         if undecided > 0 {
             let detail = format!(
@@ -228,28 +321,58 @@ impl Making<'_> {
             );
             self.hazard(Danger::UndecidedTransactions, partition, detail);
         }
+        let reached = reached.unwrap_or(0);
         let end = self.savepoint.as_ref().and_then(|savepoint| savepoint.end_of(partition));
-        if let Some(end) = end.filter(|end| planned.next < *end && *end > wanted.first && wanted.next >= *end) {
-            let detail = format!("the archive ends at offset {}, the savepoint at {end}", planned.next);
+        let end = end.map(|end| end.high_watermark);
+        if let Some(end) = end.filter(|end| reached < *end && *end > wanted.first && wanted.next >= *end) {
+            let detail = format!("the archive ends at offset {reached}, the savepoint at {end}");
             self.hazard(Danger::SavepointIncomplete, partition, detail);
+        }
+        if let Some(asked) = self.offsets_of(partition).filter(|_| !wanted.is_empty()) {
+            let next = asked.next.min(end.unwrap_or(Offset::MAX));
+            let begins_late = asked.first > 0 && planned.first > asked.first;
+            if planned.range().is_empty() || begins_late || (next < Offset::MAX && next > reached) {
+                let held = match planned.range() {
+                    held if held.is_empty() => "none".to_owned(),
+                    held => held.to_string(),
+                };
+                return Err(Error::usage(format!(
+                    "source.offsets: of what `{partition}` is asked for, {held} is held"
+                ))
+                .hint("`describe` shows what the backup holds"));
+            }
         }
         Ok(planned)
     }
 
-    /// Adds what is read of a chain; returns how many segments have transactions that are undecided.
+    /// Adds what is read of a chain; `reached` is how far those before it on the way reach. Returns how many segments have
+    /// transactions that are undecided, and how far the chain reaches.
     async fn part(
         &mut self,
         partition: &Partition,
         part: &Part,
         wanted: OffsetRange,
+        reached: Option<Offset>,
         planned: &mut PartitionPlan,
-    ) -> Result<u64> {
+    ) -> Result<(u64, Offset)> {
         let Opened { index, findings, reach, .. } = Opened::read(self.archive, &part.place).await?;
-        let Some(held) = index.range() else { return Ok(0) };
-        let end = reach.next.unwrap_or(held.next).min(part.range.next).min(wanted.next);
-        let range = OffsetRange { first: held.first.max(part.range.first).max(wanted.first), next: end };
-        if range.is_empty() {
-            return Ok(0);
+        let held = index.range();
+        let reach = reach.next.or(held.map(|held| held.next)).unwrap_or(0);
+        let first = held.map_or(reach, |held| held.first).max(part.range.first);
+        if let Some(before) = reached {
+            let missing = OffsetRange {
+                first: before.min(part.range.first).max(wanted.first),
+                next: first.min(part.range.next).min(wanted.next),
+            };
+            if !missing.is_empty() {
+                let detail = format!("`{}` goes on behind offsets that no chain holds: {missing}", part.place.name());
+                self.hazard(Danger::ChainBreak, partition, detail);
+            }
+        }
+        let end = reach.min(part.range.next).min(wanted.next);
+        let range = OffsetRange { first: first.max(wanted.first), next: end };
+        if held.is_none() || range.is_empty() {
+            return Ok((0, reach));
         }
         for finding in findings.iter().filter(|finding| is_break(finding.what)) {
             if finding.range.is_none_or(|at| at.next > range.first && at.first < range.next) {
@@ -258,27 +381,41 @@ impl Making<'_> {
         }
         if planned.chains.is_empty() {
             planned.first = range.first;
-        } else if range.first > planned.next {
-            let missing = OffsetRange { first: planned.next, next: range.first };
-            let detail = format!("`{}` goes on behind offsets that no chain holds: {missing}", part.place.name());
-            self.hazard(Danger::ChainBreak, partition, detail);
         }
         planned.next = range.next;
         let window = Window { offsets: range, from: self.cut.from(), until: self.cut.until() };
         let mut undecided = 0;
         let rows = index.iter_from(index.at_offset(range.first).unwrap_or(index.len()));
         for row in rows.take_while(|row| row.range.first < range.next) {
-            undecided += u64::from(row.has_undecided);
+            // Records of which nobody knows are not counted.
+            let may_lack = row.has_undecided && contributes(&Row { records: row.records.max(1), ..row }, &window);
+            undecided += u64::from(may_lack);
             if contributes(&row, &window) {
-                planned.segments += 1;
-                planned.records += row.records;
-                planned.bytes += row.length_bytes;
-                planned.times_ms = span(planned.times_ms, times(&row, &self.cut));
+                planned.add(&row, &self.cut);
             }
         }
         planned.chains.push(ChainPlan { chain: part.place.name(), first: range.first, next: range.next });
-        Ok(undecided)
+        Ok((undecided, reach))
     }
+}
+
+impl PartitionPlan {
+    /// Adds a segment that is read.
+    fn add(&mut self, row: &Row, cut: &Cut) {
+        self.segments += 1;
+        self.records += row.records;
+        self.bytes += row.length_bytes;
+        self.record_bytes = self.record_bytes.max(record_bytes(row));
+        self.times_ms = span(self.times_ms, times(row, cut));
+    }
+}
+
+/// Returns how many bytes of batches one of a segment's records has at least: not all of them can have less than their
+/// share. Of aborted ones, which are not counted, nobody knows the bytes.
+fn record_bytes(row: &Row) -> u64 {
+    let heads = row.batches.saturating_mul(batch::HEADER_BYTES as u64);
+    let is_counted = row.records > 0 && !row.has_aborted && !row.has_undecided;
+    if is_counted { row.length_bytes.saturating_sub(heads).div_ceil(row.records) } else { 0 }
 }
 
 /// Returns the least and the greatest time of what a cut takes of a segment, as far as its row tells: where the least is
@@ -311,6 +448,8 @@ fn is_break(what: What) -> bool {
     what.exit_kind().is_some_and(|kind| kind != Kind::Partial) && !of_catalogs
 }
 
+#[cfg(test)]
+mod laws;
 #[cfg(test)]
 pub(in crate::restore) mod tests {
     use super::*;
@@ -365,6 +504,14 @@ pub(in crate::restore) mod tests {
     }
 
     #[test]
+    fn a_segment_of_few_records_and_many_bytes_has_a_large_one() {
+        let of = |records, length_bytes, has_aborted| Row { records, length_bytes, has_aborted, ..row(0, None, 0) };
+        assert_eq!(record_bytes(&of(1, 20_061, false)), 20_000);
+        assert_eq!(record_bytes(&of(10, 20_061, false)), 2_000, "perhaps, and at least so many");
+        assert_eq!((record_bytes(&of(1, 20_061, true)), record_bytes(&of(0, 20_061, false))), (0, 0), "nobody knows");
+    }
+
+    #[test]
     fn a_target_partition_has_one_source() {
         let topic = |source: &str, partitions: &[(i32, i32)]| TopicPlan {
             source: source.into(),
@@ -372,6 +519,8 @@ pub(in crate::restore) mod tests {
             target: "all".into(),
             create: None,
             most_bytes: MOST_BYTES,
+            compacts: false,
+            only_routed: false,
             partitions: partitions.iter().map(|(from, to)| PartitionPlan::of(*from, *to, 0)).collect(),
         };
         collisions(&[topic("a", &[(0, 0), (1, 1)]), topic("b", &[(0, 2)])]).expect("each has its own");

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::hazards::{Danger, Hazard};
-use super::targets::{MOST_BYTES, Targets};
+use super::made::MOST_BYTES;
 use super::{Cut, NewTopic, PartitionPlan, TopicPlan, span};
 use crate::archive::source::Timeline;
 use crate::error::{Error, Result};
+use crate::kafka::client::Client;
 use crate::stages::Stages;
 
 /// The most pairs of source and target partitions. The map and what is kept of a restore have a place for each.
@@ -66,90 +67,89 @@ pub(super) fn kept(stages: Option<&Stages>) -> Cut {
     Cut { from_ms: from.map(|time| time.0), until_ms: until.map(|time| time.0), savepoint: None }
 }
 
-/// Plans the topics that stages may send records of `topics` to, which are planned themselves already, but for how they
-/// are made.
+/// What stages may send to, beside what is restored there anyway.
+#[derive(Default)]
 pub(super) struct Routing {
-    /// The topics that stages name, and those of the restore where a stage chooses partitions.
-    names: BTreeSet<String>,
-    chooses_partitions: bool,
-    /// For each name, how its partitions that no topic is restored to would be restored to.
-    extra: Vec<TopicPlan>,
+    /// For each topic that stages name, and for those of the restore where a stage chooses partitions, how its partitions
+    /// would be restored to that nothing else is: they are to be looked at as all others.
+    pub(super) topics: Vec<TopicPlan>,
 }
 
 impl Routing {
-    /// Finds what stages may send to, beside what is restored there anyway.
+    /// Finds what stages may send records of `topics` to.
     ///
     /// # Errors
     /// Those of the cluster; [`Kind::Usage`](crate::error::Kind::Usage) for too many pairs of partitions.
     pub(super) async fn of(
+        client: &Client,
         stages: &[StagePlan],
         topics: &[TopicPlan],
         timelines: &[Timeline],
-        targets: &Targets<'_>,
     ) -> Result<Self> {
         let mut names: BTreeSet<String> = stages.iter().flat_map(|stage| &stage.topics).cloned().collect();
-        let chooses_partitions = stages.iter().any(|stage| stage.chooses_partitions);
-        if chooses_partitions {
+        let chooses = chooses_partitions(stages);
+        if chooses {
             names.extend(topics.iter().map(|topic| topic.target.clone()));
         }
-        let mut routing = Self { names, chooses_partitions, extra: Vec::new() };
-        if routing.names.is_empty() {
-            return Ok(routing);
+        let (Some(like), most) = widest(topics, timelines) else { return Ok(Self::default()) };
+        if names.is_empty() {
+            return Ok(Self::default());
         }
-        let names: Vec<String> = routing.names.iter().cloned().collect();
-        let held = targets.partition_counts(&names).await?;
-        let (like, most) = widest(topics, timelines);
-        for name in names {
-            routing.extra.extend(like.map(|like| extra(&name, like, topics, &routing, held.get(&name), most)));
-        }
-        let width = |topic: &TopicPlan| if chooses_partitions { topic.partitions.len().max(1) } else { 1 };
+        let names: Vec<String> = names.into_iter().collect();
+        let metadata = client.metadata(Some(&names)).await?;
+        let there = metadata.topics.iter().filter(|topic| topic.code == 0);
+        let held: BTreeMap<&str, i32> =
+            there.map(|topic| (topic.name.as_str(), topic.partitions.len() as i32)).collect();
+        let planned =
+            names.iter().map(|name| extra(name, like, topics, chooses, held.get(name.as_str()).copied(), most));
+        let planned: Vec<_> = planned.collect();
+        let width = |topic: &TopicPlan| if chooses { topic.partitions.len().max(1) } else { 1 };
         let sources: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
-        let pairs = sources.saturating_mul(1 + routing.extra.iter().map(width).sum::<usize>());
+        let pairs = sources.saturating_mul(1 + planned.iter().map(width).sum::<usize>());
         if pairs > MOST_PAIRS {
             let what =
                 format!("stages may send records of {sources} partitions to {pairs} others, the most is {MOST_PAIRS}");
             return Err(Error::usage(what).hint("restore fewer topics at once"));
         }
-        Ok(routing)
+        Ok(Self { topics: planned })
     }
+}
 
-    /// Returns the plans of partitions that only stages send to: they are to be looked at as all others.
-    pub(super) fn extra(&mut self) -> &mut Vec<TopicPlan> {
-        &mut self.extra
-    }
+fn chooses_partitions(stages: &[StagePlan]) -> bool {
+    stages.iter().any(|stage| stage.chooses_partitions)
+}
 
-    /// Returns the plans of the topics, when all were looked at; says of hazards that are theirs what would happen.
-    pub(super) fn finish(self, topics: &mut [TopicPlan], hazards: &mut [Hazard]) -> Vec<RoutedPlan> {
-        let mut routed = Vec::new();
-        for extra in self.extra {
-            let name = &extra.target;
-            let prefix = format!("{name}-");
-            let is_restored_to = |subject: &str| {
-                let mut of_name = topics.iter().filter(|topic| topic.target == *name);
-                of_name.any(|topic| topic.partitions.iter().any(|of| subject == format!("{name}-{}", of.target)))
-            };
-            for hazard in hazards.iter_mut().filter(|hazard| hazard.danger == Danger::PartitionMissing) {
-                let number = hazard.subject.strip_prefix(&prefix).is_some_and(|number| number.parse::<i32>().is_ok());
-                if number && !is_restored_to(&hazard.subject) {
-                    hazard.detail =
-                        "the topic has no such partition: a record that a stage sends there ends the restore \
-                                     of its partition"
-                            .to_owned();
-                }
+/// Returns the plans of topics that stages may send to, when all were looked at; says of hazards that are theirs what would
+/// happen.
+pub(super) fn finish(
+    planned: Vec<TopicPlan>,
+    stages: &[StagePlan],
+    topics: &mut [TopicPlan],
+    hazards: &mut [Hazard],
+) -> Vec<RoutedPlan> {
+    let mut routed = Vec::new();
+    for extra in planned {
+        let name = &extra.target;
+        let prefix = format!("{name}-");
+        let is_restored_to = |subject: &str| {
+            let mut of_name = topics.iter().filter(|topic| topic.target == *name);
+            of_name.any(|topic| topic.partitions.iter().any(|of| subject == format!("{name}-{}", of.target)))
+        };
+        for hazard in hazards.iter_mut().filter(|hazard| hazard.danger == Danger::PartitionMissing) {
+            let number = hazard.subject.strip_prefix(&prefix).is_some_and(|number| number.parse::<i32>().is_ok());
+            if number && !is_restored_to(&hazard.subject) {
+                hazard.detail =
+                    "the topic has no such partition: a record that a stage sends there ends the restore of its \
+                                 partition"
+                        .to_owned();
             }
-            let is_mixed = is_mixed(name, topics, self.chooses_partitions);
-            let mut create = extra.create;
-            let mut others = topics.iter_mut().filter(|topic| topic.target == *name).peekable();
-            if others.peek().is_some() {
-                let partitions = create.take().map_or(0, |new| new.partitions);
-                others.filter_map(|topic| topic.create.as_mut()).for_each(|made| {
-                    made.partitions = made.partitions.max(partitions);
-                });
-            }
-            routed.push(RoutedPlan { topic: extra.target, create, most_bytes: extra.most_bytes, is_mixed });
         }
-        routed
+        let is_mixed = is_mixed(name, topics, chooses_partitions(stages));
+        let is_restored = topics.iter().any(|topic| topic.target == *name);
+        let create = extra.create.filter(|_| !is_restored);
+        routed.push(RoutedPlan { topic: extra.target, create, most_bytes: extra.most_bytes, is_mixed });
     }
+    routed
 }
 
 /// Returns the topic that has the most partitions, and how many.
@@ -170,13 +170,13 @@ fn extra(
     name: &str,
     like: &TopicPlan,
     topics: &[TopicPlan],
-    routing: &Routing,
-    held: Option<&i32>,
+    chooses_partitions: bool,
+    held: Option<i32>,
     most: i32,
 ) -> TopicPlan {
     let all = || topics.iter().flat_map(|topic| &topic.partitions).filter(|of| !of.range().is_empty());
-    let numbers: BTreeSet<i32> = match routing.chooses_partitions {
-        true => (0..held.copied().unwrap_or(most)).collect(),
+    let numbers: BTreeSet<i32> = match chooses_partitions {
+        true => (0..held.unwrap_or(most)).collect(),
         false => all().map(|of| of.source).collect(),
     };
     let own: BTreeSet<i32> = topics
@@ -192,6 +192,7 @@ fn extra(
         create: None,
         most_bytes: MOST_BYTES,
         partitions: numbers.difference(&own).map(planned).collect(),
+        only_routed: true,
         ..like.clone()
     }
 }
@@ -226,12 +227,10 @@ mod tests {
             target: target.into(),
             create: None,
             most_bytes: MOST_BYTES,
+            compacts: false,
             partitions: partitions.iter().map(planned).collect(),
+            only_routed: false,
         }
-    }
-
-    fn routing(chooses_partitions: bool) -> Routing {
-        Routing { names: BTreeSet::new(), chooses_partitions, extra: Vec::new() }
     }
 
     #[test]
@@ -241,11 +240,11 @@ mod tests {
         let like = like.expect("there is one");
         assert_eq!((like.source.as_str(), most), ("b", 4));
         let numbers = |planned: &TopicPlan| planned.partitions.iter().map(|of| of.target).collect::<Vec<_>>();
-        let planned = extra("us", like, &topics, &routing(false), None, most);
+        let planned = extra("us", like, &topics, false, None, most);
         assert_eq!((numbers(&planned), planned.times_ms()), (vec![0, 1, 2, 3], Some((100, 200))));
-        let planned = extra("eu", like, &topics, &routing(false), None, most);
+        let planned = extra("eu", like, &topics, false, None, most);
         assert_eq!(numbers(&planned), [1, 2], "the others are restored to anyway");
-        assert_eq!(numbers(&extra("us", like, &topics, &routing(true), Some(&7), most)), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(numbers(&extra("us", like, &topics, true, Some(7), most)), [0, 1, 2, 3, 4, 5, 6]);
     }
 
     #[test]
@@ -261,20 +260,19 @@ mod tests {
 
     #[test]
     fn what_is_made_for_a_topic_that_is_restored_to_as_well_is_made_once() {
-        let new = |partitions| NewTopic {
-            partitions,
+        let new = NewTopic {
+            partitions: 3,
             replication_factor: 1,
             configs: Vec::new(),
-            afterwards: vec![("retention.ms".into(), partitions.to_string())],
+            meanwhile: Vec::new(),
+            afterwards: Vec::new(),
         };
-        let mut topics = [TopicPlan { create: Some(new(1)), ..topic("a", "eu", &[(0, 0)]) }];
-        let planned = |name: &str| TopicPlan { create: Some(new(3)), ..topic("b", name, &[(2, 2)]) };
-        let routing = Routing { extra: vec![planned("eu"), planned("us")], ..routing(false) };
+        let mut topics = [TopicPlan { create: Some(new.clone()), ..topic("a", "eu", &[(0, 0)]) }];
+        let planned = |name: &str| TopicPlan { create: Some(new.clone()), ..topic("b", name, &[(2, 2)]) };
         let missing = |subject: &str| Hazard::new(Danger::PartitionMissing, subject, "left out");
         let mut hazards = [missing("eu-0"), missing("us-2")];
-        let routed = routing.finish(&mut topics, &mut hazards);
-        assert_eq!(topics[0].create, Some(NewTopic { partitions: 3, ..new(1) }));
-        assert_eq!(routed.iter().map(|of| of.create.clone()).collect::<Vec<_>>(), [None, Some(new(3))]);
+        let routed = finish(vec![planned("eu"), planned("us")], &[], &mut topics, &mut hazards);
+        assert_eq!(routed.iter().map(|of| of.create.clone()).collect::<Vec<_>>(), [None, Some(new)]);
         assert_eq!(hazards[0].detail, "left out");
         assert!(hazards[1].detail.contains("ends the restore"), "{}", hazards[1].detail);
     }

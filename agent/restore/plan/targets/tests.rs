@@ -3,7 +3,16 @@ use super::*;
 fn topic(times_ms: Option<(i64, i64)>) -> TopicPlan {
     let partition = PartitionPlan { next: 10, times_ms, ..PartitionPlan::of(2, 4, 0) };
     let (source, topic_id, target) = ("orders".into(), "_".into(), "orders".into());
-    TopicPlan { source, topic_id, target, create: None, most_bytes: MOST_BYTES, partitions: vec![partition] }
+    TopicPlan {
+        source,
+        topic_id,
+        target,
+        create: None,
+        most_bytes: 1_000_000,
+        compacts: false,
+        only_routed: false,
+        partitions: vec![partition],
+    }
 }
 
 fn configs(set: &[(&str, &str)]) -> Vec<TopicConfig> {
@@ -12,72 +21,20 @@ fn configs(set: &[(&str, &str)]) -> Vec<TopicConfig> {
     set.iter().map(config).collect()
 }
 
-fn archived(partitions: i32, replication_factor: i16, set: &[(&str, &str)]) -> Topic {
-    let mut configs = configs(set);
-    configs.push(TopicConfig { name: "segment.bytes".into(), value: Some("1000".into()), set: false });
-    Topic { name: "orders".into(), topic_id: "_".into(), partitions, replication_factor, configs: Some(configs) }
-}
-
-fn names(configs: &[(String, String)]) -> Vec<&str> {
-    configs.iter().map(|(name, _)| name.as_str()).collect()
-}
-
-#[test]
-fn a_topic_is_made_as_it_was_but_for_what_would_take_or_change_records_meanwhile() {
-    let set = [
-        ("cleanup.policy", "compact"),
-        ("compression.type", "lz4"),
-        ("delete.retention.ms", "5"),
-        ("follower.replication.throttled.replicas", "0:1"),
-        ("message.timestamp.type", "LogAppendTime"),
-        ("min.insync.replicas", "2"),
-        ("retention.ms", "1000"),
-    ];
-    let new = new_topic(&topic(None), Some(&archived(3, 3, &set)), 2);
-    assert_eq!((new.partitions, new.replication_factor), (5, 2), "a partition 4 is wanted, and there are two brokers");
-    let meanwhile = ["cleanup.policy", "message.timestamp.type", "retention.bytes", "retention.ms"];
-    assert!(meanwhile.iter().all(|name| is_meanwhile(name)));
-    let kept = ["compression.type", "min.insync.replicas"];
-    let mut made = [&kept[..], &meanwhile].concat();
-    made.sort_unstable();
-    assert_eq!(names(&new.configs), made);
-    let late = ["cleanup.policy", "delete.retention.ms", "message.timestamp.type", "retention.ms"];
-    assert_eq!(names(&new.afterwards), late);
-    // More replicas than it gets would have it take nothing.
-    let new = new_topic(&topic(None), Some(&archived(3, 3, &set)), 1);
-    assert!(
-        names(&new.afterwards).contains(&"min.insync.replicas")
-            && !names(&new.configs).contains(&"min.insync.replicas")
-    );
-    let new = new_topic(&topic(None), None, 3);
-    assert_eq!((new.partitions, new.replication_factor, names(&new.configs)), (5, 1, meanwhile.to_vec()));
-}
-
-#[test]
-fn a_topic_that_is_made_takes_records_that_are_ahead_of_its_clock() {
-    let late = Timestamp::now().0 + 2 * AHEAD_MS;
-    let new = new_topic(&topic(Some((0, late))), Some(&archived(1, 1, &[(AHEAD, "60000")])), 1);
-    assert!(new.configs.contains(&(AHEAD.to_owned(), i64::MAX.to_string())));
-    assert_eq!(new.afterwards, [(AHEAD.to_owned(), "60000".to_owned())]);
-    assert!(is_meanwhile(AHEAD), "it is taken back");
-    let now = Timestamp::now().0;
-    assert!(!names(&new_topic(&topic(Some((0, now))), None, 1).configs).contains(&AHEAD), "old brokers do not know it");
-}
-
 #[test]
 fn records_that_the_target_deletes_soon_are_told() {
     let told = |set: &[(&str, &str)], age_ms: i64| {
         let configs = configs(set);
         let time = Timestamp::now().0 - age_ms;
-        keeps(|name| value(&configs, name), &topic(Some((time, time))))
+        keeps(&configs, &topic(Some((time, time))), Timestamp::now().0)
     };
     let text = told(&[("retention.ms", "60000")], 120_000).expect("they are older");
-    assert!(text.starts_with("retention.ms is 60000: records older than 20"), "{text}");
+    assert!(text.starts_with("retention.ms is 60000, and records are as old as 20"), "{text}");
     assert_eq!(told(&[("retention.ms", "60000")], 30_000), None);
     assert_eq!(told(&[("retention.ms", "-1")], 120_000), None);
     assert_eq!(told(&[("retention.ms", "60000"), ("cleanup.policy", "compact")], 120_000), None);
     assert!(told(&[("retention.ms", "60000"), ("cleanup.policy", "compact,delete")], 120_000).is_some());
-    assert_eq!(keeps(|_| Some("60000"), &topic(None)), None, "nothing has a time");
+    assert_eq!(keeps(&configs(&[("retention.ms", "60000")]), &topic(None), 0), None, "nothing has a time");
 }
 
 #[test]
@@ -103,4 +60,31 @@ fn times_beyond_each_limit_of_the_target_are_told() {
     // Whose settings nobody may read has Kafka's defaults.
     assert!(told(&[], 0, 10_000_000 + AHEAD_MS + 1).expect("ahead").starts_with(AHEAD));
     assert_eq!(told(&[], 0, 10_000_000 + AHEAD_MS), None);
+}
+
+#[test]
+fn a_plan_says_the_same_of_the_same_records_at_any_moment() {
+    let (configs, topic) = (configs(&[("retention.ms", "1000")]), topic(Some((5, 9))));
+    let said = keeps(&configs, &topic, 1_000_000);
+    assert!(said.is_some() && said == keeps(&configs, &topic, 2_000_000), "{said:?}");
+}
+
+#[test]
+fn more_than_a_target_keeps_of_a_partition_is_told() {
+    let mut topic = topic(None);
+    topic.partitions[0].bytes = 1_000;
+    let told = |set: &[(&str, &str)]| keeps_bytes(&configs(set), &topic);
+    assert!(told(&[("retention.bytes", "999")]).expect("it is less").contains("partition 4 gets 1000"));
+    assert_eq!(told(&[("retention.bytes", "1000")]), None);
+    assert_eq!(told(&[("retention.bytes", "-1")]), None);
+    assert_eq!(told(&[("retention.bytes", "1"), ("cleanup.policy", "compact")]), None);
+}
+
+#[test]
+fn settings_that_nobody_may_read_are_an_error_and_not_no_danger() {
+    let refused = Error::failed("the settings of topic \"t\" cannot be read: TopicAuthorizationFailed");
+    let text = told_of("t", Some(Err(refused))).expect_err("nobody knows").to_string();
+    assert!(text.contains("TopicAuthorizationFailed") && text.contains("DESCRIBE_CONFIGS"), "{text}");
+    assert!(told_of("t", None).is_err());
+    assert!(told_of("t", Some(Ok(Vec::new()))).is_ok(), "a broker without the call has none");
 }

@@ -1,0 +1,89 @@
+//! Consumer groups whose members read a target: they would see what is restored while it comes, and move on.
+//!
+//! Asked are those that are active. What counts is what their members have subscribed to, and what the group has committed:
+//! members with a pattern, or of another protocol, tell no topics. Consumers without a group are invisible.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::Plan;
+use super::hazards::{Danger, Hazard};
+use crate::error::Result;
+use crate::kafka::client::Client;
+use crate::kafka::client::groups::{ListedGroup, Partitions};
+
+/// How long coordinators may load or move.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// Groups that are named.
+const NAMED: usize = 5;
+
+/// Returns what is dangerous about the groups of the cluster.
+pub(super) async fn hazards(client: &Client, plan: &Plan) -> Result<Vec<Hazard>> {
+    let mut targets = Partitions::new();
+    for (topic, of) in plan.partitions().filter(|(topic, of)| topic.create.is_none() && !of.range().is_empty()) {
+        targets.entry(topic.target.clone()).or_default().push(of.target);
+    }
+    if targets.is_empty() {
+        return Ok(Vec::new());
+    }
+    let deadline = Instant::now() + SETTLE;
+    let mut backoff = client.backoff();
+    loop {
+        match ask(client, &targets).await {
+            Err(error) if error.retryable() && Instant::now() < deadline => sleep(backoff.wait()).await,
+            asked => return asked,
+        }
+    }
+}
+
+async fn ask(client: &Client, targets: &Partitions) -> Result<Vec<Hazard>> {
+    let listing = client.list_groups().await?;
+    let active: Vec<ListedGroup> = listing.groups.into_values().filter(ListedGroup::is_active).collect();
+    let (subscribed, committed) =
+        tokio::join!(client.subscriptions(&active), client.committed_offsets(&active, targets));
+    let (mut subscribed, committed) = (subscribed?, committed?);
+    let mut hazards = Vec::new();
+    let mut readers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for group in &active {
+        let mut unread = Vec::new();
+        let mut read = BTreeSet::new();
+        match subscribed.remove(&group.group) {
+            Some(Ok(topics)) => read = topics,
+            Some(Err(why)) => unread.push(why),
+            None => {}
+        }
+        match committed.get(&group.group) {
+            Some(Ok(offsets)) => read.extend(offsets.iter().map(|offset| offset.topic.clone())),
+            Some(Err(why)) => unread.push(why.clone()),
+            None => {}
+        }
+        let name = format!("\"{}\" ({})", group.group, group.state);
+        for topic in targets.keys().filter(|topic| read.contains(*topic)) {
+            readers.entry(topic).or_default().push(name.clone());
+        }
+        if let Some(why) = unread.into_iter().next() {
+            let detail = format!("whether it reads a target is not told: {why}");
+            hazards.push(Hazard::new(Danger::ActiveGroups, format!("group {name}"), detail));
+        }
+    }
+    if let Some(why) = listing.unread {
+        hazards.push(Hazard::new(
+            Danger::ActiveGroups,
+            "consumer groups",
+            format!("whether any reads a target: {why}"),
+        ));
+    }
+    for (topic, groups) in readers {
+        let more = match groups.len() {
+            count @ ..=NAMED => format!("{count}"),
+            count => format!("{count}, as"),
+        };
+        let names = groups[..groups.len().min(NAMED)].join(", ");
+        let detail = format!("active consumer groups read it while it is restored ({more}): {names}");
+        hazards.push(Hazard::new(Danger::ActiveGroups, topic, detail));
+    }
+    Ok(hazards)
+}
