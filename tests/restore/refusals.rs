@@ -159,6 +159,11 @@ fn a_plan_that_was_kept_binds_the_next_starts_until_one_has_begun() {
     other.run().fails_with(2, &["was planned before, and otherwise", restore.id()]);
     assert_killed(&restore, "restore-attempt");
     restore.run().fails_with(2, &["was begun before"]);
+    // Its target has a marker by now, and no record.
+    assert!(kafka.ends(restore.target())[0] > 0);
+    let instead = Restore::named(kafka, &backup, &[&topic], "instead").to(&topic, restore.target());
+    let _ = instead.run().ok();
+    instead.assert_brought(kafka, |_| true);
 }
 
 /// Kills a restore at a crash point.
