@@ -28,8 +28,8 @@ pub(in crate::batch) fn judge(
         return tally.note("a batch is not sent");
     }
     assert!(is_proven, "nothing proves what is sent");
-    let payload = batch[HEADER_BYTES..header.total_bytes].as_ptr();
-    let is_same = fitted.iter().all(|fitted| fitted.batch.payload.as_ptr() == payload);
+    let payload = &batch[HEADER_BYTES..header.total_bytes];
+    let is_same = fitted.iter().all(|fitted| fitted.batch.payload == payload);
     tally.note(if is_same { "a batch is sent as it is" } else { "a batch is sent as another" });
     // Nobody looks into what is sent as it is.
     let Some(records) = records else { return assert!(is_same) };
