@@ -20,7 +20,6 @@ use crate::budget::{Budget, RateLimit};
 use crate::config::Config;
 use crate::pipeline::{Event, Payload, Source as _, Tip};
 use crate::record::{AbortedTransaction, Offset, OffsetRange, Partition, Timestamp};
-use crate::restore::perform;
 
 const CASES: u64 = 1000;
 

@@ -29,10 +29,10 @@ use crate::error::{Error, Result};
 use crate::kafka::client::{self, Client, TopicMetadata};
 use crate::kafka::{Properties, code_name};
 use crate::record::{OffsetRange, Partition};
+use crate::restore::ends;
 use crate::restore::map::{OffsetMap, Pair};
 use crate::restore::plan::{PartitionPlan, Plan, TopicPlan};
 use crate::restore::state::{self, Name, Phase, Seen, State};
-use crate::restore::{ends, perform};
 
 const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
 

@@ -13,7 +13,6 @@ use crate::support::agent::Backup;
 use crate::support::chain::headers;
 use crate::support::kafka::Kafka;
 use crate::support::reader::{Record, read_all_committed, read_committed};
-use crate::support::wait_for;
 use crate::support::workload::{Contents, Writer};
 
 /// Returns the keys of a stage of the plugin for faults.
@@ -295,34 +294,4 @@ fn a_stage_may_send_several_partitions_into_one_and_topics_that_are_there_are_lo
     again.run().fails_with(2, &["target-not-empty", &format!("{}-0", one.target()), "and 2 more"]);
     let missing = Restore::named(kafka, &backup, &[&topic], "missing").stage(&faults("partition = 7", "fail"));
     missing.run().fails_with(1, &["`", "-7`, a partition that the target does not have"]);
-}
-
-#[test]
-fn what_stages_make_much_more_of_stays_within_memory() {
-    let kafka = Kafka::shared_with_disk();
-    let (topic, mut contents) = (kafka.topic("stage-peak", 4, &[]), Contents::new());
-    let mut records = contents.records(4, 4_000, 10);
-    for (number, record) in records.iter_mut().enumerate() {
-        record.value = Some(contents.noise(1_000));
-        record.key = Some(format!("k{}", number / 4 % 4).into_bytes());
-    }
-    let _ = Writer::new(kafka, &[("linger.ms", "50"), ("batch.size", "1000000")]).write(&topic, &records);
-    let backup = Backup::of(kafka, &[&topic]);
-    let _ = backup.backup().ok();
-    // Each record five times, in sixteen topics and its own.
-    let to = |key: usize| -> Vec<String> { (0..4).map(|number| format!("{topic}-{key}-{number}")).collect() };
-    let to: Vec<String> = (0..4).map(|key| format!("k{key} = {:?}", to(key))).collect();
-    let copying = format!("plugin = \"restore-fanout\"\nsettings = {{ by = \"key\", to = {{ {} }} }}", to.join(", "));
-    let restore = Restore::of(kafka, &backup, &[&topic]).stage(&copying).stage(INJECT);
-    let restore = restore.sink("memory_bytes = \"8MiB\"");
-    let (mut running, mut peak) = (restore.start(&[]), 0);
-    wait_for("it ends", || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", running.id())).unwrap_or_default();
-        let told = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
-        peak = told.trim().trim_end_matches(" kB").parse().unwrap_or(peak);
-        (!running.runs()).then_some(())
-    });
-    assert_eq!(running.wait().code(), Some(0), "{}", running.log());
-    assert_eq!(restore.done().0.records, 5 * 16_000);
-    assert!(peak > 0 && peak < 108 << 10, "{peak} KiB");
 }

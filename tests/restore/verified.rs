@@ -80,6 +80,7 @@ fn pretend(kafka: &Kafka, restore: &Restore<'_>, topic: &str, hole: i64) {
             attempt: 0,
             records: 0,
             bytes: 0,
+            left_out: 0,
             map_digest,
             partitions: outcomes,
         };

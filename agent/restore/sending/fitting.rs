@@ -23,7 +23,7 @@ use crate::stages::onward::{Onward, Piece, Targets, What};
 use crate::stages::{Passed, Stages};
 
 /// Bytes that stages made beyond what was read, of all partitions together, that are on their way.
-pub(super) const UNPAID_BYTES: usize = 16 << 20;
+pub(super) const UNPAID_BYTES: usize = 8 << 20;
 
 /// Bytes of one partition that wait to be merged, of all of its targets together.
 const MOST_WAITING_BYTES: usize = 1 << 20;

@@ -11,6 +11,7 @@ fn topic(times_ms: Option<(i64, i64)>) -> TopicPlan {
         create: None,
         most_bytes: 1_000_000,
         compacts: false,
+        only_routed: false,
         partitions: vec![partition],
     }
 }
