@@ -188,7 +188,8 @@ impl Cut {
         let ends =
             |at: i64| Header::read(&log.batches[at.unsigned_abs() as usize]).expect("our own header").next_offset();
         let savepoint = of(2, log.batches.len() as i64).map(ends);
-        let offsets = offsets.map(|(first, _)| (first, first + random.i64(1..next + 1)));
+        // What is not held is not asked for.
+        let offsets = offsets.map(|(first, _)| (first, (first + random.i64(1..next + 1)).min(next)));
         Self { from, until: until.map(|until| until.max(from.unwrap_or(0) + 1)), offsets, savepoint }
     }
 

@@ -45,17 +45,16 @@ fn topic_id(kafka: &Kafka, topic: &str) -> TopicId {
 }
 
 /// Keeps a finished restore of the same plan whose target is `topic`; of partition 3 the place `hole` got nothing.
-fn pretend(kafka: &Kafka, restore: &Restore<'_>, topic: &str, hole: i64) {
+fn pretend(kafka: &Kafka, restore: &Restore<'_>, pretended: &Restore<'_>, topic: &str, hole: i64) {
     let id = topic_id(kafka, topic);
     let kept = restore.state();
-    let store = Store::open(restore.backup.archive()).expect("a store").within("test");
-    let state = State::new(&store, "pretended").expect("an id");
+    let state = pretended.state();
     let (_, kept_map) = restore.done();
     block_on(async {
         let plan = kept.plan().await.expect("it can be read").expect("there is one");
         let mut changed: Value = plan.plan.clone();
         changed["topics"][0]["target"] = topic.into();
-        let plan = Plan::new("pretended", "test", plan.target.clone(), &changed).expect("JSON");
+        let plan = Plan::new(pretended.id(), "test", plan.target.clone(), &changed).expect("JSON");
         let mut map = OffsetMap::default();
         let mut starts = Vec::new();
         let mut outcomes = Vec::new();
@@ -75,7 +74,7 @@ fn pretend(kafka: &Kafka, restore: &Restore<'_>, topic: &str, hole: i64) {
         let _ = state.begin(Attempt::new(&plan, 1, 0, Process::this(), starts)).await.expect("kept");
         let (_, map_digest) = state.put_map(&map).await.expect("kept");
         let done = Done {
-            restore_id: "pretended".to_owned(),
+            restore_id: pretended.id().to_owned(),
             finished_at: plan.made_at.clone(),
             attempt: 0,
             records: 0,
@@ -108,8 +107,8 @@ fn each_record_that_is_another_in_the_target_is_found_where_it_is() {
     altered[6][19].timestamp += 1;
     let _ = altered[7].remove(3);
     let _ = Writer::new(kafka, &[("linger.ms", "20")]).write(&target, &altered.concat());
-    pretend(kafka, &restore, &target, 7);
     let pretended = Restore::named(kafka, restore.backup, &[restore.names()[0]], "pretended");
+    pretend(kafka, &restore, &pretended, &target, 7);
     let ended = pretended.verify(&["-o", "json"]);
     assert_eq!(ended.code, Some(4), "{ended:#?}");
     let data: Value = serde_json::from_str(&ended.stdout).expect("JSON");
@@ -162,12 +161,12 @@ fn what_cannot_be_compared_with_a_target_is_said_and_is_no_success() {
     let planned = Restore::named(kafka, restore.backup, &[restore.names()[0]], "planned");
     block_on(async {
         let plan = restore.state().plan().await.expect("it can be read").expect("there is one");
-        let plan = Plan::new("planned", "test", plan.target.clone(), &plan.plan).expect("JSON");
+        let plan = Plan::new(planned.id(), "test", plan.target.clone(), &plan.plan).expect("JSON");
         let _ = planned.state().put_plan(&plan).await.expect("kept");
     });
     let ended = planned.verify(&[]);
     assert!(ended.code == Some(1) && ended.stdout.contains("the restore is planned"), "{ended:#?}");
     let none = Restore::named(kafka, restore.backup, &[restore.names()[0]], "none");
-    none.verify(&[]).fails_with(10, &["there is no restore `none`"]);
+    none.verify(&[]).fails_with(10, &["there is no restore `none-"]);
     planned.verify(&["--against-cluster"]).fails_with(2, &["--against-cluster"]);
 }

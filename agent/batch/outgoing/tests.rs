@@ -293,7 +293,7 @@ fn what_was_made_of_archived_records_tells_where_they_were_however_it_is_sent() 
     refit.put_made(&read(&batch), &batch, sources, &mut out).expect("ours");
     assert_eq!((refit.waits_from(), refit.waiting_bytes()), (Some(100), batch.len()));
     refit.flush(&mut out).expect("ours");
-    assert!(is_slice(&out[0], &batch), "one that stays alone is not encoded again");
+    assert_eq!(out[0].batch.payload, batch[HEADER_BYTES..], "one that stays alone is not encoded again");
 }
 
 #[test]
