@@ -29,7 +29,12 @@ pub(crate) fn field<'a>(document: &'a [u8], path: &[String]) -> Option<Found<'a>
     // Whether all names above the value that is next are the path's, and the value's own.
     let mut is_next = true;
     let mut at = space(document, 0);
+    // Whether the name of a value is next: names are read in one place, so that it costs no call.
+    let mut is_named = false;
     loop {
+        if is_named {
+            (at, is_next) = name(document, at, &nest, path, &mut seen)?;
+        }
         let start = at;
         let first = *document.get(at)?;
         at += 1;
@@ -49,9 +54,7 @@ pub(crate) fn field<'a>(document: &'a [u8], path: &[String]) -> Option<Found<'a>
                         return None;
                     }
                     is_next = false;
-                    if nest.is_object() {
-                        (at, is_next) = name(document, at, &nest, path, &mut seen)?;
-                    }
+                    is_named = nest.is_object();
                     continue;
                 }
                 at += 1;
@@ -90,9 +93,7 @@ pub(crate) fn field<'a>(document: &'a [u8], path: &[String]) -> Option<Found<'a>
             at += 1;
             if mark == b',' {
                 at = space(document, at);
-                if nest.is_object() {
-                    (at, is_next) = name(document, at, &nest, path, &mut seen)?;
-                }
+                is_named = nest.is_object();
                 break;
             }
             let is_closing = mark == if nest.is_object() { b'}' } else { b']' };
@@ -190,7 +191,7 @@ impl Nest {
 }
 
 /// Reads a name with its colon; returns where its value begins, and whether the name is the path's.
-#[inline]
+#[inline(always)]
 fn name(document: &[u8], at: usize, nest: &Nest, path: &[String], seen: &mut u64) -> Option<(usize, bool)> {
     (*document.get(at)? == b'"').then_some(())?;
     let start = at + 1;
@@ -205,9 +206,9 @@ fn name(document: &[u8], at: usize, nest: &Nest, path: &[String], seen: &mut u64
     Some((space(document, at + 1), is_wanted))
 }
 
-/// Reads a string behind its first quote; returns where it ends, behind the last, and whether it has escapes. `seen` gets all bits that are set in a
-/// byte of the string, and perhaps in some behind it.
-#[inline]
+/// Reads a string behind its first quote; returns where it ends, behind the last, and whether it has escapes. `seen` gets all
+/// bits that are set in a byte of the string, and perhaps in some behind it.
+#[inline(always)]
 fn string(document: &[u8], start: usize, seen: &mut u64) -> Option<(usize, bool)> {
     let mut at = start;
     while let Some((plain, bits)) = block(document, at) {
@@ -265,6 +266,7 @@ fn closing(document: &[u8], start: usize, at: usize, seen: &mut u64) -> Option<(
 }
 
 /// Reads what is left of a string from `at` on: one that has escapes, or ends with the document.
+#[cold]
 fn rare(document: &[u8], start: usize, mut at: usize, seen: &mut u64) -> Option<(usize, bool)> {
     let mut escaped = false;
     loop {
