@@ -4,7 +4,7 @@
 //! for a record, buffers are made as large as they will be. What takes thought, decimal text and the search for a field of
 //! JSON, is the plugins' own source, compiled into this program: so no difference of cleverness is measured.
 
-use kafka_backup::batch::records::rows::{Row, Rows, put_header};
+use kafka_backup::batch::records::rows::{Row, Rows, put_header, put_length, put_name};
 use kafka_backup::record::Partition;
 
 #[path = "../plugins/sdk/src/decimal.rs"]
@@ -15,7 +15,7 @@ mod decimal;
 #[allow(dead_code, unused_imports)]
 mod json;
 
-use decimal::Decimal;
+use decimal::{Decimal, Series};
 
 /// The header-injector's default names.
 const NAMES: [&[u8]; 3] = [b"x-kafka-backup-offset", b"x-kafka-backup-timestamp", b"x-kafka-backup-partition"];
@@ -71,24 +71,35 @@ impl Native {
 /// Puts three headers behind those of each row, in place of what has their names.
 pub(crate) fn inject(partition: &Partition, rows: &Rows) -> Rows {
     let partition = Decimal::new(partition.index);
+    let (mut offsets, mut timestamps) = (Series::default(), Series::default());
     let there: usize = rows.rows().iter().map(|row| rows.header_bytes(row.headers).len()).sum();
     let mut wire = Vec::with_capacity(there + rows.len() * INJECTED_BYTES);
-    let mut written = Vec::with_capacity(rows.len());
+    let mut derived = rows.derive();
+    let buffer = derived.next_buffer();
+    let mut made = Vec::with_capacity(rows.len());
     for row in rows.rows() {
         let (start, mut count) = (wire.len(), NAMES.len() as u32);
         for (name, value) in rows.headers(row.headers).filter(|(name, _)| !NAMES.contains(name)) {
             put_header(&mut wire, name, value);
             count += 1;
         }
-        put_header(&mut wire, NAMES[0], Some(Decimal::new(row.offset).as_bytes()));
-        put_header(&mut wire, NAMES[1], Some(Decimal::new(row.timestamp.0).as_bytes()));
+        put_number(&mut wire, NAMES[0], &mut offsets, row.offset);
+        put_number(&mut wire, NAMES[1], &mut timestamps, row.timestamp.0);
         put_header(&mut wire, NAMES[2], Some(partition.as_bytes()));
-        written.push((count, start..wire.len()));
+        made.push(Row { headers: buffer.headers(count, start..wire.len()), ..*row });
     }
-    let mut derived = rows.derive();
-    let buffer = derived.add(wire.into());
-    let made = rows.rows().iter().zip(written);
-    derived.finish(made.map(|(row, (count, range))| Row { headers: buffer.headers(count, range), ..*row }).collect())
+    derived.add(wire.into());
+    derived.finish(made)
+}
+
+/// Puts a header whose value is a number as decimal text.
+fn put_number(wire: &mut Vec<u8>, name: &[u8], series: &mut Series, number: i64) {
+    put_name(wire, name);
+    let at = wire.len();
+    // A length of one byte, as that of a number is.
+    put_length(wire, Some(0));
+    series.put(wire, number);
+    wire[at] = ((wire.len() - at - 1) << 1) as u8;
 }
 
 /// Keeps the rows from `from_ms` on, before `until_ms`.

@@ -110,17 +110,51 @@ fn header_column(rows: &Rows, sent: &[Row]) -> HeaderColumn {
     let count = sent.iter().map(|row| row.headers.count as usize).sum();
     // Names do not come with every row, but mostly take less than the values.
     let bytes = sent.iter().map(|row| rows.header_bytes(row.headers).len()).sum();
-    let mut row_ends = Vec::with_capacity(sent.len());
     let (mut names, mut values) = (Names::default(), Cells::with_capacity(count, bytes));
-    let mut name_indexes = Vec::with_capacity(count);
+    let mut order = Order::default();
     for row in sent {
+        let mut is_like_before = true;
         for (at, (name, value)) in rows.headers(row.headers).enumerate() {
-            name_indexes.push(names.index(at, name));
+            is_like_before &= names.see(at, name);
             values.push(value);
         }
-        row_ends.push(name_indexes.len() as u32);
+        order.push(&names.last[..row.headers.count as usize], is_like_before);
     }
+    let (row_ends, name_indexes) = order.finish();
     HeaderColumn { row_ends, names: names.cells.0, name_indexes, values: values.0 }
+}
+
+/// Which names rows have, in which order: said once as long as all have the same.
+#[derive(Default)]
+struct Order {
+    rows: usize,
+    /// The numbers of the names: those of the first row, or of all.
+    indexes: Vec<u32>,
+    /// Where those of each row end, once two rows differ.
+    ends: Option<Vec<u32>>,
+}
+
+impl Order {
+    /// Adds a row of these names and their numbers, which may be known to be the first of those of the row before.
+    fn push(&mut self, names: &[(&[u8], u32)], is_like_before: bool) {
+        let indexes = names.iter().map(|(_, index)| *index);
+        if self.ends.is_none() && self.rows > 0 && !(is_like_before && names.len() == self.indexes.len()) {
+            let each = self.indexes.len();
+            self.ends = Some((1..=self.rows).map(|row| (row * each) as u32).collect());
+            self.indexes = self.indexes.repeat(self.rows);
+        }
+        if let Some(ends) = &mut self.ends {
+            self.indexes.extend(indexes);
+            ends.push(self.indexes.len() as u32);
+        } else if self.rows == 0 {
+            self.indexes.extend(indexes);
+        }
+        self.rows += 1;
+    }
+
+    fn finish(self) -> (Option<Vec<u32>>, Vec<u32>) {
+        (self.ends, self.indexes)
+    }
 }
 
 /// A column in the making.
@@ -156,20 +190,24 @@ struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    /// Returns the number of the name of a row's `at`th header.
-    fn index(&mut self, at: usize, name: &'a [u8]) -> u32 {
-        if let Some((last, index)) = self.last.get(at)
-            && *last == name
-        {
-            return *index;
+    /// Takes note of the name of a row's `at`th header; returns whether the row before has it there as well.
+    #[inline]
+    fn see(&mut self, at: usize, name: &'a [u8]) -> bool {
+        let is_like_before = self.last.get(at).is_some_and(|(last, _)| *last == name);
+        if !is_like_before {
+            self.learn(at, name);
         }
+        is_like_before
+    }
+
+    #[cold]
+    fn learn(&mut self, at: usize, name: &'a [u8]) {
         let index = *self.known.entry(name).or_insert_with(|| {
             self.cells.push(Some(name));
             self.cells.0.ends.len() as u32 - 1
         });
         self.last.truncate(at);
         self.last.push((name, index));
-        index
     }
 }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::varint::{Cursor, begin_record, put_field};
+use super::varint::{Cursor, begin_record, put_field, put_varint, write_varint};
 use super::{Record, Walk, codec, damaged, unpack_at_most};
 use crate::batch::Header;
 use crate::error::{Error, Result};
@@ -261,11 +261,16 @@ pub struct Derived {
 pub struct Buffer(u32);
 
 impl Derived {
+    /// Returns the buffer that is added next: rows can be made of it while its bytes are written.
+    pub fn next_buffer(&self) -> Buffer {
+        Buffer(self.rows.buffers.len() as u32)
+    }
+
     /// Adds a buffer. Its bytes are below 4 GiB.
     pub fn add(&mut self, bytes: Bytes) -> Buffer {
-        let buffer = self.rows.buffers.len() as u32;
+        let buffer = self.next_buffer();
         self.rows.buffers.push(bytes);
-        Buffer(buffer)
+        buffer
     }
 
     /// Says that their times are no longer those at which a broker appended them.
@@ -296,6 +301,27 @@ impl Buffer {
 pub fn put_header(out: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
     put_field(out, Some(name));
     put_field(out, value);
+}
+
+/// Appends the name of a header as it is on the wire; its value follows.
+#[inline]
+pub fn put_name(out: &mut Vec<u8>, name: &[u8]) {
+    put_field(out, Some(name));
+}
+
+/// Appends the length of the value of a header, behind its name; the value follows, but for one that is null.
+#[inline]
+pub fn put_length(out: &mut Vec<u8>, value_bytes: Option<usize>) {
+    put_varint(out, value_bytes.map_or(-1, |bytes| bytes as i64));
+}
+
+/// Writes such a length at `at`, in five bytes at most; returns where it ends.
+///
+/// # Panics
+/// If there is no room for it.
+#[inline]
+pub fn write_length(out: &mut [u8], at: usize, value_bytes: Option<usize>) -> usize {
+    write_varint(out, at, value_bytes.map_or(-1, |bytes| bytes as i64))
 }
 
 /// Names and values of headers, in order.

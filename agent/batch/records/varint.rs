@@ -179,6 +179,22 @@ pub(super) fn put_varint(out: &mut Vec<u8>, value: i64) {
     out.push(raw as u8);
 }
 
+/// Writes a varint at `at`; returns where it ends.
+///
+/// # Panics
+/// If there is no room for it.
+#[inline]
+pub(super) fn write_varint(out: &mut [u8], mut at: usize, value: i64) -> usize {
+    let mut raw = zigzag(value);
+    while raw >= 0x80 {
+        out[at] = raw as u8 | 0x80;
+        at += 1;
+        raw >>= 7;
+    }
+    out[at] = raw as u8;
+    at + 1
+}
+
 #[inline]
 pub(super) fn varint_bytes(value: i64) -> usize {
     let bits = 64 - (zigzag(value) | 1).leading_zeros() as usize;
@@ -201,6 +217,9 @@ mod tests {
             let mut out = Vec::new();
             put_varint(&mut out, value);
             prop_assert_eq!(out.len(), varint_bytes(value));
+            let mut written = [0; 12];
+            prop_assert_eq!(write_varint(&mut written, 1, value), 1 + out.len());
+            prop_assert_eq!(&written[1..=out.len()], &out[..]);
             prop_assert_eq!(Cursor::new(&out, 0, out.len()).varlong().expect("whole"), value);
             let narrow = Cursor::new(&out, 0, out.len()).varint();
             prop_assert_eq!(narrow.ok(), i32::try_from(value).ok());

@@ -3,10 +3,11 @@
 //! Headers stay as they are on the wire; those of a row that nothing happens to stay where they are.
 
 use std::iter::Peekable;
+use std::ops::Range;
 use std::slice::Iter;
 
 use super::{Checked, Wrong, ascending, counted, rising};
-use crate::batch::records::rows::{Derived, Row, Rows, put_header};
+use crate::batch::records::rows::{Derived, Row, Rows, put_name, write_length};
 use crate::plugin::wit::{HeaderColumn, HeaderEdit, Removal};
 
 /// The most removals of one answer. One names a header or all of them; each is looked at for each row.
@@ -16,8 +17,12 @@ const MOST_REMOVALS: usize = 256;
 /// is about a second, and no deadline is counted meanwhile. An honest answer takes a thousandth.
 const MOST_STEPS: u64 = 1 << 28;
 
-/// Bytes of the lengths of a header on the wire, as most are.
-const LENGTHS_BYTES: usize = 3;
+/// Bytes of the length of a value on the wire, at most.
+const LENGTH_BYTES: usize = 5;
+
+/// Names and values of headers are short: as many bytes are copied at once, without a call, and what is too much of them is
+/// written over by what follows.
+pub(super) const BLOCK_BYTES: usize = 32;
 
 /// Counts steps over headers.
 struct Work {
@@ -50,14 +55,14 @@ pub(super) fn edited(
     let mut adding = add.map(|column| Adding::new(column, made.len(), most)).transpose()?;
     let mut work = Work { left: MOST_STEPS };
     let there = made.iter().map(|row| rows.header_bytes(row.headers).len()).sum::<usize>();
-    let added = adding.as_ref().map_or(0, Adding::bytes);
-    let mut wire = Vec::with_capacity(there.saturating_add(added).min(most));
-    let mut written = Vec::with_capacity(made.len());
+    let added = adding.as_ref().map_or(0, |adding| adding.bytes);
+    let mut wire = Vec::with_capacity(there.min(most) + added);
+    let buffer = derived.next_buffer();
     let mut took = Taken::default();
     // What is taken from all rows alike, as most plugins do, is collected once.
     let is_alike = removals.iter().all(|removal| removal.rows.is_none());
     removals.iter_mut().filter(|_| is_alike).for_each(|removal| removal.take(0, &mut took));
-    for (at, row) in made.iter().enumerate() {
+    for (at, row) in made.iter_mut().enumerate() {
         let start = wire.len();
         if !is_alike {
             took.clear();
@@ -71,12 +76,9 @@ pub(super) fn edited(
                 .ok_or("a row has too many headers")?;
         }
         fits(wire.len(), most)?;
-        written.push((count, start..wire.len()));
+        row.headers = buffer.headers(count, start..wire.len());
     }
-    let buffer = derived.add(wire.into());
-    for (row, (count, range)) in made.iter_mut().zip(written) {
-        row.headers = buffer.headers(count, range);
-    }
+    derived.add(wire.into());
     Ok(())
 }
 
@@ -154,12 +156,13 @@ impl<'a> Removing<'a> {
 
 /// Headers to be added, row by row.
 struct Adding {
-    row_ends: Vec<u32>,
-    names: Checked,
-    /// Whether each name is text, as Kafka's are.
-    is_text: Vec<bool>,
+    /// Where each row's end; `None`: each row has all of `name_indexes`.
+    row_ends: Option<Vec<u32>>,
+    names: Names,
     name_indexes: Vec<u32>,
     values: Checked,
+    /// The room that all of them need.
+    bytes: usize,
     /// The most bytes of headers that the answer may have.
     most: usize,
     /// The next header, and where its value begins.
@@ -175,49 +178,126 @@ impl Adding {
         if let Some(null) = names.0.nulls.first() {
             return Err(format!("the name of headers, cell {null}, is null"));
         }
-        counted("headers", row_ends.len(), count)?;
-        rising("headers", "row-ends", &row_ends, name_indexes.len())?;
-        if values.len() != name_indexes.len() {
-            return Err(format!("{} headers have {} values", name_indexes.len(), values.len()));
+        // How often the names are meant.
+        let times = match &row_ends {
+            Some(ends) => {
+                counted("headers", ends.len(), count)?;
+                rising("headers", "row-ends", ends, name_indexes.len())?;
+                1
+            }
+            None => count,
+        };
+        let headers = name_indexes.len().saturating_mul(times);
+        if values.len() != headers {
+            return Err(format!("{headers} headers have {} values", values.len()));
         }
         if let Some(wrong) = name_indexes.iter().find(|index| **index as usize >= names.len()) {
             return Err(format!("`name-indexes` picks name {wrong} of {}", names.len()));
         }
-        let is_text = (0..names.len()).map(|cell| std::str::from_utf8(&names.0.data[names.range(cell)]).is_ok());
-        let is_text = is_text.collect();
-        Ok(Self { row_ends, names, is_text, name_indexes, values, most, next: 0, start: 0 })
-    }
-
-    /// Returns about how many bytes all of them are on the wire.
-    fn bytes(&self) -> usize {
-        let named = self.name_indexes.iter().map(|index| self.names.range(*index as usize).len() + LENGTHS_BYTES);
-        named.fold(self.values.0.data.len(), usize::saturating_add)
+        // They are written once more below, those that no header has as well.
+        fits(names.0.data.len(), most)?;
+        let names = Names::new(names);
+        // One long name of the dictionary can be meant a million times.
+        let named = name_indexes.iter().map(|index| names.written(*index).len()).fold(0, usize::saturating_add);
+        let bytes = named.saturating_mul(times).saturating_add(values.0.data.len());
+        fits(bytes, most)?;
+        let bytes = bytes + LENGTH_BYTES * headers + BLOCK_BYTES;
+        Ok(Self { row_ends, names, name_indexes, values, bytes, most, next: 0, start: 0 })
     }
 
     /// Writes the headers of the next row, which comes from `row`; returns how many they are.
+    #[inline]
     fn put(&mut self, at: usize, rows: &Rows, row: &Row, work: &mut Work, wire: &mut Vec<u8>) -> Result<u32, Wrong> {
-        let own = self.next..self.row_ends[at] as usize;
-        for header in own.clone() {
-            let index = self.name_indexes[header] as usize;
-            let name = &self.names.0.data[self.names.range(index)];
-            // A producer may have broken the rule; what it wrote may stay.
-            if !self.is_text[index] {
-                work.compare(name, row.headers.count)?;
-                if !rows.headers(row.headers).any(|(brought, _)| brought == name) {
-                    return Err(format!("the name of header {header} is not UTF-8"));
-                }
-            }
-            let column = &self.values.0;
-            let end = column.ends[header] as usize;
-            let value = &column.data[self.start..end];
-            // One long name of the dictionary can be meant a million times by one row.
-            fits(wire.len() + name.len() + value.len(), self.most)?;
-            // Only a cell without bytes can be null.
-            let is_null = value.is_empty() && column.nulls.binary_search(&(header as u32)).is_ok();
-            put_header(wire, name, (!is_null).then_some(value));
-            self.start = end;
+        let (own, named) = match &self.row_ends {
+            Some(ends) => (self.next..ends[at] as usize, self.next..ends[at] as usize),
+            None => (self.next..self.next + self.name_indexes.len(), 0..self.name_indexes.len()),
+        };
+        let (indexes, ends) = (&self.name_indexes[named], &self.values.0.ends[own.clone()]);
+        if own.is_empty() {
+            return Ok(0);
         }
+        let (names, values) = (&self.names, &self.values.0);
+        // Room for all of them is made at once, and what is too much given back.
+        let name_bytes: usize = indexes.iter().map(|index| names.written(*index).len()).sum();
+        let value_bytes = ends.last().map_or(self.start, |end| *end as usize) - self.start;
+        let begin = wire.len();
+        fits(begin + name_bytes + value_bytes, self.most)?;
+        wire.resize(begin + name_bytes + value_bytes + LENGTH_BYTES * own.len() + BLOCK_BYTES, 0);
+        let (out, mut written) = (&mut wire[begin..], 0);
+        for ((index, end), header) in indexes.iter().zip(ends).zip(own.start..) {
+            if !names.not_text.is_empty() {
+                names.check(*index, header, rows, row, work)?;
+            }
+            let value = self.start..*end as usize;
+            self.start = value.end;
+            written = write_block(out, written, &names.wire, names.written(*index));
+            // Only a cell without bytes can be null.
+            let is_null = value.is_empty() && values.nulls.binary_search(&(header as u32)).is_ok();
+            written = write_length(out, written, (!is_null).then_some(value.len()));
+            written = write_block(out, written, &values.data, value);
+        }
+        wire.truncate(begin + written);
         self.next = own.end;
-        Ok((own.end - own.start) as u32)
+        Ok(own.len() as u32)
     }
+}
+
+/// The names of headers, as they are on the wire.
+struct Names {
+    /// One after the other, and a block behind them.
+    wire: Vec<u8>,
+    /// Where each begins, and where the last ends.
+    places: Vec<usize>,
+    /// The numbers of those that are not text, as Kafka's are; none as a rule.
+    not_text: Vec<u32>,
+    column: Checked,
+}
+
+impl Names {
+    fn new(column: Checked) -> Self {
+        let (mut wire, mut places, mut not_text) = (Vec::new(), vec![0], Vec::new());
+        for cell in 0..column.len() {
+            let name = &column.0.data[column.range(cell)];
+            put_name(&mut wire, name);
+            places.push(wire.len());
+            if std::str::from_utf8(name).is_err() {
+                not_text.push(cell as u32);
+            }
+        }
+        wire.extend([0; BLOCK_BYTES]);
+        Self { wire, places, not_text, column }
+    }
+
+    /// Returns where a name lies.
+    #[inline]
+    fn written(&self, index: u32) -> Range<usize> {
+        self.places[index as usize]..self.places[index as usize + 1]
+    }
+
+    /// Checks that a name which is not text is one of `row`'s: a producer may have broken the rule, and what it wrote may
+    /// stay.
+    #[cold]
+    fn check(&self, index: u32, header: usize, rows: &Rows, row: &Row, work: &mut Work) -> Result<(), Wrong> {
+        if self.not_text.binary_search(&index).is_err() {
+            return Ok(());
+        }
+        let name = &self.column.0.data[self.column.range(index as usize)];
+        work.compare(name, row.headers.count)?;
+        if rows.headers(row.headers).any(|(brought, _)| brought == name) {
+            return Ok(());
+        }
+        Err(format!("the name of header {header} is not UTF-8"))
+    }
+}
+
+/// Writes `bytes[range]` at `at`, and perhaps more behind it; returns where it ends.
+#[inline(always)]
+fn write_block(out: &mut [u8], at: usize, bytes: &[u8], range: Range<usize>) -> usize {
+    let (length, end) = (range.len(), at + range.len());
+    let block = bytes[range.start..].first_chunk::<BLOCK_BYTES>();
+    match (block, out[at..].first_chunk_mut::<BLOCK_BYTES>()) {
+        (Some(block), Some(to)) if length <= BLOCK_BYTES => *to = *block,
+        _ => out[at..end].copy_from_slice(&bytes[range]),
+    }
+    end
 }

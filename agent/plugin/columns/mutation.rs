@@ -127,21 +127,29 @@ fn header_edit(random: &mut Rng, rows: usize) -> HeaderEdit {
     let remove = (0..random.usize(..3)).map(|_| removal(random)).collect();
     let add = random.bool().then(|| {
         let names = random.usize(1..4);
-        let mut column_of_headers = HeaderColumn {
-            row_ends: Vec::new(),
-            names: column(random, names, |random| (!one_in(random, 200)).then(|| name(random))),
-            name_indexes: Vec::new(),
-            values: Cells::default().0,
-        };
-        for _ in 0..rows {
-            let more = (0..random.usize(..3)).map(|_| random.u32(..names as u32));
-            column_of_headers.name_indexes.extend(more.collect::<Vec<_>>());
-            column_of_headers.row_ends.push(column_of_headers.name_indexes.len() as u32);
+        let names_of_row =
+            |random: &mut Rng| -> Vec<u32> { (0..random.usize(..3)).map(|_| random.u32(..names as u32)).collect() };
+        let (mut row_ends, mut name_indexes) = (None, names_of_row(random));
+        let mut headers = name_indexes.len() * rows;
+        if random.bool() {
+            let each: Vec<_> = (0..rows).map(|_| names_of_row(random)).collect();
+            row_ends = Some(ends_of(&each));
+            name_indexes = each.concat();
+            headers = name_indexes.len();
         }
-        column_of_headers.values = column(random, column_of_headers.name_indexes.len(), any_cell);
-        column_of_headers
+        let names = column(random, names, |random| (!one_in(random, 200)).then(|| name(random)));
+        HeaderColumn { row_ends, names, name_indexes, values: column(random, headers, any_cell) }
     });
     HeaderEdit { remove, add }
+}
+
+/// Where each of these lists ends, one after the other.
+fn ends_of(lists: &[Vec<u32>]) -> Vec<u32> {
+    let ends = lists.iter().scan(0, |end, list| {
+        *end += list.len() as u32;
+        Some(*end)
+    });
+    ends.collect()
 }
 
 /// An answer as a plugin gives it that holds to the contract (but for names of headers that are null or no text).
@@ -232,7 +240,8 @@ fn lists(output: &mut Output, in_removals: bool) -> Vec<List<'_>> {
     }
     let Some(edit) = &mut output.headers else { return lists };
     if let Some(add) = &mut edit.add {
-        lists.extend([List::Numbers(&mut add.row_ends), List::Numbers(&mut add.name_indexes)]);
+        lists.extend(add.row_ends.as_mut().map(List::Numbers));
+        lists.push(List::Numbers(&mut add.name_indexes));
         lists.extend(lists_of(&mut add.names));
         lists.extend(lists_of(&mut add.values));
     }
@@ -272,7 +281,9 @@ fn mutate(random: &mut Rng, output: &mut Output) {
 
 /// Leaves a part of an answer out.
 fn forget(random: &mut Rng, output: &mut Output) {
-    match random.u8(..7) {
+    let mut add = output.headers.as_mut().and_then(|edit| edit.add.as_mut());
+    match random.u8(..8) {
+        7 => add.iter_mut().for_each(|add| add.row_ends = None),
         0 => output.source = None,
         1 => output.partitions = None,
         2 => output.timestamps = None,
@@ -416,12 +427,14 @@ fn large() {
     let made = answer(&rows, 0..1, copies(times + 1), &plan).expect("as large as may be");
     assert_eq!(made.rows.len(), times + 1);
     assert!(refused(copies(MOST_ROWS + 1)).contains("the most is"));
-    let headers = |names: Vec<u8>, name_indexes: Vec<u32>, row_ends: Vec<u32>| {
+    let headers = |names: Vec<u8>, name_indexes: Vec<u32>, row_ends: Option<Vec<u32>>| {
         let values = Column { ends: vec![0; name_indexes.len()], nulls: Vec::new(), data: Vec::new() };
         let names = Column { ends: vec![names.len() as u32], nulls: Vec::new(), data: names };
         Some(HeaderEdit { remove: Vec::new(), add: Some(HeaderColumn { row_ends, names, name_indexes, values }) })
     };
-    let long = headers(vec![b'n'; 1 << 20], vec![0; 1 << 20], vec![1 << 20]);
+    let long = headers(vec![b'n'; 1 << 20], vec![0; 1 << 20], Some(vec![1 << 20]));
+    assert!(refused(Output { headers: long, ..nothing_changed() }).contains("the headers are more than"));
+    let long = headers(vec![b'n'; 1 << 20], vec![0; 1 << 20], None);
     assert!(refused(Output { headers: long, ..nothing_changed() }).contains("the headers are more than"));
 
     // As many rows as may be, each of which has something of everything.
@@ -436,7 +449,7 @@ fn large() {
         topics: Some(Route { names: vec!["orders".to_owned()], indexes: vec![1; MOST_ROWS] }),
         keys: Some(Patch { rows: Some((0..count).collect()), cells: cells() }),
         values: Some(Patch { rows: None, cells: cells() }),
-        headers: headers(name.clone(), vec![0; MOST_ROWS], (1..=count).collect()),
+        headers: headers(name.clone(), vec![0; MOST_ROWS], Some((1..=count).collect())),
         ..copies(MOST_ROWS)
     };
     let answer = answer(&rows, 0..1, output, &plan).expect("as large as may be");

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::wit::{HeaderEdit, Removal, Window};
+use super::headers::BLOCK_BYTES;
 use super::*;
 use crate::batch::records::Record;
 use crate::batch::records::tests::records;
@@ -69,7 +70,48 @@ fn what_is_sent_is_what_was_asked_for() {
     assert_eq!((values.ends, values.nulls, values.data), (vec![0, 0], vec![0], Vec::new()));
     let sent = columns(&partition(), &three(), 0..3, Columns::HEADERS).headers.expect("asked for");
     assert_eq!((&sent.names.data[..], sent.names.ends), (&b"xy"[..], vec![1, 2]));
-    assert_eq!((sent.row_ends, sent.name_indexes, sent.values.nulls), (vec![3, 3, 3], vec![0, 1, 0], vec![1]));
+    assert_eq!((sent.row_ends, sent.name_indexes, sent.values.nulls), (Some(vec![3, 3, 3]), vec![0, 1, 0], vec![1]));
+}
+
+#[test]
+fn what_the_headers_of_all_rows_have_alike_is_sent_once() {
+    let sent = |rows: &[&[&'static str]]| {
+        let record = |names: &&[&'static str]| Record {
+            offset: 0,
+            timestamp: Timestamp(0),
+            key: None,
+            value: None,
+            headers: names.iter().map(|name| (Bytes::from_static(name.as_bytes()), None)).collect(),
+        };
+        let rows = Rows::from_records(&rows.iter().map(record).collect::<Vec<_>>()).expect("small");
+        let sent = columns(&partition(), &rows, 0..rows.len(), Columns::HEADERS).headers.expect("asked for");
+        assert_eq!(sent.values.ends.len(), rows.rows().iter().map(|row| row.headers.count as usize).sum::<usize>());
+        (sent.row_ends, sent.name_indexes)
+    };
+    assert_eq!(sent(&[&["a", "b", "a"], &["a", "b", "a"]]), (None, vec![0, 1, 0]));
+    assert_eq!(sent(&[&[], &[], &[]]), (None, vec![]));
+    assert_eq!(sent(&[&["a"]]), (None, vec![0]));
+    assert_eq!(sent(&[&["a", "b"], &["a", "b"], &["a"]]), (Some(vec![2, 4, 5]), vec![0, 1, 0, 1, 0]));
+    assert_eq!(sent(&[&["a", "b"], &["b", "a"], &["b", "a"]]), (Some(vec![2, 4, 6]), vec![0, 1, 1, 0, 1, 0]));
+    assert_eq!(sent(&[&[], &["a"], &[]]), (Some(vec![0, 1, 1]), vec![0]));
+    assert_eq!(sent(&[&["a"], &["a", "b"], &["a"]]), (Some(vec![1, 3, 4]), vec![0, 0, 1, 0]));
+}
+
+#[test]
+fn rows_that_are_alike_get_headers_whose_names_are_said_once() {
+    let long = "v".repeat(BLOCK_BYTES + 1);
+    let add = HeaderColumn {
+        row_ends: None,
+        names: column(&[Some(b"a"), Some(b"b")]),
+        name_indexes: vec![1, 0],
+        values: column(&[None, Some(b"1"), Some(b""), Some(long.as_bytes()), Some(b"5"), None]),
+    };
+    let remove = vec![Removal { name: Some(b"x".to_vec()), rows: None }];
+    let edit = HeaderEdit { remove, add: Some(add) };
+    let records = taken(Output { headers: Some(edit), ..unchanged() }).expect("right");
+    assert_eq!(headers(&records[0]), [("y", None), ("b", None), ("a", Some("1"))]);
+    assert_eq!(headers(&records[1]), [("b", Some("")), ("a", Some(&*long))]);
+    assert_eq!(headers(&records[2]), [("b", Some("5")), ("a", None)]);
 }
 
 #[test]
@@ -96,7 +138,7 @@ fn an_answer_drops_copies_and_patches() {
 #[test]
 fn headers_are_taken_away_first_and_then_added_behind_what_is_left() {
     let add = HeaderColumn {
-        row_ends: vec![1, 1, 3],
+        row_ends: Some(vec![1, 1, 3]),
         names: column(&[Some(b"x"), Some(b"n")]),
         name_indexes: vec![0, 1, 1],
         values: column(&[Some(b"3"), None, Some(b"")]),
@@ -136,6 +178,8 @@ fn what_is_wrong_with_an_answer_is_said() {
     };
     let add = |row_ends: Vec<u32>, name: Option<&[u8]>, name_indexes: Vec<u32>| {
         let values = column(&vec![None; name_indexes.len()]);
+        // Without ends all rows are alike.
+        let row_ends = Some(row_ends).filter(|ends| !ends.is_empty());
         let add = Some(HeaderColumn { row_ends, names: column(&[name]), name_indexes, values });
         Output { headers: Some(HeaderEdit { remove: Vec::new(), add }), ..unchanged() }
     };
@@ -166,6 +210,7 @@ fn what_is_wrong_with_an_answer_is_said() {
         (remove(256, vec![3]), "`remove`: rows name 3 of 3"),
         (add(vec![0, 0], Some(b"n"), vec![]), "`headers` has 2 cells for 3 rows"),
         (add(vec![0, 0, 2], Some(b"n"), vec![0]), "`headers`: row-ends reach 2 of 1"),
+        (add(vec![], Some(b"n"), vec![0]), "3 headers have 1 values"),
         (add(vec![0, 0, 1], Some(b"n"), vec![1]), "`name-indexes` picks name 1 of 1"),
         (add(vec![0, 0, 1], None, vec![0]), "the name of headers, cell 0, is null"),
         (add(vec![0, 0, 1], Some(b"\xff"), vec![0]), "the name of header 0 is not UTF-8"),
@@ -232,7 +277,7 @@ fn a_name_that_is_no_text_may_stay_where_it_was() {
         Record { offset: 0, timestamp: Timestamp(0), key: None, value: None, headers: vec![(name.clone(), None)] };
     let rows = Rows::from_records(std::slice::from_ref(&record)).expect("small");
     let add = HeaderColumn {
-        row_ends: vec![1],
+        row_ends: Some(vec![1]),
         names: column(&[Some(&name)]),
         name_indexes: vec![0],
         values: column(&[None]),
@@ -268,7 +313,7 @@ fn adding(names: Column, rows: &[Vec<u32>]) -> HeaderColumn {
         *end += row.len() as u32;
         Some(*end)
     });
-    HeaderColumn { row_ends: row_ends.collect(), names, name_indexes, values }
+    HeaderColumn { row_ends: Some(row_ends.collect()), names, name_indexes, values }
 }
 
 #[test]
@@ -279,6 +324,12 @@ fn one_row_cannot_have_more_bytes_of_headers_than_an_answer() {
     let edit = HeaderEdit { remove: Vec::new(), add: Some(add) };
     let said = taken(Output { headers: Some(edit), ..unchanged() }).expect_err("a terabyte");
     assert!(said.starts_with("the headers are more than "), "{said}");
+    // Three times as much, said once.
+    let values = column(&vec![None; 3 << 20]);
+    let names = column(&[Some(&name)]);
+    let add = Some(HeaderColumn { row_ends: None, names, name_indexes: vec![0; 1 << 20], values });
+    let output = Output { headers: Some(HeaderEdit { remove: Vec::new(), add }), ..unchanged() };
+    assert!(taken(output).expect_err("three terabytes").starts_with("the headers are more than "));
 }
 
 #[test]
@@ -386,7 +437,9 @@ proptest! {
         let patch = |rows| Some(Patch { rows, cells: cells() });
         let removal = Removal { name: Some(data.clone()), rows: Some(numbers.clone()) };
         let add = |names, values| {
-            Some(HeaderColumn { row_ends: ends.clone(), names, name_indexes: numbers.clone(), values })
+            // Ends of nothing stand for rows that are alike.
+            let row_ends = Some(ends.clone()).filter(|ends| !ends.is_empty());
+            Some(HeaderColumn { row_ends, names, name_indexes: numbers.clone(), values })
         };
         let headers = |remove, add| Some(HeaderEdit { remove, add });
         let output = match which {

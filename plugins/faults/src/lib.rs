@@ -154,8 +154,7 @@ fn values(ends: Vec<u32>, nulls: Vec<u32>, data: Vec<u8>) -> Option<Patch> {
 fn invalid_utf8(rows: usize) -> HeaderEdit {
     let name = Column { ends: vec![2], nulls: Vec::new(), data: vec![0xff, 0xfe] };
     let empty = Column { ends: vec![0; rows], nulls: Vec::new(), data: Vec::new() };
-    let row_ends = (1..=rows as u32).collect();
-    let add = HeaderColumn { row_ends, names: name, name_indexes: vec![0; rows], values: empty };
+    let add = HeaderColumn { row_ends: None, names: name, name_indexes: vec![0], values: empty };
     HeaderEdit { remove: vec![Removal { name: Some(vec![0xff]), rows: None }], add: Some(add) }
 }
 

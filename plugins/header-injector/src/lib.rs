@@ -4,7 +4,9 @@
 //! twice tells of its last source. Nothing is asked for: neither keys, values nor headers cross the boundary.
 
 use kafka_backup_transform::wit::{Batch, Column, HeaderColumn, HeaderEdit, Output, Removal};
-use kafka_backup_transform::{Columns, Decimal, Error, Plan, Plugin, Result, Settings, Touches, Window, export};
+use kafka_backup_transform::{
+    Columns, Decimal, Error, Plan, Plugin, Result, Series, Settings, Touches, Window, copy, export,
+};
 
 /// Each header that can be injected: its setting, its default name, and whether it is on by default.
 const FIELDS: [(&str, &str, bool); 4] = [
@@ -28,6 +30,23 @@ struct Injected {
     setting: String,
     name: String,
     value: Value,
+}
+
+/// What a header holds, of records of one batch.
+enum Text<'a> {
+    Offset,
+    Timestamp,
+    /// This, in every record.
+    Of(&'a [u8]),
+}
+
+impl Text<'_> {
+    fn most_bytes(&self) -> usize {
+        match self {
+            Self::Offset | Self::Timestamp => Series::ROOM,
+            Self::Of(text) => text.len(),
+        }
+    }
 }
 
 enum Value {
@@ -91,6 +110,18 @@ impl Plugin for HeaderInjector {
     }
 }
 
+impl Injected {
+    fn text<'a>(&'a self, batch: &'a Batch, partition: &'a [u8]) -> Text<'a> {
+        match &self.value {
+            Value::Offset => Text::Offset,
+            Value::Timestamp => Text::Timestamp,
+            Value::Partition => Text::Of(partition),
+            Value::Topic => Text::Of(batch.topic.as_bytes()),
+            Value::Constant(text) => Text::Of(text.as_bytes()),
+        }
+    }
+}
+
 impl HeaderInjector {
     /// Returns the headers of all records.
     fn column(&self, batch: &Batch) -> HeaderColumn {
@@ -100,22 +131,29 @@ impl HeaderInjector {
             names.push(Some(header.name.as_bytes()));
         }
         let partition = Decimal::new(batch.partition);
-        let mut values = Column::with_capacity(count * records, 16 * count * records);
-        let mut name_indexes = Vec::with_capacity(count * records);
-        for (offset, timestamp) in batch.offsets.iter().zip(&batch.timestamps) {
-            for (index, header) in self.headers.iter().enumerate() {
-                match &header.value {
-                    Value::Offset => values.push_decimal(*offset),
-                    Value::Timestamp => values.push_decimal(*timestamp),
-                    Value::Partition => values.push(Some(partition.as_bytes())),
-                    Value::Topic => values.push(Some(batch.topic.as_bytes())),
-                    Value::Constant(text) => values.push(Some(text.as_bytes())),
-                }
-                name_indexes.push(index as u32);
+        let texts: Vec<Text<'_>> = self.headers.iter().map(|header| header.text(batch, partition.as_bytes())).collect();
+        let most_bytes: usize = texts.iter().map(Text::most_bytes).sum();
+        let (mut data, mut ends) = (vec![0; records * most_bytes + Series::ROOM], vec![0; records * count]);
+        let (mut offsets, mut timestamps, mut at) = (Series::default(), Series::default(), 0);
+        // Of no header there is no cell, and of none of them an end.
+        let rows = ends.chunks_exact_mut(count.max(1));
+        for ((offset, timestamp), ends) in batch.offsets.iter().zip(&batch.timestamps).zip(rows) {
+            for (text, end) in texts.iter().zip(ends) {
+                at = match text {
+                    Text::Offset => offsets.write(&mut data, at, *offset),
+                    Text::Timestamp => timestamps.write(&mut data, at, *timestamp),
+                    Text::Of(text) => {
+                        copy(&mut data[at..], text);
+                        at + text.len()
+                    }
+                };
+                *end = at as u32;
             }
         }
-        let row_ends = (1..=records).map(|row| (row * count) as u32).collect();
-        HeaderColumn { row_ends, names, name_indexes, values }
+        data.truncate(at);
+        let values = Column { ends, nulls: Vec::new(), data };
+        // All records have the same names, in the order of the dictionary.
+        HeaderColumn { row_ends: None, names, name_indexes: (0..count as u32).collect(), values }
     }
 
     /// Refuses two headers of one name: the second would replace the first.

@@ -25,6 +25,34 @@ fn ends<const N: usize>(left: &[u8], right: &[u8]) -> bool {
     left.first_chunk::<N>() == right.first_chunk::<N>() && left.last_chunk::<N>() == right.last_chunk::<N>()
 }
 
+/// Copies a run to the beginning of another that is at least as long.
+///
+/// # Panics
+/// If it is shorter.
+#[inline]
+pub fn copy(to: &mut [u8], bytes: &[u8]) {
+    let to = &mut to[..bytes.len()];
+    match bytes.len() {
+        0 => {}
+        1 => to[0] = bytes[0],
+        2..4 => both_ends::<2>(to, bytes),
+        4..8 => both_ends::<4>(to, bytes),
+        8..16 => both_ends::<8>(to, bytes),
+        16..=32 => both_ends::<16>(to, bytes),
+        _ => to.copy_from_slice(bytes),
+    }
+}
+
+/// Copies `N` to `2 * N` bytes.
+#[inline]
+fn both_ends<const N: usize>(to: &mut [u8], bytes: &[u8]) {
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<N>(), bytes.last_chunk::<N>()) {
+        to[..N].copy_from_slice(first);
+        let start = to.len() - N;
+        to[start..].copy_from_slice(last);
+    }
+}
+
 /// Appends a run.
 #[inline]
 pub(crate) fn put(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -62,6 +90,9 @@ mod tests {
             let mut out = vec![7];
             put(&mut out, run);
             assert_eq!(out, [&[7], run].concat());
+            let mut to = [7; 101];
+            copy(&mut to, run);
+            assert_eq!((&to[..length], to[length]), (run, 7));
             assert!(same(run, &out[1..]));
             assert!(!same(run, &out));
             for at in 0..length {

@@ -11,7 +11,7 @@ pub(crate) const SEARCHED: usize = 16;
 impl Batch {
     /// Returns the number of records.
     pub fn len(&self) -> u32 {
-        // A call is about a mebibyte; the ends of its cells would overflow long before this does.
+        // A call is some hundred kilobytes; the ends of its cells would overflow long before this does.
         self.offsets.len() as u32
     }
 
@@ -99,10 +99,38 @@ impl Column {
 }
 
 impl HeaderColumn {
-    /// Returns where the headers of a row are in `name_indexes` and `values`.
+    /// Returns where the headers of a row are in `values`, and in the order of all headers.
     pub fn row(&self, row: usize) -> std::ops::Range<usize> {
-        let start = if row == 0 { 0 } else { self.row_ends[row - 1] as usize };
-        start..self.row_ends[row] as usize
+        match &self.row_ends {
+            Some(ends) => {
+                let start = if row == 0 { 0 } else { ends[row - 1] as usize };
+                start..ends[row] as usize
+            }
+            None => {
+                let each = self.name_indexes.len();
+                each * row..each * (row + 1)
+            }
+        }
+    }
+
+    /// Returns the name of the `nth` header of a row whose headers are `entries`.
+    pub(crate) fn name(&self, entries: &std::ops::Range<usize>, nth: usize) -> &[u8] {
+        let at = if self.row_ends.is_some() { entries.start + nth } else { nth };
+        self.names.bytes(self.name_indexes[at] as usize)
+    }
+
+    /// Says once what all rows have alike, if they do: as many headers, of the same names.
+    pub(crate) fn joined(mut self) -> Self {
+        let Some(ends) = &self.row_ends else { return self };
+        let each = ends.first().map_or(0, |end| *end as usize);
+        let (first, _) = self.name_indexes.split_at(each);
+        let is_alike = ends.iter().zip(1..).all(|(end, row)| *end as usize == each * row)
+            && (each == 0 || self.name_indexes.chunks_exact(each).all(|row| row == first));
+        if is_alike {
+            self.row_ends = None;
+            self.name_indexes.truncate(each);
+        }
+        self
     }
 }
 

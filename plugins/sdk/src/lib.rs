@@ -56,8 +56,8 @@ pub mod testing;
 mod time;
 mod transform;
 
-pub use bytes::same;
-pub use decimal::Decimal;
+pub use bytes::{copy, same};
+pub use decimal::{Decimal, Series};
 pub use error::{Error, Result};
 pub use output::{Output, Row};
 pub use record::{Header, Headers, Record};

@@ -222,7 +222,10 @@ impl Cells {
 
 /// Headers that rows get, all in one column.
 struct Added {
-    column: HeaderColumn,
+    row_ends: Vec<u32>,
+    names: Column,
+    name_indexes: Vec<u32>,
+    values: Column,
     /// Where the name of the next header probably is.
     guess: usize,
 }
@@ -232,45 +235,45 @@ impl Added {
         let (names, values) = (Column::with_capacity(4, 64), Column::with_capacity(rows as usize, 16 * rows as usize));
         let row_ends = Vec::with_capacity(rows as usize);
         let name_indexes = Vec::with_capacity(rows as usize);
-        Self { column: HeaderColumn { row_ends, names, name_indexes, values }, guess: 0 }
+        Self { row_ends, names, name_indexes, values, guess: 0 }
     }
 
     /// Closes all rows before this one.
     fn reach(&mut self, row: u32) {
-        self.column.row_ends.resize(row as usize, self.column.name_indexes.len() as u32);
+        self.row_ends.resize(row as usize, self.name_indexes.len() as u32);
     }
 
     fn add(&mut self, row: u32, name: &[u8], value: Option<&[u8]>) {
         self.reach(row);
-        let index = self.column.names.intern(name, self.guess);
-        self.guess = if index + 1 < self.column.names.len() { index + 1 } else { 0 };
-        self.column.name_indexes.push(index as u32);
-        self.column.values.push(value);
+        let index = self.names.intern(name, self.guess);
+        self.guess = if index + 1 < self.names.len() { index + 1 } else { 0 };
+        self.name_indexes.push(index as u32);
+        self.values.push(value);
     }
 
     /// Removes what the row itself was given before: a removal takes that as well.
     fn take_back(&mut self, row: u32, name: Option<&[u8]>) {
         self.reach(row);
-        let column = &mut self.column;
-        let start = column.row_ends.last().map_or(0, |end| *end as usize);
-        let goes = |index: u32| name.is_none_or(|name| same(column.names.bytes(index as usize), name));
-        if !column.name_indexes[start..].iter().any(|index| goes(*index)) {
+        let start = self.row_ends.last().map_or(0, |end| *end as usize);
+        let goes = |index: u32| name.is_none_or(|name| same(self.names.bytes(index as usize), name));
+        if !self.name_indexes[start..].iter().any(|index| goes(*index)) {
             return;
         }
-        let stays: Vec<(u32, Option<Vec<u8>>)> = (start..column.name_indexes.len())
-            .filter(|entry| !goes(column.name_indexes[*entry]))
-            .map(|entry| (column.name_indexes[entry], column.values.cell(entry).map(<[u8]>::to_vec)))
+        let stays: Vec<(u32, Option<Vec<u8>>)> = (start..self.name_indexes.len())
+            .filter(|entry| !goes(self.name_indexes[*entry]))
+            .map(|entry| (self.name_indexes[entry], self.values.cell(entry).map(<[u8]>::to_vec)))
             .collect();
-        column.name_indexes.truncate(start);
-        column.values.truncate(start);
+        self.name_indexes.truncate(start);
+        self.values.truncate(start);
         for (index, value) in stays {
-            column.name_indexes.push(index);
-            column.values.push(value.as_deref());
+            self.name_indexes.push(index);
+            self.values.push(value.as_deref());
         }
     }
 
     fn finish(mut self, total: u32) -> HeaderColumn {
         self.reach(total);
-        self.column
+        let Self { row_ends, names, name_indexes, values, .. } = self;
+        HeaderColumn { row_ends: Some(row_ends), names, name_indexes, values }.joined()
     }
 }

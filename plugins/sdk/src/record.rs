@@ -71,8 +71,7 @@ impl<'a> Record<'a> {
     /// # Panics
     /// If `needs` does not name the headers.
     pub fn headers(&self) -> Headers<'a> {
-        let column = asked_for(&self.batch.headers, "HEADERS");
-        Headers { column, entries: column.row(self.index as usize) }
+        Headers::of(asked_for(&self.batch.headers, "HEADERS"), self.index as usize)
     }
 
     /// Returns the last header of a name, which is the one that counts by Kafka's custom.
@@ -80,7 +79,10 @@ impl<'a> Record<'a> {
     /// # Panics
     /// If `needs` does not name the headers.
     pub fn header(&self, name: impl AsRef<[u8]>) -> Option<Header<'a>> {
-        self.headers().rfind(|header| same(header.name, name.as_ref()))
+        let (headers, name) = (self.headers(), name.as_ref());
+        // Only the name of each is looked at.
+        let nth = (0..headers.len()).rfind(|nth| same(headers.column.name(&headers.entries, *nth), name))?;
+        Some(headers.at(nth))
     }
 }
 
@@ -97,13 +99,21 @@ pub struct Header<'a> {
 #[derive(Clone, Debug)]
 pub struct Headers<'a> {
     column: &'a HeaderColumn,
+    /// All of them.
     entries: std::ops::Range<usize>,
+    /// Those that have not been seen, counted from the record's first.
+    left: std::ops::Range<usize>,
 }
 
 impl<'a> Headers<'a> {
-    fn at(&self, entry: usize) -> Header<'a> {
-        let name = self.column.names.bytes(self.column.name_indexes[entry] as usize);
-        Header { name, value: self.column.values.cell(entry) }
+    fn of(column: &'a HeaderColumn, row: usize) -> Self {
+        let entries = column.row(row);
+        let left = 0..entries.len();
+        Self { column, entries, left }
+    }
+
+    fn at(&self, nth: usize) -> Header<'a> {
+        Header { name: self.column.name(&self.entries, nth), value: self.column.values.cell(self.entries.start + nth) }
     }
 }
 
@@ -111,17 +121,17 @@ impl<'a> Iterator for Headers<'a> {
     type Item = Header<'a>;
 
     fn next(&mut self) -> Option<Header<'a>> {
-        self.entries.next().map(|entry| self.at(entry))
+        self.left.next().map(|nth| self.at(nth))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.entries.size_hint()
+        self.left.size_hint()
     }
 }
 
 impl DoubleEndedIterator for Headers<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.entries.next_back().map(|entry| self.at(entry))
+        self.left.next_back().map(|nth| self.at(nth))
     }
 }
 

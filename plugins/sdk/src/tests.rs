@@ -121,6 +121,34 @@ proptest! {
     }
 }
 
+#[test]
+fn what_the_headers_of_all_rows_have_alike_is_said_once() {
+    let text = |at: i64| at.to_string();
+    let samples: Vec<Sample> = (0..3).map(|at| Sample::new(at).header("a", text(at)).header("b", "x")).collect();
+    let batch = batch("orders", 0, &samples, Columns::HEADERS);
+    let sent = batch.headers.as_ref().expect("asked for");
+    assert_eq!((&sent.row_ends, &sent.name_indexes[..]), (&None, &[0, 1][..]));
+    let mut out = Output::new(&batch);
+    for (index, sample) in (0..).zip(&samples) {
+        let record = Record::new(&batch, index);
+        let headers = record.headers().map(|header| (header.name.to_vec(), header.value.map(<[u8]>::to_vec)));
+        assert_eq!(headers.collect::<Vec<_>>(), sample.headers);
+        assert_eq!(record.header("a").and_then(|header| header.value), Some(text(sample.offset).as_bytes()));
+        assert_eq!(record.header("c"), None);
+        out.emit(record).set_header("c", Some(b"1")).add_header("a", None);
+    }
+    let mut answer = out.finish();
+    assert_eq!(check(&anything(), &samples, &answer), Ok(()));
+    for (made, sample) in apply(&samples, &answer).iter().zip(&samples) {
+        let added = [(b"c".to_vec(), Some(b"1".to_vec())), (b"a".to_vec(), None)];
+        assert_eq!(made.headers, [&sample.headers[..], &added].concat());
+    }
+    let add = answer.headers.as_mut().and_then(|edit| edit.add.as_mut()).expect("some are added");
+    assert_eq!((&add.row_ends, &add.name_indexes[..]), (&None, &[0, 1][..]));
+    add.name_indexes.push(0);
+    assert_eq!(check(&anything(), &samples, &answer).expect_err("one more"), "header values: 6 for 9 headers");
+}
+
 /// Fails at a value `bad`, reads keys without asking at `key`, and routes without a word at `route`.
 struct Careless;
 

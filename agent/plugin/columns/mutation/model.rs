@@ -149,17 +149,25 @@ impl<'a> Added<'a> {
     fn of(column: &'a HeaderColumn, count: usize) -> Option<Self> {
         let names = cells(&column.names)?.into_iter().collect::<Option<Vec<_>>>()?;
         let values = cells(&column.values)?;
-        if values.len() != column.name_indexes.len() || column.row_ends.len() != count {
+        let name = |index: &u32| names.get(*index as usize).copied();
+        let mut names = column.name_indexes.iter().map(name).collect::<Option<Vec<_>>>()?;
+        let ends: Vec<usize> = match &column.row_ends {
+            Some(ends) => ends.iter().map(|end| *end as usize).collect(),
+            // The same names for each row.
+            None => (1..=count).map(|row| row * column.name_indexes.len()).collect(),
+        };
+        if column.row_ends.is_none() {
+            names = names.repeat(count);
+        }
+        if values.len() != names.len() || ends.len() != count {
             return None;
         }
-        let name = |index: &u32| names.get(*index as usize).copied();
-        let names = column.name_indexes.iter().map(name).collect::<Option<Vec<_>>>()?;
         let headers: Vec<_> = names.into_iter().zip(values).collect();
         let mut start = 0;
         let mut rows = Vec::new();
-        for end in &column.row_ends {
-            rows.push(headers.get(start..*end as usize)?.to_vec());
-            start = *end as usize;
+        for end in ends {
+            rows.push(headers.get(start..end)?.to_vec());
+            start = end;
         }
         (start == headers.len()).then_some(Self { rows })
     }

@@ -51,9 +51,11 @@ fn edit_headers(rows: &mut [Made], edit: &HeaderEdit) {
     }
     let Some(add) = &edit.add else { return };
     for (at, row) in rows.iter_mut().enumerate() {
-        let added = add.row(at).map(|entry| -> OwnedHeader {
-            (add.names.bytes(add.name_indexes[entry] as usize).to_vec(), owned(&add.values, entry))
-        });
+        let entries = add.row(at);
+        let added = entries
+            .clone()
+            .enumerate()
+            .map(|(nth, entry)| -> OwnedHeader { (add.name(&entries, nth).to_vec(), owned(&add.values, entry)) });
         row.headers.extend(added);
     }
 }

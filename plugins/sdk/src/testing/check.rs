@@ -161,8 +161,9 @@ fn check_headers(edit: &HeaderEdit, source: &[u32], samples: &[Sample]) -> Resul
     let Some(add) = &edit.add else { return Ok(()) };
     check_header_column(add, source.len())?;
     for (at, record) in source.iter().enumerate() {
-        for entry in add.row(at) {
-            let name = add.names.bytes(add.name_indexes[entry] as usize);
+        let entries = add.row(at);
+        for nth in 0..entries.len() {
+            let name = add.name(&entries, nth);
             let known = || samples[*record as usize].headers.iter().any(|(known, _)| known == name);
             if std::str::from_utf8(name).is_err() && !known() {
                 return Err(format!("the name of a header of row {at} is not UTF-8"));
@@ -175,9 +176,17 @@ fn check_headers(edit: &HeaderEdit, source: &[u32], samples: &[Sample]) -> Resul
 fn check_header_column(add: &HeaderColumn, rows: usize) -> Result<(), Problem> {
     check_column("header names", &add.names)?;
     check_column("header values", &add.values)?;
-    same_length("headers", add.row_ends.len(), rows)?;
-    check_ends("headers", &add.row_ends, add.name_indexes.len())?;
-    same_length("header values", add.values.len(), add.name_indexes.len())?;
+    let headers = match &add.row_ends {
+        Some(ends) => {
+            same_length("headers", ends.len(), rows)?;
+            check_ends("headers", ends, add.name_indexes.len())?;
+            add.name_indexes.len()
+        }
+        None => add.name_indexes.len().saturating_mul(rows),
+    };
+    if add.values.len() != headers {
+        return Err(format!("header values: {} for {headers} headers", add.values.len()));
+    }
     if !add.names.nulls.is_empty() {
         return Err("the name of a header is null".to_owned());
     }
