@@ -152,7 +152,7 @@ impl Worker {
             }
             match made {
                 Made::Same => out.keep(at, header.total_bytes),
-                Made::New(made) => out.put(&made),
+                Made::New(made) => out.put(&made, at..at + header.total_bytes),
                 Made::Sent(pieces) => {
                     let is_made = |piece: &&Piece| matches!(piece.what, What::Made(_));
                     sent_bytes += pieces.iter().filter(is_made).map(|piece| piece.bytes.len()).sum::<usize>();
@@ -160,7 +160,7 @@ impl Worker {
                 }
                 Made::Dead => {
                     passed.dead_letters.push(batch);
-                    out.put(&emptied(&header));
+                    out.put(&emptied(&header), at..at + header.total_bytes);
                 }
             }
             if out.made.len() + sent_bytes >= MOST_MADE_BYTES || is_void() {
@@ -363,8 +363,15 @@ impl Out<'_> {
         self.same.end = at + total_bytes;
     }
 
-    fn put(&mut self, batch: &[u8]) {
+    /// Adds a batch that was made of that `at` a place.
+    fn put(&mut self, batch: &[u8], at: std::ops::Range<usize>) {
         self.copy();
+        if self.made.capacity() - self.made.len() < batch.len() {
+            // What is left will most likely grow as much as this one has; it is not made more than is handed back at once.
+            let left = self.from.len() - at.end;
+            let more = left.saturating_mul(batch.len()) / at.len().max(1);
+            self.made.reserve(batch.len() + more.min(MOST_MADE_BYTES));
+        }
         self.made.extend_from_slice(batch);
     }
 
