@@ -28,6 +28,7 @@ use kafka_backup::batch::records::rows::{Row, Rows};
 use kafka_backup::batch::records::{Record, encode, encode_rows, template};
 use kafka_backup::batch::transactions::OpenTransactions;
 use kafka_backup::batch::{Compression, Header, walk};
+use kafka_backup::plugin::columns::Topics;
 use kafka_backup::plugin::{Instance, Limits, Plugin};
 use kafka_backup::record::{Offset, Partition, Timestamp, TopicId};
 use kafka_backup::stages::{OnError, Stage, Stages};
@@ -185,19 +186,28 @@ impl Case {
         let partition = partition();
         let (mut instance, native) = (start(self.plugin, self.settings), Native::new(self.plugin, self.settings));
         let all: Vec<Bytes> = batches.iter().map(|batch| encoded(batch, Compression::None)).collect();
+        let targets = instance.plan().targets.clone().unwrap_or_default();
         let mut by_plugin = |batch: &Bytes| {
             let (header, rows) = decoded(batch);
-            let mut made = Vec::new();
-            let taken = instance.apply(&partition, &rows, |range, answer| {
-                assert_eq!(range, 0..rows.len(), "a batch is one call's");
-                made = match &answer.topics {
-                    Some(topics) => routed(&header, &answer.rows, |at| topics.of(at)),
-                    None => vec![written(batch, &header, &rows, &answer.rows)],
-                };
+            let mut made = rows.derive().finish(Vec::new());
+            // The topics that each call has chosen, and its first row.
+            let mut calls: Vec<(usize, Topics)> = Vec::new();
+            let taken = instance.apply(&partition, &rows, |_, answer| {
+                calls.extend(answer.topics.map(|topics| (made.len(), topics)));
+                made.append(answer.rows);
                 Ok(())
             });
             taken.expect("the plugin answers");
-            made
+            match &calls[..] {
+                [] => vec![written(batch, &header, &rows, &made)],
+                [(0, topics)] => routed(&header, &made, |at| topics.of(at)),
+                calls => routed(&header, &made, |at| {
+                    let call = calls.partition_point(|(first, _)| *first <= at).checked_sub(1)?;
+                    let (first, topics) = &calls[call];
+                    let to = topics.of(at - first)?;
+                    targets.iter().find(|known| *known == to).map(String::as_str)
+                }),
+            }
         };
         let natively = |batch: &Bytes| {
             let (header, rows) = decoded(batch);

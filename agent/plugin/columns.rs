@@ -22,7 +22,8 @@ const MOST_ROWS: usize = 1 << 20;
 
 /// The most bytes that the rows of one answer may hold together beyond those of the records that it is for. The same
 /// record may be named a million times at no cost to the plugin; what comes of it must still fit into the agent, beside
-/// whatever else it holds. A call is sent a megabyte, unless a single record is larger; that one can then still pass.
+/// whatever else it holds. A call is for little more than a plugin reads at once, unless a single record is larger; that one
+/// can then still pass.
 const MOST_BYTES: usize = 64 << 20;
 
 /// The most topics that rows may be sent to. A restore makes and fences all of them; clusters have some thousands.
@@ -95,6 +96,14 @@ pub(super) fn columns(partition: &Partition, rows: &Rows, range: Range<usize>, n
         values: needs.contains(Columns::VALUES).then(|| column(rows, sent, |row| row.value)),
         headers: needs.contains(Columns::HEADERS).then(|| header_column(rows, sent)),
     }
+}
+
+/// Returns how many bytes of a row are sent to a plugin that needs these columns.
+pub(super) fn sent_bytes(rows: &Rows, row: &Row, needs: Columns) -> usize {
+    let key = if needs.contains(Columns::KEYS) { rows.field_bytes(row.key) } else { 0 };
+    let value = if needs.contains(Columns::VALUES) { rows.field_bytes(row.value) } else { 0 };
+    let headers = if needs.contains(Columns::HEADERS) { rows.header_bytes(row.headers).len() } else { 0 };
+    key + value + headers
 }
 
 fn column(rows: &Rows, sent: &[Row], field: impl Fn(&Row) -> Field) -> Column {

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::wit::Columns;
 use super::*;
 use crate::batch::records::Record;
 use crate::error::Kind;
@@ -227,13 +228,15 @@ fn rows_are_sent_in_pieces_that_are_not_too_large() {
         value: Some(vec![0; bytes].into()),
         headers: Vec::new(),
     };
-    let sizes = [10, 600 << 10, 600 << 10, 3 << 20, 10, 10];
+    let of =
+        |records: &[Record], needs| -> Vec<_> { pieces(&Rows::from_records(records).expect("small"), needs).collect() };
+    let sizes = [10, CALL_BYTES / 2, CALL_BYTES * 2 / 3, CALL_BYTES * 3, 10, 10];
     let records: Vec<_> = (0..).zip(sizes).map(|(offset, bytes)| record(offset, bytes)).collect();
-    assert_eq!(pieces(&Rows::from_records(&records).expect("small")).collect::<Vec<_>>(), [0..2, 2..3, 3..4, 4..6]);
+    assert_eq!(of(&records, Columns::all()), [0..2, 2..3, 3..4, 4..6]);
+    assert_eq!(of(&records, Columns::KEYS | Columns::HEADERS), [0..6], "values are not sent");
     let many: Vec<_> = (0..25_000).map(|offset| record(offset, 0)).collect();
-    let pieces: Vec<_> = pieces(&Rows::from_records(&many).expect("small")).collect();
-    assert_eq!(pieces, [0..10_000, 10_000..20_000, 20_000..25_000]);
-    assert_eq!(super::pieces(&Rows::default()).count(), 0);
+    assert_eq!(of(&many, Columns::all()), [0..10_000, 10_000..20_000, 20_000..25_000]);
+    assert!(of(&[], Columns::all()).is_empty());
 }
 
 fn dead(rows: Range<usize>) -> Failed {
