@@ -12,6 +12,7 @@ mod savepoint;
 mod shapes;
 mod stages;
 mod verified;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

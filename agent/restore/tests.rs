@@ -68,6 +68,8 @@ struct Cut {
 #[derive(Debug, Default)]
 struct Met {
     forks: usize,
+    /// Forks behind a savepoint.
+    before: usize,
     aborted: usize,
     torn: usize,
     stamped: usize,
@@ -188,8 +190,7 @@ impl Cut {
         let ends =
             |at: i64| Header::read(&log.batches[at.unsigned_abs() as usize]).expect("our own header").next_offset();
         let savepoint = of(2, log.batches.len() as i64).map(ends);
-        // What is not held is not asked for.
-        let offsets = offsets.map(|(first, _)| (first, (first + random.i64(1..next + 1)).min(next)));
+        let offsets = offsets.map(|(first, _)| (first, first + random.i64(1..next + 1)));
         Self { from, until: until.map(|until| until.max(from.unwrap_or(0) + 1)), offsets, savepoint }
     }
 
@@ -295,6 +296,7 @@ async fn try_case(case: u64, met: &mut Met) {
     let count = if is_whole { log.batches.len() } else { random.usize(1..=log.batches.len()) };
     let archived = log.archive(random, &fixture, count).await;
     log.known.retain(|known| known.record.offset < archived);
+    let (mut chain, mut held) = ("0".to_owned(), archived);
     if is_forked {
         let end = random.i64(1..=archived);
         let mut fork = Log { next: end, ..Log::default() };
@@ -302,17 +304,26 @@ async fn try_case(case: u64, met: &mut Met) {
         for n in 0..random.usize(1..5) {
             fork.batch(random, None, if n == 0 { before } else { 0 });
         }
+        // A savepoint is of the chain that it was made of: before the fork, or since.
+        let is_before = cut.savepoint.is_some() && random.bool();
         if fork.next > end {
             fixture.fork_segment(Fork { epoch: 3, end }, &fork.batches).await;
-            log.known.retain(|known| known.record.offset < end);
-            log.known.extend(fork.known);
             met.forks += 1;
+            met.before += usize::from(is_before);
+            if !is_before {
+                (chain, held) = (format!("0@3-{end}"), fork.next);
+                cut.savepoint = cut.savepoint.map(|_| fork.next);
+                log.known.retain(|known| known.record.offset < end);
+                log.known.extend(fork.known);
+            }
         } else {
             cut.savepoint = None;
         }
     }
+    // What is not held is not asked for.
+    cut.offsets = cut.offsets.map(|(first, next)| (first, next.min(held))).filter(|(first, next)| first < next);
     if let Some(end) = cut.savepoint {
-        fixture.savepoint(&durable(1, None, &[("0", end)])).await;
+        fixture.savepoint(&durable(1, None, &[(&chain, end)])).await;
     }
     let config = cut.config();
     let (planned_cut, topics) = of_archive(&config.restores[0], &fixture.archive).await;
@@ -349,7 +360,7 @@ async fn a_thousand_logs_and_cuts_are_sent_as_a_model_takes_them() {
         try_case(case, &mut met).await;
     }
     println!("{met:?}");
-    let Met { forks, aborted, torn, stamped, skipped, empty, behind } = met;
-    let met = [forks, aborted, torn, stamped, skipped, empty, behind];
+    let Met { forks, before, aborted, torn, stamped, skipped, empty, behind } = met;
+    let met = [forks, before, aborted, torn, stamped, skipped, empty, behind];
     assert!(met.iter().all(|times| *times >= 20) || cases < CASES, "FUZZ_SEED={seed}: too little was met: {met:?}");
 }

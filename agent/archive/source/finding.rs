@@ -292,7 +292,9 @@ pub fn verdict<'a>(backup_id: &str, findings: impl IntoIterator<Item = &'a Findi
     let any = |kind| harms.iter().any(|(_, harm)| *harm == kind);
     let only_differs = || harms.iter().all(|(what, kind)| *what == What::Difference || *kind != Kind::Damaged);
     let (kind, what) = match () {
-        () if any(Kind::Damaged) && only_differs() => (Kind::Damaged, "the archive differs from its source"),
+        () if any(Kind::Damaged) && only_differs() => {
+            (Kind::Damaged, "the archive differs from what it was compared with")
+        }
         () if any(Kind::Damaged) => (Kind::Damaged, "the archive is damaged"),
         () if any(Kind::Hole) => (Kind::Hole, "the archive has an undeclared hole"),
         () if any(Kind::Failed) => (Kind::Failed, "the archive could not be checked"),
