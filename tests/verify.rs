@@ -185,7 +185,7 @@ fn a_record_that_was_forged_throughout_is_found_by_the_source_alone() {
         "{}",
         compared.stdout
     );
-    compared.fails_with(4, &["differs from its source"]);
+    compared.fails_with(4, &["differs from what it was compared with"]);
 }
 
 #[test]
