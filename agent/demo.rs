@@ -120,6 +120,7 @@ topics = [\"{orders}\"]
 {offsets}[pipeline.sink]
 type = \"kafka\"
 restore_id = \"{RESTORED}\"
+accept = [\"active-groups\"]   # the mock brokers tell of no groups
 topics = {{ {orders} = \"{RESTORED}\" }}
 kafka = {{ \"bootstrap.servers\" = \"{servers}\", \"fetch.wait.max.ms\" = \"50\" }}
 ",

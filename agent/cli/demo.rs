@@ -34,7 +34,9 @@ async fn bring_back(made: &Made, path: &str, program: &str, on_backup: &str) -> 
     logging::say(&format!("\n$ {program} restore --config restore.toml   # orders, as {RESTORED}"));
     let (_stop, stopped) = stop_on_signals()?;
     for restore in &config.restores {
-        restore::one(restore, &args, Health::new(), stopped.clone()).await?;
+        if let Some(prepared) = restore::prepare(restore, &args).await? {
+            prepared.perform(Health::new(), stopped.clone()).await?;
+        }
     }
     let servers = &made.cluster.bootstrap_servers;
     logging::say(&format!("\n$ {program} verify {on_backup} --deep --against-restore {RESTORED} -b {servers}"));

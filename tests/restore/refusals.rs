@@ -90,6 +90,8 @@ fn a_finished_restore_stays_finished_and_one_that_was_begun_is_not_begun_again()
     assert!(again.stderr.contains(&told), "{}", again.stderr);
     let _ = again.ok();
     assert_eq!((restore.done().0, kafka.ends(restore.target())), (done, ends));
+    let other = Restore::named(kafka, &backup, &[&topic], "once").to(&topic, "elsewhere");
+    other.run().fails_with(2, &[restore.id(), "was planned before, and otherwise"]);
 
     let slow = || Restore::named(kafka, &backup, &[&topic], "killed").pipeline("max_bytes_per_second = \"50KiB\"");
     let running = slow().start(&[]);
@@ -204,7 +206,7 @@ fn records_that_came_to_a_target_after_the_plan_are_told() {
     let restore = Restore::of(kafka, &backup, &[&topic]);
     assert_killed(&restore, "restore-topics");
     let _ = Writer::new(kafka, &[]).write(restore.target(), &[Contents::new().record(0, 0, 100)]);
-    restore.run().fails_with(2, &["target-not-empty", restore.target(), "after the plan was made"]);
+    restore.run().fails_with(1, &["target-not-empty", restore.target(), "after the plan was made"]);
 }
 
 #[test]

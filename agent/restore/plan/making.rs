@@ -328,6 +328,14 @@ impl Making<'_> {
             let detail = format!("the archive ends at offset {reached}, the savepoint at {end}");
             self.hazard(Danger::SavepointIncomplete, partition, detail);
         }
+        if let (Some(asked), Some(end)) = (self.offsets_of(partition), end)
+            && asked.first >= end
+        {
+            return Err(Error::usage(format!(
+                "source.offsets: of what `{partition}` is asked for, nothing was there at the savepoint: it ends at {end}"
+            ))
+            .hint("`savepoints` shows where each partition ended"));
+        }
         if let Some(asked) = self.offsets_of(partition).filter(|_| !wanted.is_empty()) {
             let next = asked.next.min(end.unwrap_or(Offset::MAX));
             let begins_late = asked.first > 0 && planned.first > asked.first;
@@ -369,15 +377,17 @@ impl Making<'_> {
                 self.hazard(Danger::ChainBreak, partition, detail);
             }
         }
+        // Of what is asked for, not of what can be read: what cannot may lie before it, or be all there was.
+        let asked = OffsetRange { first: part.range.first.max(wanted.first), next: part.range.next.min(wanted.next) };
+        for finding in findings.iter().filter(|finding| !asked.is_empty() && is_break(finding.what)) {
+            if finding.range.is_none_or(|at| at.next > asked.first && at.first < asked.next) {
+                self.hazard(Danger::ChainBreak, partition, format!("{}: {}", finding.object, finding.detail));
+            }
+        }
         let end = reach.min(part.range.next).min(wanted.next);
         let range = OffsetRange { first: first.max(wanted.first), next: end };
         if held.is_none() || range.is_empty() {
             return Ok((0, reach));
-        }
-        for finding in findings.iter().filter(|finding| is_break(finding.what)) {
-            if finding.range.is_none_or(|at| at.next > range.first && at.first < range.next) {
-                self.hazard(Danger::ChainBreak, partition, format!("{}: {}", finding.object, finding.detail));
-            }
         }
         if planned.chains.is_empty() {
             planned.first = range.first;

@@ -27,7 +27,8 @@ pub(super) async fn look(client: &Client, plan: &mut Plan, timelines: &[Timeline
     let metadata = client.metadata(Some(&names)).await?;
     let told: BTreeMap<&str, &TopicMetadata> =
         metadata.topics.iter().map(|topic| (topic.name.as_str(), topic)).collect();
-    let mut targets = Targets { client, hazards: Vec::new() };
+    let is_routed = plan.stages.iter().any(|stage| !stage.topics.is_empty());
+    let mut targets = Targets { client, is_routed, hazards: Vec::new() };
     let (mut there, mut missing) = (Vec::new(), Vec::new());
     for name in names {
         match told.get(name.as_str()).map(|told| told.code) {
@@ -70,6 +71,8 @@ fn told_of(name: &str, told: Option<Result<Vec<TopicConfig>>>) -> Result<Vec<Top
 /// The look at the target topics.
 struct Targets<'a> {
     client: &'a Client,
+    /// Stages may send records elsewhere.
+    is_routed: bool,
     /// What is dangerous about them.
     hazards: Vec<Hazard>,
 }
@@ -127,8 +130,15 @@ impl Targets<'_> {
         for partition in topic.partitions.iter_mut().filter(|partition| !partition.range().is_empty()) {
             let Some(met) = told.partitions.iter().find(|met| met.index == partition.target) else {
                 let has = counted(told.partitions.len() as u64, "partition");
-                let detail =
-                    format!("the topic has {has}: {} records that would go there are left out", partition.records);
+                let records = partition.records;
+                let detail = match self.is_routed {
+                    false => format!("the topic has {has}: {records} records that would go there are left out"),
+                    true => format!(
+                        "the topic has {has}: all {records} records of partition {} of the source are left out, also what \
+                         stages would send elsewhere",
+                        partition.source
+                    ),
+                };
                 self.hazard(Danger::PartitionMissing, format!("{name}-{}", partition.target), detail);
                 *partition = PartitionPlan::of(partition.source, partition.target, partition.first);
                 continue;

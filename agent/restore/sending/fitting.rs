@@ -235,6 +235,8 @@ impl Fitting {
         };
         let onward = Onward { window: self.lane.window_of(range), targets: targets.clone() };
         let mut waits = Backoff::new(TRY_AFTER.0, TRY_AFTER.1);
+        // After a failure the others have forgotten what they had seen of this partition.
+        let may_try_again = stages.declared().iter().all(|stage| stage.is_pure);
         while !rest.is_empty() {
             let given = rest.len();
             let passed = match stages.pass_on(&self.lane.source, rest, onward.clone()).await {
@@ -253,7 +255,7 @@ impl Fitting {
                 waits.reset();
             }
             match failure {
-                Some(error) if error.retryable() && waits.attempts() < TRIES => {
+                Some(error) if may_try_again && error.retryable() && waits.attempts() < TRIES => {
                     tracing::warn!("{error}; trying again");
                     tokio::time::sleep(waits.wait()).await;
                 }

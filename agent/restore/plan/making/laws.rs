@@ -119,3 +119,31 @@ async fn offsets_that_are_named_are_held_or_it_is_an_error() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_cannot_be_read_is_told_also_where_nothing_that_can_lies_before_it() {
+    let whole = Fixture::new("b").await;
+    whole.topic("t", "_", 1).await;
+    whole.segment("t", 0, 0, SegmentKind::First, &[whole.batch(0, 5)]).await;
+    whole.segment("t", 0, 5, SegmentKind::Data, &[whole.batch(5, 5)]).await;
+    let (topics, hazards) = planned(&whole, "").await.expect("planned");
+    assert_eq!((chains(&topics), dangers(&hazards)), (vec![("0", 0, 10)], vec![]));
+    let first = |key: &str| key.contains("00000000000000000000.") && key.ends_with(".index");
+    let headless = whole.but(|key, bytes| (!first(key)).then_some(bytes)).await;
+    let (_, hazards) = planned(&headless, "").await.expect("planned");
+    assert!(dangers(&hazards).contains(&(Danger::ChainBreak, "t-0")), "{hazards:?}");
+    let nothing = whole.but(|key, bytes| (!key.ends_with(".index")).then_some(bytes)).await;
+    let (topics, hazards) = planned(&nothing, "").await.expect("planned");
+    assert!(topics[0].partitions[0].range().is_empty());
+    assert!(dangers(&hazards).contains(&(Danger::ChainBreak, "t-0")), "{hazards:?}");
+    let (_, hazards) = planned(&headless, "offsets = [\"t-0:5..10\"]").await.expect("planned");
+    assert_eq!(dangers(&hazards), [], "it is not asked for");
+}
+
+#[tokio::test]
+async fn offsets_behind_the_end_of_a_savepoint_are_refused() {
+    let fixture = forked().await;
+    savepoint(&fixture, &[("t", 0, 8, "0")]).await;
+    let error = planned(&fixture, &format!("{NEWEST}\noffsets = [\"t-0:8..9\"]")).await.expect_err("it ends at 8");
+    assert!(error.to_string().contains("nothing was there at the savepoint: it ends at 8"), "{error}");
+}
