@@ -407,7 +407,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_restore_that_has_sent_nothing_has_no_map() {
-        let error = held(&planned(&memory()).await).await.err().expect("none");
+        let Err(error) = held(&planned(&memory()).await).await else { panic!("there is none") };
         assert!(error.exit_code() == 1 && error.to_string().contains("nothing was sent"), "{error}");
     }
 

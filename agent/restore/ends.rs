@@ -63,10 +63,10 @@ pub(super) async fn with_records(
 }
 
 /// Looks at what lies at these offsets; keeps those of which that says nothing yet, and returns whether it said anything.
-async fn look_at<'a>(
+async fn look_at(
     client: &Client,
     logs: &HashMap<Partition, OffsetRange>,
-    left: &mut Vec<(&'a Partition, Offset)>,
+    left: &mut Vec<(&Partition, Offset)>,
     full: &mut HashSet<Partition>,
 ) -> Result<bool> {
     let partitions: Vec<&Partition> = left.iter().map(|(partition, _)| *partition).collect();

@@ -76,7 +76,7 @@ pub(super) enum Job {
 pub(super) struct Made {
     pub(super) source: Partition,
     /// The batches, each with the number of its target.
-    pub(super) outcome: Result<Vec<(usize, Fitted)>>,
+    pub(super) outcome: Result<Vec<Bound>>,
     pub(super) paid: Paid,
     /// What is covered when these have landed; `None` while something waits for more to be merged with.
     pub(super) next: Option<Offset>,
@@ -104,6 +104,9 @@ pub(super) enum Work {
     End,
 }
 
+/// A batch, and the number of the target that it goes to.
+pub(super) type Bound = (usize, Fitted);
+
 /// What makes batches of one partition into what its targets take: something for each target that has got records.
 #[derive(Default)]
 pub(super) struct Fits(BTreeMap<usize, Refit>);
@@ -111,12 +114,7 @@ pub(super) struct Fits(BTreeMap<usize, Refit>);
 impl Fits {
     /// Takes what is to be fitted; returns what is sent now, in order for each target, and what is covered then, if all up
     /// to `next` was.
-    pub(super) fn take(
-        &mut self,
-        lane: &Lane,
-        work: Work,
-        next: Offset,
-    ) -> Result<(Vec<(usize, Fitted)>, Option<Offset>)> {
+    pub(super) fn take(&mut self, lane: &Lane, work: Work, next: Offset) -> Result<(Vec<Bound>, Option<Offset>)> {
         let mut out = Vec::new();
         let is_end = matches!(work, Work::End);
         match work {
@@ -153,7 +151,7 @@ impl Fits {
         &mut self,
         lane: &Lane,
         target: usize,
-        out: &mut Vec<(usize, Fitted)>,
+        out: &mut Vec<Bound>,
         put: impl FnOnce(&mut Refit, &mut Vec<Fitted>) -> Result<()>,
     ) -> Result<()> {
         let refit = self.0.entry(target).or_insert_with(|| Refit::new(lane.targets[target].limits));
@@ -167,7 +165,7 @@ impl Fits {
         self.0.values().map(Refit::waiting_bytes).sum()
     }
 
-    fn flush(&mut self, out: &mut Vec<(usize, Fitted)>) -> Result<()> {
+    fn flush(&mut self, out: &mut Vec<Bound>) -> Result<()> {
         for (target, refit) in &mut self.0 {
             let mut fitted = Vec::new();
             refit.flush(&mut fitted)?;
