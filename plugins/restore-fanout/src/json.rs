@@ -1,8 +1,8 @@
 //! Finds one field of a JSON document, reading each byte once, up to where the field ends, and building nothing.
 //!
 //! What lies behind the field is not looked at: most documents say early where they belong, and to read on would cost ten
-//! times as much. So of a name that occurs twice the first one counts. What is read must be JSON as serde_json accepts it,
-//! which the tests prove, but for numbers too large for it.
+//! times as much. So of a name that occurs twice the first one counts. What is read must be what serde_json makes a value
+//! of (with text in all strings, those passed over as well), which the tests prove, but for numbers too large for it.
 
 use super::same;
 
@@ -371,7 +371,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde::Deserialize as _;
-    use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+    use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
     use serde_json::Value;
 
     fn path(names: &[&str]) -> Vec<String> {
@@ -386,6 +386,8 @@ mod tests {
     }
 
     /// Finds the field as serde_json sees it, the first one of a name; of a number, what it is worth.
+    ///
+    /// All other values are built too: those that serde_json ignores need not be text.
     struct First<'a>(&'a [String]);
 
     impl<'de> DeserializeSeed<'de> for First<'_> {
@@ -413,14 +415,14 @@ mod tests {
                 if found.is_none() && name == self.0[0] {
                     found = Some(map.next_value_seed(First(&self.0[1..]))?);
                 } else {
-                    map.next_value::<IgnoredAny>()?;
+                    map.next_value::<Value>()?;
                 }
             }
             Ok(found.flatten())
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Option<Value>, A::Error> {
-            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            while seq.next_element::<Value>()?.is_some() {}
             Ok(None)
         }
 
@@ -449,7 +451,7 @@ mod tests {
         }
     }
 
-    /// Returns what serde_json finds; an error where the document is none.
+    /// Returns what serde_json finds; an error where the document is none, or not all of its strings are text.
     fn model(document: &[u8], path: &[String]) -> serde_json::Result<Option<Value>> {
         let mut reader = serde_json::Deserializer::from_slice(document);
         let found = First(path).deserialize(&mut reader)?;
@@ -537,6 +539,20 @@ mod tests {
     fn escapes_are_read_as_the_text_that_they_are() {
         agree(br#"{"\u0061\ud83d\ude00":"\b\f\n\r\t\/\\\"\u00e9"}"#, &path(&["a\u{1f600}"]));
         assert!(unescapes_to(br#"\u0061b"#, "ab"));
+    }
+
+    #[test]
+    fn what_is_passed_over_must_be_text_too() {
+        for document in [
+            &b"{\"\\\"\":\"\xe7u\",\"a\":\"4:\"}"[..],
+            b"{\"b\":[\"\xe7u\"],\"a\":1}",
+            b"{\"b\":\"\\ud800\",\"a\":1}",
+            b"{\"b\":{\"\\udc00\":1},\"a\":1}",
+        ] {
+            let shown = String::from_utf8_lossy(document);
+            assert_eq!(field(document, &path(&["a"])), None, "{shown}");
+            assert!(model(document, &path(&["a"])).is_err(), "{shown}");
+        }
     }
 
     fn document() -> impl Strategy<Value = String> {
