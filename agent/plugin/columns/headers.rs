@@ -17,6 +17,10 @@ const MOST_REMOVALS: usize = 256;
 /// is about a second, and no deadline is counted meanwhile. An honest answer takes a thousandth.
 const MOST_STEPS: u64 = 1 << 28;
 
+/// The most names that a dictionary may have, unless as many headers are named: what a plugin was sent, and answers as it
+/// came, has no more. Names may be empty and are looked at one by one, so a bound of their bytes does not bound them.
+pub(super) const MOST_NAMES: usize = 1 << 20;
+
 /// Bytes of the length of a value on the wire, at most.
 const LENGTH_BYTES: usize = 5;
 
@@ -194,6 +198,10 @@ impl Adding {
         if let Some(wrong) = name_indexes.iter().find(|index| **index as usize >= names.len()) {
             return Err(format!("`name-indexes` picks name {wrong} of {}", names.len()));
         }
+        let most_names = MOST_NAMES.max(name_indexes.len());
+        if names.len() > most_names {
+            return Err(format!("`header names` has {} cells, the most is {most_names}", names.len()));
+        }
         // They are written once more below, those that no header has as well.
         fits(names.0.data.len(), most)?;
         let names = Names::new(names);
@@ -255,7 +263,8 @@ struct Names {
 
 impl Names {
     fn new(column: Checked) -> Self {
-        let (mut wire, mut places, mut not_text) = (Vec::new(), vec![0], Vec::new());
+        let (mut wire, mut places, mut not_text) = (Vec::new(), Vec::with_capacity(column.len() + 1), Vec::new());
+        places.push(0);
         for cell in 0..column.len() {
             let name = &column.0.data[column.range(cell)];
             put_name(&mut wire, name);

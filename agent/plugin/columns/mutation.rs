@@ -7,6 +7,7 @@ use fastrand::Rng;
 
 use self::model::{Meant, is_plan, meant};
 use super::super::wit::{HeaderEdit, Removal, Window};
+use super::headers::MOST_NAMES;
 use super::*;
 use crate::batch::records::Record;
 use crate::mutation::{self, Tally, Wanted, piece, strange};
@@ -436,6 +437,16 @@ fn large() {
     assert!(refused(Output { headers: long, ..nothing_changed() }).contains("the headers are more than"));
     let long = headers(vec![b'n'; 1 << 20], vec![0; 1 << 20], None);
     assert!(refused(Output { headers: long, ..nothing_changed() }).contains("the headers are more than"));
+    let dictionary = |cells| {
+        let names = Column { ends: vec![0; cells], nulls: Vec::new(), data: Vec::new() };
+        let values = Column { ends: vec![0], nulls: Vec::new(), data: Vec::new() };
+        let add = HeaderColumn { row_ends: None, names, name_indexes: vec![cells as u32 - 1], values };
+        Output { headers: Some(HeaderEdit { remove: Vec::new(), add: Some(add) }), ..nothing_changed() }
+    };
+    for cells in [MOST_NAMES + 1, 15 << 20] {
+        assert!(refused(dictionary(cells)).starts_with("`header names` has"));
+    }
+    let _ = answer(&rows, 0..1, dictionary(MOST_NAMES), &plan).expect("as many as may be");
 
     // As many rows as may be, each of which has something of everything.
     let least = Record { offset: 5, timestamp: Timestamp(1), key: None, value: None, headers: Vec::new() };

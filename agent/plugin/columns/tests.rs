@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::wit::{HeaderEdit, Removal, Window};
-use super::headers::BLOCK_BYTES;
+use super::headers::{BLOCK_BYTES, MOST_NAMES};
 use super::*;
 use crate::batch::records::Record;
 use crate::batch::records::tests::records;
@@ -356,6 +356,20 @@ fn what_an_answer_costs_to_be_understood_is_bounded() {
     assert_eq!(refused(vec![0; 1000], HeaderEdit { remove, add: None }), said);
     let add = adding(column(&[Some(b"\xff")]), &[vec![0; 10_000]]);
     assert_eq!(refused(vec![0], HeaderEdit { remove: Vec::new(), add: Some(add) }), said);
+}
+
+#[test]
+fn a_dictionary_has_no_more_names_than_can_be_meant() {
+    let named = |cells: usize, headers: usize| {
+        let names = Column { ends: vec![0; cells], nulls: Vec::new(), data: Vec::new() };
+        let add = adding(names, &[vec![0; headers], vec![], vec![]]);
+        let edit = HeaderEdit { remove: Vec::new(), add: Some(add) };
+        taken(Output { headers: Some(edit), ..unchanged() })
+    };
+    let _ = named(MOST_NAMES, 1).expect("as many as may be");
+    let said = named(MOST_NAMES + 1, 1).expect_err("one too many");
+    assert_eq!(said, "`header names` has 1048577 cells, the most is 1048576");
+    let _ = named(MOST_NAMES + 1, MOST_NAMES + 1).expect("each may be another header's");
 }
 
 #[test]
