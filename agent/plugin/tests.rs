@@ -237,6 +237,12 @@ fn rows_are_sent_in_pieces_that_are_not_too_large() {
     let many: Vec<_> = (0..25_000).map(|offset| record(offset, 0)).collect();
     assert_eq!(of(&many, Columns::all()), [0..10_000, 10_000..20_000, 20_000..25_000]);
     assert!(of(&[], Columns::all()).is_empty());
+    let half = CALL_WHOLE_BYTES / 2;
+    let sizes = [half, half, 1, half, half * 3, half, half - 1, 10];
+    let records: Vec<_> = (0..).zip(sizes).map(|(offset, bytes)| record(offset, bytes)).collect();
+    let wanted = [0..2, 2..4, 4..5, 5..7, 7..8];
+    assert_eq!(of(&records, Columns::default()), wanted, "what is not sent is left out with a call that fails");
+    assert_eq!(of(&records, Columns::KEYS), wanted);
 }
 
 fn dead(rows: Range<usize>) -> Failed {
