@@ -68,7 +68,8 @@ impl Routes {
             let source = answer.source.as_ref().map_or(row, |source| source[row] as usize);
             let mut route = given.of(sent.start + source);
             if let Some(name) = answer.topics.as_ref().and_then(|topics| topics.index_of(row)) {
-                route.topic = Some(names[name]);
+                // The partition that an earlier stage chose is one of another topic.
+                route = Route { topic: Some(names[name]), partition: -1 };
             }
             if let Some(partition) = answer.partitions.as_ref().map(|partitions| partitions[row])
                 && partition >= 0
@@ -253,6 +254,18 @@ mod tests {
         let mut keeping = instance("pitr-filter", &[("until", "1000")]);
         let kept = whole(&mut keeping, &partition(), (&twice.rows, &twice.routes), Some(&targets)).expect("kept");
         assert_eq!(numbers(&kept), numbers(&twice));
+        let faults = format!("{}/plugins/faults/faults.wasm", env!("CARGO_MANIFEST_DIR"));
+        let mut choosing = instance(&faults, &[("partition", "7")]);
+        let all = [target("kept", 5), target("eu", 3), target("kept", 7)];
+        let targets = Targets::new(3, &all);
+        let numbers = |flow: &Flow| -> Vec<_> {
+            let number = |row| flow.routes.number(flow.routes.of(row), &targets).expect("a target");
+            (0..flow.rows.len()).map(number).collect()
+        };
+        let chosen = whole(&mut choosing, &partition(), (&rows(7..9), &Routes::default()), None).expect("chosen");
+        assert_eq!(numbers(&chosen), [2, 2]);
+        let both = whole(&mut copying, &partition(), (&chosen.rows, &chosen.routes), Some(&targets)).expect("sent");
+        assert_eq!(numbers(&both), [2, 1, 2, 1], "a topic without a partition leaves the choice to the pipeline");
     }
 
     #[test]
