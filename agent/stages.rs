@@ -306,11 +306,13 @@ impl Stages {
     }
 
     /// Returns the least effective time that stages keep, and the one that is too late already for one of them. What lies
-    /// outside can be left out before all stages: those before the one that drops it change no time and remember nothing.
+    /// outside can be left out before all stages: the one that drops it remembers nothing, and those before it change no time
+    /// and remember nothing either.
     pub fn keeps(&self) -> (Option<Timestamp>, Option<Timestamp>) {
-        // The first of those is itself given the source's times, and all records.
+        // The first that changes times is itself given the source's; one that remembers is to be given all that it drops.
         let last = self.declared.iter().position(|stage| stage.changes_times || !stage.is_pure);
-        let of_source = &self.declared[..last.map_or(self.declared.len(), |at| at + 1)];
+        let behind = last.map_or(self.declared.len(), |at| if self.declared[at].is_pure { at + 1 } else { at });
+        let of_source = &self.declared[..behind];
         let from = of_source.iter().filter_map(|stage| stage.keeps.0).max();
         (from, of_source.iter().filter_map(|stage| stage.keeps.1).min())
     }

@@ -198,13 +198,15 @@ impl Worker {
             Err(error) => {
                 let (stage, offsets) = (self.strictest(), range_of(header));
                 let what = format!("{} cannot be given the batch of {partition} offsets {offsets}", self.named(stage));
-                return self.decided(stage, given, Error::new(error.kind(), what).source(error), left_out);
+                // How many of them the window takes is not known.
+                let records = header.count.cast_unsigned();
+                return self.decided(stage, (given, records), Error::new(error.kind(), what).source(error), left_out);
             }
         };
-        let mut skipped = Vec::new();
+        let (records, mut skipped) = (before.len() as u32, Vec::new());
         let made = match self.through(given, &before, &mut skipped) {
             Ok(made) => made,
-            Err((stage, error)) => return self.decided(stage, given, error, left_out),
+            Err((stage, error)) => return self.decided(stage, (given, records), error, left_out),
         };
         let made = match made {
             None => Ok(given.same(what)),
@@ -224,7 +226,7 @@ impl Worker {
                 let named = self.named(stage);
                 let what =
                     format!("what the stages made of {partition} offsets {offsets} is no batch, {named} decides on it");
-                self.decided(stage, given, Error::new(error.kind(), what).source(error), left_out)
+                self.decided(stage, (given, records), Error::new(error.kind(), what).source(error), left_out)
             }
         }
     }
@@ -269,10 +271,15 @@ impl Worker {
         of(OnError::Fail).or_else(|| of(OnError::DeadLetter)).unwrap_or(0)
     }
 
-    /// Decides by the policy of a stage what becomes of a batch that came to nothing there.
-    fn decided(&self, stage: usize, given: &Given<'_>, error: Error, left_out: &mut Vec<LeftOut>) -> Result<Made> {
+    /// Decides by the policy of a stage what becomes of a batch that came to nothing there, and of so many records of it.
+    fn decided(
+        &self,
+        stage: usize,
+        (given, records): (&Given<'_>, u32),
+        error: Error,
+        left_out: &mut Vec<LeftOut>,
+    ) -> Result<Made> {
         let Given { header, bytes, .. } = given;
-        let records = header.count.cast_unsigned();
         let (policy, offsets) = (self.stages[stage].1, range_of(header));
         match policy {
             _ if error.retryable() => Err(error),
@@ -309,6 +316,10 @@ enum Proven {
 }
 
 fn proven(plan: &wit::Plan, header: &Header) -> Proven {
+    if !plan.pure {
+        // It remembers also what it drops.
+        return Proven::Nothing;
+    }
     let wit::Window { from, until } = plan.keeps;
     let (least, most) = (header.proven_min_time().map(|time| time.0), header.max_timestamp.0);
     let is_before = from.is_some_and(|from| most < from);
@@ -416,5 +427,10 @@ mod tests {
         assert_eq!([999, 1000].map(|most| proven(&from, true, most)), [Proven::Drops, Proven::Keeps]);
         let injects = instance("header-injector", &[]);
         assert_eq!(super::proven(injects.plan(), &template(0)), Proven::Nothing);
+        let remembers = wit::Plan { pure: false, ..instance("pitr-filter", &until).plan().clone() };
+        for most in [999, 1000] {
+            let header = Header { attributes: 0x08, max_timestamp: Timestamp(most), count: 5, ..template(0) };
+            assert_eq!(super::proven(&remembers, &header), Proven::Nothing, "it is sent all that comes to it");
+        }
     }
 }

@@ -163,6 +163,16 @@ async fn what_a_stage_of_a_restore_fails_at_is_skipped_and_told() {
 }
 
 #[tokio::test]
+async fn of_a_batch_that_is_cut_only_what_was_meant_is_told_as_left_out() {
+    let range = OffsetRange { first: 13, next: 18 };
+    let window = Window { offsets: range, ..Window::EVERYTHING };
+    let failing = stage("faults", &[("fault", "panic"), ("offset", "15")], OnError::DeadLetter);
+    let made = sent_within(&[failing], three(), Onward { window, ..onward() }).await;
+    let told: Vec<_> = made.left_out.iter().map(|left_out| (left_out.range, left_out.records)).collect();
+    assert_eq!(told, [(OffsetRange { first: 10, next: 20 }, 5)]);
+}
+
+#[tokio::test]
 async fn what_a_failure_ended_the_pass_before_comes_again() {
     let failing = stage("faults", &[("fault", "fail-retriable"), ("offset", "12")], OnError::Skip);
     let (bytes, first) = (three(), batch(&template(0), 10));
@@ -190,4 +200,15 @@ fn windows_of_stages_are_left_out_before_them_as_far_as_no_one_notices() {
     assert_eq!(keeps(&[early.clone(), injector, late.clone()]), (time(100), time(500)));
     let remembering = stage("faults", &[("pure", "false")], OnError::Fail);
     assert_eq!(keeps(&[early, remembering, late]), (time(10), time(500)), "it would remember other records");
+    let stages = Stages::of_restore("p", &[window("10", "500"), window("100", "400")]).expect("they are opened");
+    let keeps = |changes_times: [bool; 2], is_pure: [bool; 2]| {
+        let declared = stages.declared.iter().zip(changes_times.into_iter().zip(is_pure));
+        let declared =
+            declared.map(|(said, (changes_times, is_pure))| Declared { changes_times, is_pure, ..said.clone() });
+        Stages { declared: declared.collect(), ..stages.clone() }.keeps()
+    };
+    assert_eq!(keeps([false; 2], [true; 2]), (time(100), time(400)));
+    assert_eq!(keeps([true, false], [true; 2]), (time(10), time(500)), "it is given the source's times itself");
+    assert_eq!(keeps([false; 2], [true, false]), (time(10), time(500)), "it is sent all that comes to it");
+    assert_eq!(keeps([true, false], [false, true]), (None, None));
 }
