@@ -194,4 +194,4 @@ fn new_topic(topics: &[(&TopicPlan, Option<&Topic>)], brokers: usize) -> (NewTop
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,7 +1,8 @@
 use super::*;
 use crate::restore::plan::PartitionPlan;
 
-fn topic(times_ms: Option<(i64, i64)>) -> TopicPlan {
+/// Plans partition 2 of a topic, of these times, to become partition 4.
+pub(in crate::restore::plan) fn topic(times_ms: Option<(i64, i64)>) -> TopicPlan {
     let partition = PartitionPlan { next: 10, times_ms, ..PartitionPlan::of(2, 4, 0) };
     let (source, topic_id, target) = ("orders".into(), "_".into(), "orders".into());
     TopicPlan {
@@ -16,7 +17,8 @@ fn topic(times_ms: Option<(i64, i64)>) -> TopicPlan {
     }
 }
 
-fn configs(set: &[(&str, &str)]) -> Vec<TopicConfig> {
+/// Returns settings that were made on a topic itself.
+pub(in crate::restore::plan) fn configs(set: &[(&str, &str)]) -> Vec<TopicConfig> {
     let config =
         |(name, value): &(&str, &str)| TopicConfig { name: (*name).into(), value: Some((*value).into()), set: true };
     set.iter().map(config).collect()

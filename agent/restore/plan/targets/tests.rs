@@ -1,25 +1,5 @@
 use super::*;
-
-fn topic(times_ms: Option<(i64, i64)>) -> TopicPlan {
-    let partition = PartitionPlan { next: 10, times_ms, ..PartitionPlan::of(2, 4, 0) };
-    let (source, topic_id, target) = ("orders".into(), "_".into(), "orders".into());
-    TopicPlan {
-        source,
-        topic_id,
-        target,
-        create: None,
-        most_bytes: 1_000_000,
-        compacts: false,
-        only_routed: false,
-        partitions: vec![partition],
-    }
-}
-
-fn configs(set: &[(&str, &str)]) -> Vec<TopicConfig> {
-    let config =
-        |(name, value): &(&str, &str)| TopicConfig { name: (*name).into(), value: Some((*value).into()), set: true };
-    set.iter().map(config).collect()
-}
+use crate::restore::plan::made::tests::{configs, topic};
 
 #[test]
 fn records_that_the_target_deletes_soon_are_told() {
