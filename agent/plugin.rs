@@ -376,7 +376,9 @@ impl Instance {
             Some(live) => live,
             None => self.plugin.live(&self.settings, self.limits).map_err(|fault| failed(fault, true))?.0,
         };
-        let told = live.apply(&columns::columns(partition, rows, range.clone(), self.plan.needs));
+        let needs = self.plan.needs;
+        let values = columns::Values::of(rows, range.clone(), needs);
+        let told = live.apply(&columns::columns(partition, rows, range.clone(), needs), values);
         self.log = live.take_log();
         let told = told.and_then(|output| {
             columns::answer(rows, range.clone(), output, &self.plan)

@@ -2,7 +2,8 @@
 //!
 //! This is what one would write who needs the transform and no plugin: fields stay where they are, nothing is allocated
 //! for a record, buffers are made as large as they will be. What takes thought, decimal text and the search for a field of
-//! JSON, is the plugins' own source, compiled into this program: so no difference of cleverness is measured.
+//! JSON, is the plugins' own source, compiled into this program: so no difference of cleverness is measured, but that of a
+//! string WebAssembly compares sixteen bytes at once, and this program eight.
 
 use kafka_backup::batch::records::rows::{Row, Rows, put_header, put_length, put_name};
 use kafka_backup::record::Partition;
@@ -178,12 +179,12 @@ impl Fanout {
                     let named = rows.headers(row.headers).filter(|(known, _)| *known == name.as_bytes());
                     named.last().and_then(|(_, value)| self.route(value?))
                 }
-                By::Json(path) => match rows.bytes(row.value).and_then(|value| json::field(value, path)) {
-                    Some(json::Found::Plain(text) | json::Found::String(text)) => self.route(text),
-                    Some(json::Found::Escaped(text)) => {
+                By::Json(path) => match rows.bytes(row.value).map(|value| json::find(value, path)) {
+                    Some(Ok((json::Found::Plain(text) | json::Found::String(text), _))) => self.route(text),
+                    Some(Ok((json::Found::Escaped(text), _))) => {
                         self.routes.iter().position(|(value, _)| json::unescapes_to(text, value))
                     }
-                    None => None,
+                    Some(Err(_)) | None => None,
                 },
             };
             let to = match found {

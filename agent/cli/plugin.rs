@@ -203,7 +203,8 @@ impl Checked {
 
 fn needs(needs: wit::Columns) -> Vec<&'static str> {
     use wit::Columns as C;
-    let all = [(C::KEYS, "keys"), (C::VALUES, "values"), (C::HEADERS, "headers")];
+    let all =
+        [(C::KEYS, "keys"), (C::VALUES, "values"), (C::HEADERS, "headers"), (C::VALUES_ON_DEMAND, "values-on-demand")];
     all.into_iter().filter(|(flag, _)| needs.contains(*flag)).map(|(_, name)| name).collect()
 }
 

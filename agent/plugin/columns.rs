@@ -2,15 +2,18 @@
 //!
 //! Pure. Nothing that an answer says is believed: numbers, ends, lengths and names are checked before anything is made of
 //! them, and against what the plugin said of itself; what is wrong is a sentence that says which part of the answer it is.
-//! What an answer does not mention keeps its place in the buffers where it was. [`headers`] is about headers alone.
+//! What an answer does not mention keeps its place in the buffers where it was. [`headers`] is about headers alone,
+//! [`values`] about what is asked for during a call.
 
 mod headers;
+mod values;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use bytes::Bytes;
 
+pub(super) use self::values::Values;
 use super::shown;
 use super::wit::{Batch, Column, Columns, HeaderColumn, Output, Patch, Plan, Route, TimestampType, Touches};
 use crate::batch::records::rows::{Derived, Field, Row, Rows};
@@ -103,7 +106,8 @@ pub(super) fn sent_bytes(rows: &Rows, row: &Row, needs: Columns) -> usize {
     let key = if needs.contains(Columns::KEYS) { rows.field_bytes(row.key) } else { 0 };
     let value = if needs.contains(Columns::VALUES) { rows.field_bytes(row.value) } else { 0 };
     let headers = if needs.contains(Columns::HEADERS) { rows.header_bytes(row.headers).len() } else { 0 };
-    key + value + headers
+    let asked = if needs.contains(Columns::VALUES_ON_DEMAND) { values::expected_bytes(rows, row) } else { 0 };
+    key + value + headers + asked
 }
 
 fn column(rows: &Rows, sent: &[Row], field: impl Fn(&Row) -> Field) -> Column {

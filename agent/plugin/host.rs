@@ -1,6 +1,7 @@
 //! Where a plugin's code runs: compiled, checked for what it wants, shut into its memory and its time.
 //!
-//! Nothing else names wasmtime. A plugin may call one function, `log`; it has no file, network, clock or random.
+//! Nothing else names wasmtime. A plugin may log, and ask for values of the records of its call; it has no file,
+//! network, clock or random.
 //! One engine in the process, one store for each instance. After a trap an instance is dead, and whoever holds it makes
 //! a new one. What comes back from a call are plain values of the right types, no more: `columns` checks what they say.
 //!
@@ -18,14 +19,15 @@ use wasmtime::{Config, Engine, EngineWeak, ResourceLimiter, Store, Trap};
 
 use self::bindings::PluginPre;
 use self::bindings::kafka_backup::transform::host as import;
-use super::wit::{Batch, Failure, Output, Plan};
+use super::columns::Values;
+use super::wit::{Batch, Column, Failure, Output, Plan};
 use super::{About, Limits, shown};
 
 use crate::error::{Error, Result};
 
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod bindings {
-    wasmtime::component::bindgen!({ path: "wit", world: "plugin" });
+    wasmtime::component::bindgen!({ path: "wit", world: "plugin", imports: { default: trappable } });
 }
 
 /// The values of the interface, as `wit/transform.wit` documents them.
@@ -105,8 +107,8 @@ impl Loaded {
 
     /// Makes an instance that is not configured yet.
     pub(super) fn start(&self, limits: Limits) -> Result<Live, Fault> {
-        let state =
-            State { memory: Memory { limit_bytes: limits.memory_bytes, ..Memory::default() }, log: Log::default() };
+        let memory = Memory { limit_bytes: limits.memory_bytes, ..Memory::default() };
+        let state = State { memory, ..State::default() };
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(limits.memory_bytes.saturating_add(MOST_ANSWER_BYTES));
@@ -168,10 +170,12 @@ impl Live {
         self.end(told)
     }
 
-    /// Has the plugin transform a batch.
-    pub(super) fn apply(&mut self, batch: &Batch) -> Result<Output, Fault> {
+    /// Has the plugin transform a batch, whose values it may ask for meanwhile, if there are any.
+    pub(super) fn apply(&mut self, batch: &Batch, values: Option<Values>) -> Result<Output, Fault> {
         self.begin();
+        self.store.data_mut().values = values;
         let told = self.plugin.kafka_backup_transform_transform().call_apply(&mut self.store, batch);
+        self.store.data_mut().values = None;
         self.end(told)
     }
 
@@ -190,6 +194,7 @@ impl Live {
         let state = self.store.data_mut();
         state.memory.denied = None;
         state.log = Log::default();
+        state.misasked = None;
     }
 
     fn end<T>(&self, told: wasmtime::Result<Result<T, Failure>>) -> Result<T, Fault> {
@@ -205,9 +210,31 @@ impl Live {
 pub(super) use import::Level;
 
 /// What belongs to one instance.
+#[derive(Default)]
 struct State {
     memory: Memory,
     log: Log,
+    /// What it may ask for while a call lasts.
+    values: Option<Values>,
+    /// What it asked for in this call, and must not: the end of it.
+    misasked: Option<String>,
+}
+
+impl State {
+    /// Answers what a plugin asks of the values of its call.
+    fn ask<T>(&mut self, asked: impl FnOnce(&Values) -> Result<T, String>) -> wasmtime::Result<T> {
+        let answered = match &self.values {
+            Some(values) => asked(values),
+            None => {
+                Err("it asked for values, which only a plugin may that needs `values-on-demand`, in `apply`".into())
+            }
+        };
+        answered.map_err(|why| {
+            let error = wasmtime::Error::msg(why.clone());
+            self.misasked = Some(why);
+            error
+        })
+    }
 }
 
 /// What a call has logged.
@@ -219,7 +246,7 @@ struct Log {
 }
 
 impl import::Host for State {
-    fn log(&mut self, level: Level, message: String) {
+    fn log(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
         let line = shown(message.trim_end());
         if matches!(level, Level::Error) {
             self.log.last_error = Some(line.clone());
@@ -229,6 +256,15 @@ impl import::Host for State {
             MOST_LINES => self.log.lines.push((Level::Warn, "it logs more than is kept of one call".to_owned())),
             _ => {}
         }
+        Ok(())
+    }
+
+    fn value_heads(&mut self, most_bytes: u32) -> wasmtime::Result<Column> {
+        self.ask(|values| Ok(values.heads(most_bytes)))
+    }
+
+    fn value(&mut self, record: u32) -> wasmtime::Result<Option<Vec<u8>>> {
+        self.ask(|values| values.value(record))
     }
 }
 
@@ -319,6 +355,7 @@ fn fault(error: &wasmtime::Error, state: &State, limits: Limits, untrapped: &str
     let end = match trap {
         Some(Trap::Interrupt) => End::Late,
         _ if denied(trap, &state.memory).is_some() => End::Starved,
+        None if state.misasked.is_some() => End::Wrong,
         _ => End::Trapped,
     };
     Fault::Dead { why, end }
@@ -340,12 +377,13 @@ fn too_little(wanted: usize, limit: usize) -> String {
 }
 
 /// Says why a call ended by `trap`, or for want of memory.
-fn why(trap: Option<Trap>, State { memory, log }: &State, limits: Limits) -> Option<String> {
+fn why(trap: Option<Trap>, State { memory, log, misasked, .. }: &State, limits: Limits) -> Option<String> {
     let last = log.last_error.as_deref();
     if let Some(wanted) = denied(trap, memory) {
         return Some(too_little(wanted, limits.memory_bytes));
     }
-    let what = match trap? {
+    let Some(trap) = trap else { return misasked.clone() };
+    let what = match trap {
         Trap::UnreachableCodeReached => {
             return Some(match last {
                 Some(last) if last.starts_with("panicked") => last.to_owned(),
@@ -378,7 +416,7 @@ mod tests {
     use super::*;
 
     fn state(limit_bytes: usize) -> State {
-        State { memory: Memory { limit_bytes, ..Memory::default() }, log: Log::default() }
+        State { memory: Memory { limit_bytes, ..Memory::default() }, ..State::default() }
     }
 
     #[test]
@@ -398,7 +436,7 @@ mod tests {
     #[test]
     fn the_last_error_that_was_logged_is_in_the_message_of_every_trap() {
         let mut state = state(0);
-        import::Host::log(&mut state, Level::Error, "the table is full\n".to_owned());
+        import::Host::log(&mut state, Level::Error, "the table is full\n".to_owned()).expect("it is kept");
         for trap in [Trap::UnreachableCodeReached, Trap::IntegerDivisionByZero, Trap::StackOverflow, Trap::Interrupt] {
             let said = why(Some(trap), &state, Limits::default()).expect("a trap has a reason");
             assert!(said.ends_with(": the table is full"), "{said}");

@@ -30,8 +30,15 @@ fn field() -> impl Strategy<Value = Option<Bytes>> {
         r#"{"customer":[{"region":"eu"}],"region":"eu"}"#,
         r#"{"customer":{"region":["eu"]}}"#,
     ]);
+    // Behind what is asked for of a value, at its edge, and cut in the midst of a character.
+    let deep =
+        (0_usize..400, prop::sample::select(vec!["eu", "us", "u\\u0073", "none"])).prop_map(|(before, region)| {
+            let note = "é\\\"".repeat(before / 4);
+            Bytes::from(format!(r#"{{"note":"{note}","customer":{{"region":"{region}"}}}}"#))
+        });
     let bytes = prop_oneof![
         4 => texts.prop_map(|text| Bytes::from_static(text.as_bytes())),
+        1 => deep,
         1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from),
     ];
     prop::option::weighted(0.8, bytes)

@@ -136,6 +136,21 @@ fn a_wrong_answer_is_the_plugins_failure() {
 }
 
 #[test]
+fn what_is_asked_wrongly_ends_the_call_and_is_told() {
+    let start = "plugin `faults` (faults.wasm) failed at orders-3 offset";
+    let asked = "it asked for the value of record 4294967295 of";
+    assert_eq!(fault(&[("fault", "wrong-ask"), ("pure", "false")]), format!("{start}s [1000, 1010): {asked} 10"));
+    let narrowed = format!("{start} 1007: {asked} 1; to all 10 records of the call: {asked} 10");
+    assert_eq!(fault(&[("fault", "wrong-ask"), ("offset", "1007")]), narrowed);
+    let undeclared = "it asked for values, which only a plugin may that needs `values-on-demand`, in `apply`";
+    let said = fault(&[("fault", "undeclared-ask"), ("pure", "false")]);
+    assert_eq!(said, format!("{start}s [1000, 1010): {undeclared}"));
+    let settings = [("fault", "wrong-ask"), ("in", "configure")];
+    let error = instance("faults", &settings, Limits::default()).err().expect("there is no batch yet");
+    assert!(error.to_string().ends_with(&format!("cannot be configured: {undeclared}")), "{error}");
+}
+
+#[test]
 fn an_answer_larger_than_the_plugins_memory_is_a_matter_of_memory() {
     let said = fault(&[("fault", "huge-output"), ("bytes", "33554432"), ("pure", "false")]);
     assert!(said.contains("needs more memory than it may have"), "{said}");
@@ -212,7 +227,10 @@ fn a_plugin_for_another_interface_is_told_from_one_that_wants_too_much() {
         "{wasi}"
     );
     let foreign = refused(&component(Some("a:b/c"), None));
-    assert_eq!(foreign, "imports `a:b/c`, which no plugin gets; a plugin gets `log` and nothing else");
+    assert_eq!(
+        foreign,
+        "imports `a:b/c`, which no plugin gets; a plugin gets `kafka-backup:transform/host` and nothing else"
+    );
     let none = "is no plugin: it does not export `kafka-backup:transform/transform`";
     assert_eq!(refused(&component(None, None)), none);
     let form = refused(&component(None, Some("kafka-backup:transform/transform@0.1.0")));
@@ -235,6 +253,7 @@ fn rows_are_sent_in_pieces_that_are_not_too_large() {
     assert_eq!(of(&records, Columns::all()), [0..2, 2..3, 3..4, 4..6]);
     let sent = of(&records, Columns::KEYS | Columns::HEADERS);
     assert_eq!((sent.len(), sent[0].clone()), (1, 0..6), "values are not sent");
+    assert_eq!(of(&records, Columns::VALUES_ON_DEMAND), sent, "how they begin is little");
     let many: Vec<_> = (0..25_000).map(|offset| record(offset, 0)).collect();
     assert_eq!(of(&many, Columns::all()), [0..10_000, 10_000..20_000, 20_000..25_000]);
     assert!(of(&[], Columns::all()).is_empty());

@@ -214,7 +214,7 @@ fn wanting(import: &str) -> String {
     let how = if import.starts_with("wasi") {
         "build it for wasm32-unknown-unknown, or with its tool's switch that leaves WASI out"
     } else {
-        "a plugin gets `log` and nothing else"
+        "a plugin gets `kafka-backup:transform/host` and nothing else"
     };
     format!("imports `{import}`, which no plugin gets; {how}")
 }

@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use kafka_backup_transform::testing::{Sample, batch};
+use kafka_backup_transform::testing::{Sample, batch, offering};
 use kafka_backup_transform::{Plugin, Result};
 
 const RECORDS: usize = 500;
@@ -70,7 +70,7 @@ fn row<P: Plugin>(
     let (mut plugin, plan) = P::configure(owned)?;
     let columns = batch("orders", 3, samples, plan.needs);
     let records: Vec<Plain> = samples.iter().map(to_plain).collect();
-    let ours = least(|| (), |()| plugin.apply(&columns))?;
+    let ours = offering(samples, plan.needs, || least(|| (), |()| plugin.apply(&columns)))?;
     let theirs = least(|| records.clone(), |records| Ok(plain(records)))?;
     let size = samples[0].value.as_ref().map_or(0, Vec::len);
     println!("{name:<34} {size:>6} {ours:>10.1} {theirs:>10.1}");

@@ -9,16 +9,18 @@ use std::hint::black_box;
 use kafka_backup_transform::wit::{
     Batch, Column, Columns, HeaderColumn, HeaderEdit, Output, Patch, Plan, Removal, Route, Touches, Window,
 };
-use kafka_backup_transform::{Error, Plugin, Result, Settings, export, log};
+use kafka_backup_transform::{Error, Plugin, Result, Settings, export, log, values};
 
 /// All faults.
-const FAULTS: [&str; 16] = [
+const FAULTS: [&str; 18] = [
     "none",
     "once",
     "endless-loop",
     "memory-bomb",
     "deep-recursion",
     "panic",
+    "wrong-ask",
+    "undeclared-ask",
     "wrong-rows",
     "wrong-order",
     "wrong-lengths",
@@ -54,8 +56,9 @@ impl Plugin for Faults {
             true => Touches::empty(),
             false => Touches::TOPICS | Touches::PARTITIONS | Touches::COPIES,
         };
+        let on_demand = if fault == "wrong-ask" { Columns::VALUES_ON_DEMAND } else { Columns::empty() };
         let plan = Plan {
-            needs: Columns::VALUES,
+            needs: Columns::VALUES | on_demand,
             touches: Touches::all() - Touches::TIMESTAMPS - routes,
             targets: settings.flag("targets")?.unwrap_or(true).then(Vec::new),
             keeps: Window { from: None, until: None },
@@ -103,6 +106,14 @@ impl Faults {
                 Ok(())
             }
             "panic" => panic!("a fault on purpose, at record {record}"),
+            "wrong-ask" => {
+                black_box(values::whole(u32::MAX));
+                Ok(())
+            }
+            "undeclared-ask" => {
+                black_box(values::heads(1));
+                Ok(())
+            }
             "fail" => Err(Error::new("a failure on purpose").at(record)),
             "fail-retriable" => Err(Error::new("a failure on purpose, for now").at(record).retriable()),
             _ => Ok(()),

@@ -45,6 +45,18 @@ fn a_panic_is_one() {
 }
 
 #[test]
+#[should_panic(expected = "the value of record 4294967295 of 2 was asked for")]
+fn a_record_that_is_not_there_cannot_be_asked_for() {
+    outcome(&[("fault", "wrong-ask")]).ok();
+}
+
+#[test]
+#[should_panic(expected = "values can only be asked for if `needs` names VALUES_ON_DEMAND")]
+fn values_cannot_be_asked_for_without_a_word() {
+    outcome(&[("fault", "undeclared-ask")]).ok();
+}
+
+#[test]
 fn the_settings_can_meet_the_fault() {
     assert!(Host::<Faults>::new(&[("fault", "fail"), ("in", "configure")]).is_err());
 }

@@ -17,93 +17,137 @@ pub(crate) enum Found<'a> {
     Plain(&'a [u8]),
 }
 
+/// Why no field is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum No {
+    /// The bytes end before it is known.
+    Ended,
+    /// There is none.
+    Field,
+}
+
 /// Deeper documents are refused, as they are by serde_json.
 const DEPTH: usize = 127;
 
-/// Returns the field at a path of names, if the document up to its end is JSON and it is a string, a number or a boolean.
+/// Returns the field at a path of names, if the document up to its end is JSON and it is a string, a number or a boolean;
+/// and how far the document was read.
 ///
-/// It is one loop over numbers that fit into registers: what stands in memory, and calls, would cost more than the bytes.
-pub(crate) fn field<'a>(document: &'a [u8], path: &[String]) -> Option<Found<'a>> {
+/// Only the beginning of the document may be there: what is said of it, but that it ends, is so of the whole.
+///
+/// It is one loop over few numbers, which fit into registers: what stands in memory, and calls, would cost more than the bytes.
+/// So it is not part of a larger function, and values of other names that are not simple have one of their own.
+#[inline(never)]
+pub(crate) fn find<'a>(document: &'a [u8], path: &[String]) -> Result<(Found<'a>, usize), No> {
+    let mut names = path.iter();
+    let mut wanted = names.next().ok_or(No::Field)?;
     let mut seen = 0;
-    let mut nest = Nest::default();
-    // Whether all names above the value that is next are the path's, and the value's own.
-    let mut is_next = true;
     let mut at = space(document, 0);
-    // Whether the name of a value is next: names are read in one place, so that it costs no call.
-    let mut is_named = false;
+    if byte(document, at)? != b'{' {
+        return Err(No::Field);
+    }
+    at = space(document, at + 1);
     loop {
-        if is_named {
-            (at, is_next) = name(document, at, &nest, path, &mut seen)?;
-        }
+        let is_wanted;
+        (at, is_wanted) = name(document, at, Some(wanted), &mut seen)?;
         let start = at;
-        let first = *document.get(at)?;
-        at += 1;
-        let scalar = match first {
-            b'"' => {
-                let is_escaped;
-                (at, is_escaped) = string(document, at, &mut seen)?;
-                let text = &document[start + 1..at - 1];
-                Some(if is_escaped { Found::Escaped(text) } else { Found::String(text) })
+        let first = byte(document, at)?;
+        if is_wanted && first == b'{' {
+            wanted = names.next().ok_or(No::Field)?;
+            at = space(document, at + 1);
+            continue;
+        }
+        let is_string = first == b'"';
+        let mut is_escaped = false;
+        if is_string {
+            (at, is_escaped) = string(document, at + 1, &mut seen)?;
+        } else if first != b'{' && first != b'[' {
+            at = plain(document, at, first)?;
+        } else if is_wanted {
+            return Err(No::Field);
+        } else {
+            let around = path.len() - names.len();
+            let bits;
+            (at, bits) = nested(document, at, around)?;
+            seen |= bits;
+        }
+        let end = at;
+        at = space(document, at);
+        let mark = byte(document, at)?;
+        if is_wanted {
+            // A number may go on in what was cut off, so what is behind it is looked at too.
+            if !matches!(mark, b',' | b'}') || names.len() > 0 || first == b'n' {
+                return Err(No::Field);
             }
+            // Strings must be UTF-8. They are all that can be anything but ASCII.
+            if seen & HIGH_BITS != 0 && std::str::from_utf8(&document[..end]).is_err() {
+                return Err(No::Field);
+            }
+            let found = match is_string {
+                true if is_escaped => Found::Escaped(&document[start + 1..end - 1]),
+                true => Found::String(&document[start + 1..end - 1]),
+                false => Found::Plain(&document[start..end]),
+            };
+            return Ok((found, at + 1));
+        }
+        // Behind an object along the path there is none of the field's names any more.
+        if mark != b',' {
+            return Err(No::Field);
+        }
+        at = space(document, at + 1);
+    }
+}
+
+/// Reads an object or array, in which the field is not, inside of `around` others; returns where it ends, and bits as of its
+/// strings.
+#[inline(never)]
+fn nested(document: &[u8], start: usize, around: usize) -> Result<(usize, u64), No> {
+    let mut seen = 0;
+    let mut nest = Nest { depth: around, objects: 0 };
+    let mut at = start;
+    loop {
+        let first = byte(document, at)?;
+        match first {
+            b'"' => (at, _) = string(document, at + 1, &mut seen)?,
             b'{' | b'[' => {
-                nest.open(first == b'{', is_next)?;
-                at = space(document, at);
-                if *document.get(at)? != first + 2 {
-                    // An array, or an object beyond the path, is no field.
-                    if is_next && !nest.is_along(path) {
-                        return None;
+                nest.open(first == b'{')?;
+                at = space(document, at + 1);
+                if byte(document, at)? != first + 2 {
+                    if nest.is_object() {
+                        (at, _) = name(document, at, None, &mut seen)?;
                     }
-                    is_next = false;
-                    is_named = nest.is_object();
                     continue;
                 }
                 at += 1;
                 nest.close();
-                None
             }
-            b't' => {
-                at = literal(document, at, b"rue")?;
-                Some(Found::Plain(&document[start..at]))
-            }
-            b'f' => {
-                at = literal(document, at, b"alse")?;
-                Some(Found::Plain(&document[start..at]))
-            }
-            b'n' => {
-                at = literal(document, at, b"ull")?;
-                None
-            }
-            digit => {
-                at = number(document, at, digit)?;
-                Some(Found::Plain(&document[start..at]))
-            }
-        };
-        if is_next {
-            // A number may go on in what was cut off.
-            let is_whole = matches!(document.get(space(document, at)), Some(b',' | b'}'));
-            // Strings must be UTF-8. They are all that can be anything but ASCII.
-            if seen & HIGH_BITS != 0 {
-                std::str::from_utf8(&document[..at]).ok()?;
-            }
-            return scalar.filter(|_| is_whole && nest.depth == path.len());
+            _ => at = plain(document, at, first)?,
         }
         loop {
+            if nest.depth == around {
+                return Ok((at, seen));
+            }
             at = space(document, at);
-            let mark = *document.get(at)?;
+            let mark = byte(document, at)?;
             at += 1;
             if mark == b',' {
                 at = space(document, at);
-                is_named = nest.is_object();
                 break;
             }
-            let is_closing = mark == if nest.is_object() { b'}' } else { b']' };
-            // Behind an object along the path there is none of the field's names any more.
-            if !is_closing || nest.along == nest.depth {
-                return None;
+            if mark != if nest.is_object() { b'}' } else { b']' } {
+                return Err(No::Field);
             }
             nest.close();
         }
+        if nest.is_object() {
+            (at, _) = name(document, at, None, &mut seen)?;
+        }
     }
+}
+
+/// Reads a number, `true`, `false` or `null`, which begins with `first`; returns where it ends.
+#[inline(always)]
+fn plain(document: &[u8], at: usize, first: u8) -> Result<usize, No> {
+    if first.is_ascii_lowercase() { literal(document, at) } else { number(document, at + 1, first) }
 }
 
 /// Returns whether an escaped string is a text.
@@ -150,76 +194,84 @@ const ONES: u64 = u64::MAX / 255;
 const HIGH_BITS: u64 = ONES * 0x80;
 
 /// The objects and arrays around a value.
-#[derive(Default)]
 struct Nest {
-    /// How many they are.
+    /// How many they are, all that the document has around it.
     depth: usize,
-    /// A bit for each: whether it is an object; the innermost is the lowest.
+    /// A bit for each that is not along the path: whether it is an object; the innermost is the lowest.
     objects: u128,
-    /// How many of them, from the outermost on, are objects along the path.
-    along: usize,
 }
 
 impl Nest {
     #[inline]
-    fn open(&mut self, is_object: bool, is_along: bool) -> Option<()> {
+    fn open(&mut self, is_object: bool) -> Result<(), No> {
         self.depth += 1;
         self.objects = self.objects << 1 | u128::from(is_object);
-        if is_object && is_along {
-            self.along = self.depth;
-        }
-        (self.depth <= DEPTH).then_some(())
+        if self.depth <= DEPTH { Ok(()) } else { Err(No::Field) }
     }
 
     #[inline]
     fn close(&mut self) {
         self.depth -= 1;
         self.objects >>= 1;
-        self.along = self.along.min(self.depth);
     }
 
     #[inline]
     fn is_object(&self) -> bool {
         self.objects & 1 == 1
     }
-
-    /// Returns whether the innermost one is an object that the path leads on from.
-    #[inline]
-    fn is_along(&self, path: &[String]) -> bool {
-        self.along == self.depth && self.depth <= path.len()
-    }
 }
 
-/// Reads a name with its colon; returns where its value begins, and whether the name is the path's.
+/// Reads a name with its colon; returns where its value begins, and whether the name is what is wanted. `seen` gets bits as of
+/// a string.
 #[inline(always)]
-fn name(document: &[u8], at: usize, nest: &Nest, path: &[String], seen: &mut u64) -> Option<(usize, bool)> {
-    (*document.get(at)? == b'"').then_some(())?;
+fn name(document: &[u8], at: usize, wanted: Option<&String>, seen: &mut u64) -> Result<(usize, bool), No> {
+    if byte(document, at)? != b'"' {
+        return Err(No::Field);
+    }
     let start = at + 1;
     let (end, is_escaped) = string(document, start, seen)?;
     let at = space(document, end);
-    (*document.get(at)? == b':').then_some(())?;
-    let wanted = if nest.along == nest.depth { path.get(nest.depth - 1) } else { None };
+    if byte(document, at)? != b':' {
+        return Err(No::Field);
+    }
     let is_wanted = wanted.is_some_and(|wanted| {
         let name = &document[start..end - 1];
         if is_escaped { unescapes_to(name, wanted) } else { same(name, wanted.as_bytes()) }
     });
-    Some((space(document, at + 1), is_wanted))
+    Ok((space(document, at + 1), is_wanted))
 }
 
-/// Reads a string behind its first quote; returns where it ends, behind the last, and whether it has escapes. `seen` gets all
-/// bits that are set in a byte of the string, and perhaps in some behind it.
+/// Reads a string behind its first quote; returns where it ends, behind the last, and whether it has escapes. `all_seen` gets
+/// all bits that are set in a byte of the string, and perhaps in some behind it.
 #[inline(always)]
-fn string(document: &[u8], start: usize, seen: &mut u64) -> Option<(usize, bool)> {
-    let mut at = start;
+fn string(document: &[u8], start: usize, all_seen: &mut u64) -> Result<(usize, bool), No> {
+    let (end, is_escaped, seen) = bits_of_string(document, start)?;
+    *all_seen |= seen;
+    Ok((end, is_escaped))
+}
+
+/// Reads a string; returns where it ends, whether it has escapes, and the bits.
+#[inline(always)]
+fn bits_of_string(document: &[u8], start: usize) -> Result<(usize, bool, u64), No> {
+    match block(document, start) {
+        Some((plain, bits)) if plain < BLOCK => closing(document, start, start + plain, bits),
+        _ => long_string(document, start),
+    }
+}
+
+/// Reads a string that goes on behind its first block, or is near the end of what is there.
+#[inline(never)]
+fn long_string(document: &[u8], start: usize) -> Result<(usize, bool, u64), No> {
+    let (mut at, mut seen) = (start, 0);
     while let Some((plain, bits)) = block(document, at) {
-        *seen |= bits;
+        seen |= bits;
         at += plain;
         if plain < BLOCK {
             return closing(document, start, at, seen);
         }
     }
     if let Some(x) = word(document, at) {
-        *seen |= x;
+        seen |= x;
         at += plain_bytes(x);
     }
     closing(document, start, at, seen)
@@ -234,11 +286,28 @@ fn block(document: &[u8], at: usize) -> Option<(usize, u64)> {
     let chunk = document.get(at..)?.first_chunk::<BLOCK>()?;
     let x = u128::from_le_bytes(*chunk);
     let (low, high) = (x as u64, (x >> 64) as u64);
-    let plain = match plain_bytes(low) {
+    Some((plain_of_block(low, high), low | high))
+}
+
+/// Returns how many of sixteen bytes are nothing but themselves in a string.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[inline]
+fn plain_of_block(low: u64, high: u64) -> usize {
+    use core::arch::wasm32::{u8x16_bitmask, u8x16_eq, u8x16_le, u8x16_splat, u64x2, v128_or};
+    let x = u64x2(low, high);
+    let quotes = v128_or(u8x16_eq(x, u8x16_splat(b'"')), u8x16_eq(x, u8x16_splat(b'\\')));
+    let special = u8x16_bitmask(v128_or(quotes, u8x16_le(x, u8x16_splat(0x1f))));
+    (u32::from(special) | 1 << BLOCK).trailing_zeros() as usize
+}
+
+/// Returns how many of sixteen bytes are nothing but themselves in a string.
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+#[inline]
+fn plain_of_block(low: u64, high: u64) -> usize {
+    match plain_bytes(low) {
         8 => 8 + plain_bytes(high),
         plain => plain,
-    };
-    Some((plain, low | high))
+    }
 }
 
 /// Returns how many of eight bytes, from the lowest on, are nothing but themselves in a string.
@@ -261,68 +330,85 @@ fn word(document: &[u8], at: usize) -> Option<u64> {
 
 /// Returns where a string ends, of which the byte at `at` is the first one that is not just itself.
 #[inline]
-fn closing(document: &[u8], start: usize, at: usize, seen: &mut u64) -> Option<(usize, bool)> {
-    if document.get(at) == Some(&b'"') { Some((at + 1, false)) } else { rare(document, start, at, seen) }
+fn closing(document: &[u8], start: usize, at: usize, seen: u64) -> Result<(usize, bool, u64), No> {
+    if document.get(at) == Some(&b'"') { Ok((at + 1, false, seen)) } else { rare(document, start, at, seen) }
 }
 
 /// Reads what is left of a string from `at` on: one that has escapes, or ends with the document.
 #[cold]
-fn rare(document: &[u8], start: usize, mut at: usize, seen: &mut u64) -> Option<(usize, bool)> {
+#[inline(never)]
+fn rare(document: &[u8], start: usize, mut at: usize, mut seen: u64) -> Result<(usize, bool, u64), No> {
     let mut escaped = false;
     loop {
-        let byte = *document.get(at)?;
-        *seen |= u64::from(byte);
+        let next = byte(document, at)?;
+        seen |= u64::from(next);
         at += 1;
-        match byte {
+        match next {
             b'"' => break,
             b'\\' => {
                 escaped = true;
-                let kind = *document.get(at)?;
+                let kind = byte(document, at)?;
                 at += 1;
                 match kind {
                     b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {}
                     b'u' => {
-                        document.get(at..at + 4)?.iter().all(u8::is_ascii_hexdigit).then_some(())?;
+                        let digits = document.get(at..at + 4).ok_or(No::Ended)?;
+                        if !digits.iter().all(u8::is_ascii_hexdigit) {
+                            return Err(No::Field);
+                        }
                         at += 4;
                     }
-                    _ => return None,
+                    _ => return Err(No::Field),
                 }
             }
-            0..0x20 => return None,
+            0..0x20 => return Err(No::Field),
             _ => {}
         }
     }
-    if escaped {
-        unescape(&document[start..at - 1])?;
+    if escaped && unescape(&document[start..at - 1]).is_none() {
+        return Err(No::Field);
     }
-    Some((at, escaped))
+    Ok((at, escaped, seen))
 }
 
 /// Reads a number behind its first character.
-#[inline]
-fn number(document: &[u8], mut at: usize, mut first: u8) -> Option<usize> {
+#[inline(always)]
+fn number(document: &[u8], mut at: usize, mut first: u8) -> Result<usize, No> {
     if first == b'-' {
-        first = *document.get(at)?;
+        first = byte(document, at)?;
         at += 1;
     }
     match first {
         b'0' => {}
         b'1'..=b'9' => at = digits(document, at),
-        _ => return None,
+        _ => return Err(No::Field),
     }
+    match document.get(at) {
+        Some(b'.' | b'e' | b'E') => fraction(document, at),
+        _ => Ok(at),
+    }
+}
+
+/// Reads what a number has behind its digits.
+#[inline(never)]
+fn fraction(document: &[u8], mut at: usize) -> Result<usize, No> {
     if document.get(at) == Some(&b'.') {
-        document.get(at + 1)?.is_ascii_digit().then_some(())?;
-        at = digits(document, at + 2);
+        at = some_digits(document, at + 1)?;
     }
     if matches!(document.get(at), Some(b'e' | b'E')) {
         at += 1;
         if matches!(document.get(at), Some(b'+' | b'-')) {
             at += 1;
         }
-        document.get(at)?.is_ascii_digit().then_some(())?;
-        at = digits(document, at + 1);
+        at = some_digits(document, at)?;
     }
-    Some(at)
+    Ok(at)
+}
+
+/// Skips digits, of which there must be one.
+#[inline]
+fn some_digits(document: &[u8], at: usize) -> Result<usize, No> {
+    if byte(document, at)?.is_ascii_digit() { Ok(digits(document, at + 1)) } else { Err(No::Field) }
 }
 
 /// Skips digits.
@@ -340,6 +426,7 @@ fn digits(document: &[u8], at: usize) -> usize {
 }
 
 #[cold]
+#[inline(never)]
 fn more_digits(document: &[u8], mut at: usize) -> usize {
     while document.get(at).is_some_and(u8::is_ascii_digit) {
         at += 1;
@@ -347,9 +434,20 @@ fn more_digits(document: &[u8], mut at: usize) -> usize {
     at
 }
 
+#[inline(never)]
+fn literal(document: &[u8], at: usize) -> Result<usize, No> {
+    let rest = &document[at..];
+    let literals: [&[u8]; 3] = [b"true", b"false", b"null"];
+    match literals.into_iter().find(|literal| literal.first() == rest.first()) {
+        Some(literal) if rest.starts_with(literal) => Ok(at + literal.len()),
+        Some(literal) if literal.starts_with(rest) => Err(No::Ended),
+        _ => Err(No::Field),
+    }
+}
+
 #[inline]
-fn literal(document: &[u8], at: usize, text: &[u8]) -> Option<usize> {
-    document.get(at..)?.starts_with(text).then_some(at + text.len())
+fn byte(document: &[u8], at: usize) -> Result<u8, No> {
+    document.get(at).copied().ok_or(No::Ended)
 }
 
 /// Skips white space, of which most documents have none.
@@ -359,6 +457,7 @@ fn space(document: &[u8], at: usize) -> usize {
 }
 
 #[cold]
+#[inline(never)]
 fn more_space(document: &[u8], mut at: usize) -> usize {
     while let Some(b' ' | b'\n' | b'\r' | b'\t') = document.get(at) {
         at += 1;
@@ -373,6 +472,10 @@ mod tests {
     use serde::Deserialize as _;
     use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
     use serde_json::Value;
+
+    fn field<'a>(document: &'a [u8], path: &[String]) -> Option<Found<'a>> {
+        find(document, path).ok().map(|(found, _)| found)
+    }
 
     fn path(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| name.to_string()).collect()
@@ -573,10 +676,47 @@ mod tests {
         (tree, any::<bool>()).prop_map(|(tree, pretty)| if pretty { format!("{tree:#}") } else { tree.to_string() })
     }
 
+    /// Holds what is said of each beginning of a document to what is said of the whole.
+    fn agree_when_cut(document: &[u8], path: &[String]) {
+        let whole = find(document, path);
+        for length in 0..document.len() {
+            let cut = find(&document[..length], path);
+            assert!(cut == Err(No::Ended) || cut == whole, "{length} of {}", String::from_utf8_lossy(document));
+        }
+    }
+
+    #[test]
+    fn a_document_that_is_cut_says_nothing_else_than_the_whole() {
+        let documents = [
+            &br#"{"\u0061\ud83d\ude00":{"c":-1.50e+2},"a":"gr\u00f6\u00dfe","z":[true,false,null]}"#[..],
+            "{\"größe\":\"größe 😀\",\"a\":{\"b\":\"größe\"}}".as_bytes(),
+            b"{\"b\":\"\xc3\xc3\",\"a\":1}",
+            br#"{"b":"\ud800\ud800","a":1}"#,
+            br#"{"b":tru,"a":1}"#,
+            br#"{"b":"\uzzzz","a":1}"#,
+            br#"  {  "b"  :  [ { } , [ ] , 01 ] , "a" : 1 }"#,
+            br#"["a"]"#,
+        ];
+        for document in documents {
+            for names in [&["a"][..], &["z"], &["a", "b"], &["a\u{1f600}", "c"], &["gr\u{f6}\u{df}e"]] {
+                agree_when_cut(document, &path(names));
+            }
+        }
+        // That there is no field is known as soon as it can be.
+        for none in ["[1", "x", "{\"a\":{\"", "{\"a\":nul]", "{\"a\":null,", "{\"b\" 1", "\"a\",", "\0"] {
+            assert_eq!(find(none.as_bytes(), &path(&["a"])), Err(No::Field), "{none}");
+        }
+        for ended in ["", "{", "{\"a\":1", "{\"a\":\"x\"", "{\"a\":nul", "{\"a\":\"\\u00", "{\"a\":\"x\"  ", "{\"b\":{"]
+        {
+            assert_eq!(find(ended.as_bytes(), &path(&["a"])), Err(No::Ended), "{ended}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_document_is_read_as_serde_json_reads_it(document in document(), names in proptest::collection::vec("[ab]|é", 1..4)) {
             agree(document.as_bytes(), &names);
+            agree_when_cut(document.as_bytes(), &names);
         }
 
         #[test]
@@ -590,6 +730,7 @@ mod tests {
             // A number that serde_json cannot hold is the one thing on which we differ.
             prop_assume!(serde_json::from_slice::<Value>(&document).err().is_none_or(|error| !error.to_string().contains("out of range")));
             agree(&document, &names);
+            agree_when_cut(&document, &names);
         }
     }
 }

@@ -5,9 +5,13 @@
 //! looked at is asked for, and nothing else crosses the boundary; keys, values and headers are never changed.
 
 mod json;
+mod search;
 
 use kafka_backup_transform::wit::{Batch, Output, Route};
 use kafka_backup_transform::{Columns, Error, Plan, Plugin, Record, Result, Settings, Touches, Window, export, same};
+
+use self::json::Found;
+use self::search::{Reach, Search};
 
 /// The transform. It makes the columns of rows and their topics itself: there is nothing else in its answer.
 pub struct RestoreFanout {
@@ -21,6 +25,8 @@ pub struct RestoreFanout {
     drop_unmatched: bool,
     /// Whether a record that matches stays where it was as well.
     copy: bool,
+    /// Where fields of JSON are found. It changes no answer.
+    reach: Reach,
 }
 
 /// What of a record is looked at.
@@ -41,7 +47,7 @@ impl Plugin for RestoreFanout {
                 By::Topic => Columns::empty(),
                 By::Key => Columns::KEYS,
                 By::Header(_) => Columns::HEADERS,
-                By::Json(_) => Columns::VALUES,
+                By::Json(_) => Columns::VALUES_ON_DEMAND,
             },
             touches: fanout.touches(),
             targets: Some(targets),
@@ -54,8 +60,12 @@ impl Plugin for RestoreFanout {
     fn apply(&mut self, batch: &Batch) -> Result<Output> {
         let mut rows = Rows::new(&self.topics, batch.len());
         let of_topic = self.route(|value| value == batch.topic);
+        let mut search = match &self.by {
+            By::Json(path) => Some(Search::new(path, &self.reach)),
+            _ => None,
+        };
         for record in 0..batch.len() {
-            let topics = match self.matching(Record::new(batch, record), of_topic) {
+            let topics = match self.matching(Record::new(batch, record), of_topic, &mut search) {
                 Some(route) => &self.routes[route].1,
                 None if self.drop_unmatched => continue,
                 None => &self.otherwise,
@@ -67,7 +77,11 @@ impl Plugin for RestoreFanout {
                 rows.put(record, Some(*topic));
             }
         }
-        Ok(rows.finish(batch.len()))
+        let output = rows.finish(batch.len());
+        if let Some(search) = &search {
+            self.reach.learn(search);
+        }
+        Ok(output)
     }
 }
 
@@ -98,7 +112,8 @@ impl RestoreFanout {
         }
         let copy = settings.choice("mode", &["copy", "move"])? != Some("move");
         let by = By::read(settings)?;
-        Ok(Self { by, routes, otherwise, topics, drop_unmatched: unmatched == Some("drop"), copy })
+        let drop_unmatched = unmatched == Some("drop");
+        Ok(Self { by, routes, otherwise, topics, drop_unmatched, copy, reach: Reach::default() })
     }
 
     fn touches(&self) -> Touches {
@@ -113,17 +128,19 @@ impl RestoreFanout {
         touches
     }
 
-    /// Returns the route that a record takes; `of_topic` is that of its topic.
+    /// Returns the route that a record takes; `of_topic` is that of its topic, and `search` for fields of JSON.
     #[inline]
-    fn matching(&self, record: Record<'_>, of_topic: Option<usize>) -> Option<usize> {
+    fn matching(&self, record: Record<'_>, of_topic: Option<usize>, search: &mut Option<Search<'_>>) -> Option<usize> {
         let bytes = match &self.by {
             By::Topic => return of_topic,
             By::Key => record.key()?,
             By::Header(name) => record.header(name)?.value?,
-            By::Json(path) => match json::field(record.value()?, path)? {
-                json::Found::String(text) | json::Found::Plain(text) => text,
-                json::Found::Escaped(text) => return self.route(|value| json::unescapes_to(text, value)),
-            },
+            By::Json(_) => {
+                return search.as_mut()?.field(record.index(), |found| match found {
+                    Found::String(text) | Found::Plain(text) => self.route(|value| same(value.as_bytes(), text)),
+                    Found::Escaped(text) => self.route(|value| json::unescapes_to(text, value)),
+                });
+            }
         };
         self.route(|value| same(value.as_bytes(), bytes))
     }

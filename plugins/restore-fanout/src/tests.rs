@@ -112,7 +112,11 @@ fn cell() -> BoxedStrategy<Vec<u8>> {
     let word =
         prop_oneof![3 => prop::sample::select(vec!["a", "b", "größe", ""]).prop_map(str::to_owned), 1 => "\\PC{0,3}"];
     let json = (word.clone(), "[fg]").prop_map(|(word, name)| serde_json::json!({ name: word }).to_string());
-    prop_oneof![word, json].prop_map(String::into_bytes).boxed()
+    // Behind what is asked for of a value at first.
+    let deep = (word.clone(), "[a-c\"\\\\é]{0,600}", 0..600usize).prop_map(|(word, before, more)| {
+        serde_json::json!({ "b": before, "c": "😀".repeat(more / 4), "d": "é".repeat(more), "f": word }).to_string()
+    });
+    prop_oneof![2 => word, 2 => json, 1 => deep].prop_map(String::into_bytes).boxed()
 }
 
 proptest! {

@@ -1,11 +1,14 @@
 //! Small runs of bytes, compared and copied without a call: in WebAssembly each costs more than what it does.
 
 /// Returns whether two runs of bytes are the same, as `==` does, and sooner where they are short.
-#[inline]
+#[inline(always)]
 pub fn same(left: &[u8], right: &[u8]) -> bool {
-    if left.len() != right.len() {
-        return false;
-    }
+    left.len() == right.len() && same_of_length(left, right)
+}
+
+/// Compares runs of one length.
+#[inline]
+fn same_of_length(left: &[u8], right: &[u8]) -> bool {
     // Both ends, which overlap where there is nothing between.
     match left.len() {
         0 => true,

@@ -119,6 +119,18 @@ impl HeaderColumn {
         self.names.bytes(self.name_indexes[at] as usize)
     }
 
+    /// Says for each row what is said once for all of them.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn spelled(mut self) -> Self {
+        let each = self.name_indexes.len();
+        if self.row_ends.is_none() && each > 0 {
+            let rows = self.values.len() / each;
+            self.row_ends = Some((1..=rows).map(|row| (row * each) as u32).collect());
+            self.name_indexes = self.name_indexes.repeat(rows);
+        }
+        self
+    }
+
     /// Says once what all rows have alike, if they do: as many headers, of the same names.
     pub(crate) fn joined(mut self) -> Self {
         let Some(ends) = &self.row_ends else { return self };

@@ -55,6 +55,7 @@ mod settings;
 pub mod testing;
 mod time;
 mod transform;
+pub mod values;
 
 pub use bytes::{copy, same};
 pub use decimal::{Decimal, Series};

@@ -1,19 +1,27 @@
 //! A record as a plugin sees it: borrowed from the columns of its batch, copied for nothing.
 
 use crate::bytes::same;
-use crate::wit::{Batch, HeaderColumn, TimestampType};
+use crate::values;
+use crate::wit::{Batch, Column, HeaderColumn, TimestampType};
 
 /// A record of a batch.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
     batch: &'a Batch,
+    heads: Option<&'a Column>,
     index: u32,
 }
 
 impl<'a> Record<'a> {
     /// Returns a record of a batch, from 0.
     pub fn new(batch: &'a Batch, index: u32) -> Self {
-        Self { batch, index }
+        Self { batch, heads: None, index }
+    }
+
+    /// Adds how the values of the batch begin, as [`values::heads`] returns it.
+    #[must_use]
+    pub fn with_heads(self, heads: &'a Column) -> Self {
+        Self { heads: Some(heads), ..self }
     }
 
     pub(crate) fn batch(&self) -> &'a Batch {
@@ -64,6 +72,27 @@ impl<'a> Record<'a> {
     /// If `needs` does not name the values.
     pub fn value(&self) -> Option<&'a [u8]> {
         asked_for(&self.batch.values, "VALUES").cell(self.index as usize)
+    }
+
+    /// Returns how the value begins: as many bytes as [`Transform::value_head`](crate::Transform::value_head) says, or all
+    /// where it has fewer. `None` is null.
+    ///
+    /// # Panics
+    /// If that says nothing.
+    pub fn value_head(&self) -> Option<&'a [u8]> {
+        match self.heads {
+            Some(heads) => heads.cell(self.index as usize),
+            None => panic!("how values begin was not asked for: return how much of it from `value_head`"),
+        }
+    }
+
+    /// Returns the value, which the agent is asked for: for the few records of which the beginning is not enough.
+    /// `None` is null.
+    ///
+    /// # Panics
+    /// If `needs` does not name the values on demand, and `value_head` says nothing.
+    pub fn whole_value(&self) -> Option<Vec<u8>> {
+        values::whole(self.index)
     }
 
     /// Returns the headers, in their order.

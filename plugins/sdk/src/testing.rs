@@ -13,6 +13,7 @@ pub use answer::apply;
 pub use check::{Problem, check, check_plan};
 
 use crate::log::{LINES, Level};
+use crate::values::imports::VALUES;
 use crate::wit::{Batch, Column, Columns, HeaderColumn, Plan, TimestampType};
 use crate::{Error, Plugin, Result};
 
@@ -134,10 +135,19 @@ impl<P: Plugin> Host<P> {
             return Ok(Vec::new());
         }
         let batch = batch(topic, partition, samples, self.plan.needs);
-        let answer = self.plugin.apply(&batch)?;
+        let answer = offering(samples, self.plan.needs, || self.plugin.apply(&batch))?;
         check(&self.plan, samples, &answer).map_err(|problem| Error::new(format!("wrong answer: {problem}")))?;
         Ok(apply(samples, &answer))
     }
+}
+
+/// Does what asks for the values of records, as a plugin may that needs these columns.
+pub fn offering<T>(samples: &[Sample], needs: Columns, work: impl FnOnce() -> T) -> T {
+    let on_demand = needs.contains(Columns::VALUES_ON_DEMAND);
+    VALUES.set(on_demand.then(|| samples.iter().map(|sample| sample.value.clone()).collect()));
+    let done = work();
+    VALUES.set(None);
+    done
 }
 
 /// Takes the lines that were logged on this thread.

@@ -1,7 +1,7 @@
 //! What an author writes: [`Transform`], a record at a time; or [`Plugin`], a batch at a time.
 
 use crate::wit::{self, Batch, Columns, Plan, Touches, Window};
-use crate::{Output, Record, Result, Settings};
+use crate::{Output, Record, Result, Settings, values};
 
 /// A transform that looks at one record at a time.
 ///
@@ -23,6 +23,12 @@ pub trait Transform: Sized + 'static {
     /// Returns the columns that `record` reads. What is not named here does not come, and reading it panics.
     fn needs(&self) -> Columns {
         Columns::empty()
+    }
+
+    /// Returns how many bytes of each value come as [`Record::value_head`]: for a transform that looks at the beginnings of
+    /// values, and asks for those of which that is not enough ([`Record::whole_value`]). `None`: none comes.
+    fn value_head(&self) -> Option<u32> {
+        None
     }
 
     /// Returns what `record` may do; the agent refuses an answer that does more. Default: all but routing.
@@ -75,8 +81,9 @@ pub trait Plugin: Sized + 'static {
 impl<T: Transform> Plugin for T {
     fn configure(settings: Vec<(String, String)>) -> Result<(Self, Plan)> {
         let transform = T::new(&Settings::new(settings))?;
+        let on_demand = transform.value_head().map_or(Columns::empty(), |_| Columns::VALUES_ON_DEMAND);
         let plan = Plan {
-            needs: transform.needs(),
+            needs: transform.needs() | on_demand,
             touches: transform.touches(),
             targets: transform.targets(),
             keeps: transform.keeps(),
@@ -87,9 +94,12 @@ impl<T: Transform> Plugin for T {
 
     fn apply(&mut self, batch: &Batch) -> Result<wit::Output> {
         self.begin(batch)?;
+        let heads = self.value_head().map(values::heads);
         let mut out = Output::new(batch);
         for index in 0..batch.len() {
-            self.record(Record::new(batch, index), &mut out).map_err(|error| error.at(index))?;
+            let record = Record::new(batch, index);
+            let record = heads.as_ref().map_or(record, |heads| record.with_heads(heads));
+            self.record(record, &mut out).map_err(|error| error.at(index))?;
         }
         Ok(out.finish())
     }
