@@ -2,7 +2,7 @@
 //!
 //! [`Host`] does what the agent does: it sends only the columns that were asked for, checks the plan and each answer
 //! against `wit/transform.wit` and what the plugin declared, and applies the edits. What it leaves to the agent: deadlines,
-//! memory, the bounds on rows and bytes of an answer, and the sandbox.
+//! memory, the bounds on rows and bytes of an answer, what of it only a capture refuses, and the sandbox.
 
 mod answer;
 mod check;
@@ -10,7 +10,7 @@ mod check;
 pub mod random;
 
 pub use answer::apply;
-pub use check::{Problem, check, check_plan};
+pub use check::{Problem, check, check_plan, check_stage};
 
 use crate::log::{LINES, Level};
 use crate::values::imports::VALUES;
@@ -107,6 +107,9 @@ impl Made {
 pub struct Host<P> {
     plugin: P,
     plan: Plan,
+    timestamp_type: TimestampType,
+    /// Whether headers are said for each row, also where all have the same names.
+    is_spelled: bool,
 }
 
 impl<P: Plugin> Host<P> {
@@ -117,8 +120,22 @@ impl<P: Plugin> Host<P> {
     pub fn new(settings: &[(&str, &str)]) -> Result<Self> {
         let owned = settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let (plugin, plan) = P::configure(owned)?;
-        check_plan(&plan).map_err(|problem| Error::new(format!("wrong plan: {problem}")))?;
-        Ok(Self { plugin, plan })
+        let checked = check_plan(&plan).and_then(|()| check_stage(&plan));
+        checked.map_err(|problem| Error::new(format!("wrong plan: {problem}")))?;
+        Ok(Self { plugin, plan, timestamp_type: TimestampType::CreateTime, is_spelled: false })
+    }
+
+    /// Sends records with times of the broker from now on, as those of a topic are that has it set them.
+    #[must_use]
+    pub fn with_log_append_time(self) -> Self {
+        Self { timestamp_type: TimestampType::LogAppendTime, ..self }
+    }
+
+    /// Says the names of headers for each row from now on, also where all have the same ones. The agent says them once then;
+    /// both forms are the interface's.
+    #[must_use]
+    pub fn with_spelled_headers(self) -> Self {
+        Self { is_spelled: true, ..self }
     }
 
     /// Returns what the plugin said of itself.
@@ -134,7 +151,11 @@ impl<P: Plugin> Host<P> {
         if samples.is_empty() {
             return Ok(Vec::new());
         }
-        let batch = batch(topic, partition, samples, self.plan.needs);
+        let mut batch = batch(topic, partition, samples, self.plan.needs);
+        batch.timestamp_type = self.timestamp_type;
+        if self.is_spelled {
+            batch.headers = batch.headers.map(HeaderColumn::spelled);
+        }
         let answer = offering(samples, self.plan.needs, || self.plugin.apply(&batch))?;
         check(&self.plan, samples, &answer).map_err(|problem| Error::new(format!("wrong answer: {problem}")))?;
         Ok(apply(samples, &answer))
@@ -155,7 +176,8 @@ pub fn logged() -> Vec<(Level, String)> {
     LINES.with_borrow_mut(std::mem::take)
 }
 
-/// Checks that a plugin which calls itself pure is: each way of splitting the records into batches gives the same rows.
+/// Checks that a plugin which calls itself pure is: each way of splitting the records into batches gives the same rows, and
+/// each form of their headers.
 ///
 /// # Panics
 /// If it does not, or if the plugin fails.
@@ -170,6 +192,7 @@ pub fn assert_pure<P: Plugin>(settings: &[(&str, &str)], samples: &[Sample]) {
         let split: Vec<Made> = samples.chunks(size).flat_map(|part| rows(&mut same, part)).collect();
         assert_eq!(split, whole, "one instance, batches of {size}");
     }
+    assert_eq!(rows(&mut host().with_spelled_headers(), samples), whole, "headers said for each row");
     // An instance that is replaced remembers nothing.
     let fresh: Vec<Made> = samples.chunks(2).flat_map(|part| rows(&mut host(), part)).collect();
     assert_eq!(fresh, whole, "a new instance for each batch");

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use crate::testing::{Host, Made, Sample, apply, batch, check, check_plan, logged, random};
+use crate::testing::{Host, Made, Sample, apply, batch, check, check_plan, check_stage, logged, random};
 use crate::wit::{Batch, Columns, Plan, Touches, Window};
 use crate::{Error, Output, Record, Result, Row, Settings, Transform, log};
 
@@ -218,6 +218,144 @@ fn a_plan_that_contradicts_itself_is_refused() {
     ] {
         assert_eq!(check_plan(&plan).expect_err(said), said);
     }
+}
+
+#[test]
+fn no_stage_takes_topics_that_are_not_known_beforehand() {
+    assert!(check_stage(&anything()).expect_err("it may send rows anywhere").contains("no `targets` are named"));
+    assert_eq!(check_stage(&Plan { targets: Some(Vec::new()), ..anything() }), Ok(()));
+    assert_eq!(check_stage(&Plan { touches: Touches::all() - Touches::TOPICS, ..anything() }), Ok(()));
+    struct Anywhere;
+    impl Transform for Anywhere {
+        fn new(_: &Settings) -> Result<Self> {
+            Ok(Self)
+        }
+
+        fn touches(&self) -> Touches {
+            Touches::TOPICS
+        }
+
+        fn targets(&self) -> Option<Vec<String>> {
+            None
+        }
+
+        fn record(&mut self, _: Record<'_>, _: &mut Output) -> Result<()> {
+            Ok(())
+        }
+    }
+    assert!(Host::<Anywhere>::new(&[]).is_err());
+}
+
+#[test]
+fn what_an_answer_costs_to_be_understood_is_bounded_as_by_the_agent() {
+    let headers = (0..100_000).map(|_| (vec![0xff], None)).collect();
+    let samples = [Sample { headers, ..Sample::new(0) }];
+    let batch = batch("orders", 0, &samples, Columns::empty());
+    let refused = |edit: &dyn Fn(Row<'_>)| {
+        let mut out = Output::new(&batch);
+        (0..1000).for_each(|_| edit(out.emit(Record::new(&batch, 0))));
+        check(&anything(), &samples, &out.finish()).expect_err("too much")
+    };
+    let said = "it takes away, or names, too many headers of rows that have too many";
+    assert_eq!(
+        refused(&|row| {
+            (0..16).fold(row, |row, name| row.remove_header(format!("x{name}")));
+        }),
+        said
+    );
+    assert_eq!(
+        refused(&|row| {
+            (0..10).fold(row, |row, _| row.add_header([0xff], None));
+        }),
+        said
+    );
+    let names = (0..10_001).map(|name| name.to_string());
+    let mut out = Output::new(&batch);
+    names.for_each(|name| {
+        out.emit(Record::new(&batch, 0)).topic(&name);
+    });
+    let said = check(&anything(), &samples, &out.finish()).expect_err("too many topics");
+    assert_eq!(said, "`topics` has 10001 names, the most is 10000");
+}
+
+/// Says in the key what it is told of time and headers.
+struct Told;
+
+impl Transform for Told {
+    fn new(_: &Settings) -> Result<Self> {
+        Ok(Self)
+    }
+
+    fn needs(&self) -> Columns {
+        Columns::HEADERS
+    }
+
+    fn record(&mut self, record: Record<'_>, out: &mut Output) -> Result<()> {
+        let names: Vec<_> = record.headers().map(|header| header.name.to_vec()).collect();
+        let told = format!("{} {}", record.has_log_append_time(), String::from_utf8_lossy(&names.concat()));
+        out.emit(record).key(Some(told.as_bytes()));
+        Ok(())
+    }
+}
+
+#[test]
+fn both_times_and_both_forms_of_headers_can_be_sent() {
+    let samples = [0, 1].map(|at| Sample::new(at).header("a", "1").header("b", "2"));
+    let told = |host: Host<Told>| {
+        let mut host = host;
+        let made = host.apply("orders", 0, &samples).expect("it cannot fail");
+        made.into_iter().map(|made| String::from_utf8(made.key.expect("a key")).expect("text")).collect::<Vec<_>>()
+    };
+    let host = || Host::<Told>::new(&[]).expect("no settings");
+    assert_eq!(told(host()), ["false ab"; 2]);
+    assert_eq!(told(host().with_spelled_headers()), ["false ab"; 2]);
+    assert_eq!(told(host().with_log_append_time()), ["true ab"; 2]);
+    let headers = batch("orders", 0, &samples, Columns::HEADERS).headers.expect("asked for");
+    assert_eq!((&headers.row_ends, &headers.name_indexes[..]), (&None, &[0, 1][..]));
+    let spelled = headers.spelled();
+    assert_eq!((spelled.row_ends, &spelled.name_indexes[..]), (Some(vec![2, 4]), &[0, 1, 0, 1][..]));
+}
+
+/// Keeps a record whose value begins with a byte of the setting, and puts its last byte into the key.
+struct Ends {
+    head: u32,
+}
+
+impl Transform for Ends {
+    fn new(settings: &Settings) -> Result<Self> {
+        Ok(Self { head: settings.number("head")?.unwrap_or(2) })
+    }
+
+    fn value_head(&self) -> Option<u32> {
+        Some(self.head)
+    }
+
+    fn record(&mut self, record: Record<'_>, out: &mut Output) -> Result<()> {
+        let head = record.value_head();
+        let last = match head {
+            Some(head) if head.len() == self.head as usize => record.whole_value().unwrap_or_default(),
+            head => head.unwrap_or_default().to_vec(),
+        };
+        let told = format!("{:?} {:?}", head.map(String::from_utf8_lossy), last.last().map(|byte| *byte as char));
+        out.emit(record).key(Some(told.as_bytes()));
+        Ok(())
+    }
+}
+
+#[test]
+fn how_a_value_begins_comes_and_the_whole_can_be_asked_for() {
+    let samples = ["abc", "ab", "a", ""].map(|value| Sample::new(0).value(value));
+    let samples = [&samples[..], &[Sample::new(4)]].concat();
+    let mut host = Host::<Ends>::new(&[]).expect("no settings");
+    assert_eq!(host.plan().needs, Columns::VALUES_ON_DEMAND);
+    let made = host.apply("orders", 0, &samples).expect("it cannot fail");
+    let told: Vec<_> =
+        made.iter().map(|made| String::from_utf8_lossy(made.key.as_deref().unwrap_or_default())).collect();
+    assert_eq!(
+        told,
+        ["Some(\"ab\") Some('c')", "Some(\"ab\") Some('b')", "Some(\"a\") Some('a')", "Some(\"\") None", "None None"]
+    );
+    assert_eq!(made[0].value, samples[0].value);
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! Checks a plan, and an answer against `wit/transform.wit` and the plan, as the agent does.
 
 use super::Sample;
-use crate::wit::{Column, HeaderColumn, HeaderEdit, Output, Patch, Plan, Route, Touches};
+use crate::wit::{Column, HeaderColumn, HeaderEdit, Output, Patch, Plan, Removal, Route, Touches};
 
 /// The agent's bounds on what an operator is shown beforehand, and on what is looked at for each row.
 const MOST_TARGETS: usize = 10_000;
 const MOST_REMOVALS: usize = 256;
+
+/// Its bounds on what an answer costs to be understood: steps over headers, and names of a dictionary.
+const MOST_STEPS: u64 = 1 << 28;
+const MOST_NAMES: usize = 1 << 20;
 
 /// What is wrong with an answer.
 pub type Problem = String;
@@ -30,6 +34,17 @@ pub fn check_plan(plan: &Plan) -> Result<(), Problem> {
         return Err("`targets` has names, and `touches` no `topics`".to_owned());
     }
     targets.iter().try_for_each(|name| check_topic(name))
+}
+
+/// Checks that a stage takes a plugin which says this of itself.
+///
+/// # Errors
+/// Why none does.
+pub fn check_stage(plan: &Plan) -> Result<(), Problem> {
+    match plan.touches.contains(Touches::TOPICS) && plan.targets.is_none() {
+        true => Err("`touches` has `topics`, and no `targets` are named: no stage takes it yet".to_owned()),
+        false => Ok(()),
+    }
 }
 
 /// Checks an answer to a batch of records.
@@ -129,6 +144,9 @@ fn check_topic(name: &str) -> Result<(), Problem> {
 fn check_route(plan: &Plan, rows: usize, route: &Route) -> Result<(), Problem> {
     declared(plan, Touches::TOPICS, "topics")?;
     same_length("topics", route.indexes.len(), rows)?;
+    if route.names.len() > MOST_TARGETS {
+        return Err(format!("`topics` has {} names, the most is {MOST_TARGETS}", route.names.len()));
+    }
     if let Some(index) = route.indexes.iter().find(|index| **index as usize > route.names.len()) {
         return Err(format!("topic {index} of {}", route.names.len()));
     }
@@ -158,19 +176,58 @@ fn check_headers(edit: &HeaderEdit, source: &[u32], samples: &[Sample]) -> Resul
     for rows in edit.remove.iter().filter_map(|removal| removal.rows.as_ref()) {
         check_rows("removed headers", rows, source.len())?;
     }
+    let mut steps = Steps { left: MOST_STEPS };
+    steps.remove(edit, source, samples)?;
     let Some(add) = &edit.add else { return Ok(()) };
     check_header_column(add, source.len())?;
     for (at, record) in source.iter().enumerate() {
         let entries = add.row(at);
+        let headers = &samples[*record as usize].headers;
         for nth in 0..entries.len() {
             let name = add.name(&entries, nth);
-            let known = || samples[*record as usize].headers.iter().any(|(known, _)| known == name);
-            if std::str::from_utf8(name).is_err() && !known() {
+            if std::str::from_utf8(name).is_ok() {
+                continue;
+            }
+            steps.compare(name, headers.len())?;
+            if !headers.iter().any(|(known, _)| known == name) {
                 return Err(format!("the name of a header of row {at} is not UTF-8"));
             }
         }
     }
     Ok(())
+}
+
+/// What is left of the steps over headers that an answer may cost, as the agent counts them.
+struct Steps {
+    left: u64,
+}
+
+impl Steps {
+    /// Takes those of comparing a name with the names of so many headers.
+    fn compare(&mut self, name: &[u8], headers: usize) -> Result<(), Problem> {
+        let each = 1 + name.len() as u64 / 16;
+        let left = self.left.checked_sub((headers as u64).saturating_mul(each));
+        self.left = left.ok_or("it takes away, or names, too many headers of rows that have too many")?;
+        Ok(())
+    }
+
+    /// Takes those of all removals. A row that loses all of its headers costs none.
+    fn remove(&mut self, edit: &HeaderEdit, source: &[u32], samples: &[Sample]) -> Result<(), Problem> {
+        for (row, record) in source.iter().enumerate() {
+            let is_meant =
+                |removal: &&Removal| removal.rows.as_ref().is_none_or(|rows| rows.binary_search(&(row as u32)).is_ok());
+            let meant: Vec<&Removal> = edit.remove.iter().filter(is_meant).collect();
+            if meant.iter().any(|removal| removal.name.is_none()) {
+                continue;
+            }
+            let headers = samples[*record as usize].headers.len();
+            meant
+                .iter()
+                .filter_map(|removal| removal.name.as_ref())
+                .try_for_each(|name| self.compare(name, headers))?;
+        }
+        Ok(())
+    }
 }
 
 fn check_header_column(add: &HeaderColumn, rows: usize) -> Result<(), Problem> {
@@ -190,9 +247,12 @@ fn check_header_column(add: &HeaderColumn, rows: usize) -> Result<(), Problem> {
     if !add.names.nulls.is_empty() {
         return Err("the name of a header is null".to_owned());
     }
-    match add.name_indexes.iter().find(|index| **index as usize >= add.names.len()) {
-        Some(index) => Err(format!("header name {index} of {}", add.names.len())),
-        None => Ok(()),
+    if let Some(index) = add.name_indexes.iter().find(|index| **index as usize >= add.names.len()) {
+        return Err(format!("header name {index} of {}", add.names.len()));
+    }
+    match MOST_NAMES.max(add.name_indexes.len()) {
+        most if add.names.len() <= most => Ok(()),
+        most => Err(format!("header names: {}, the most is {most}", add.names.len())),
     }
 }
 
