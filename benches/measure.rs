@@ -72,6 +72,17 @@ pub(crate) fn parent(command: &[String]) {
     }
 }
 
+/// Returns the CPU time that the running process `id` has taken, all of its threads together.
+#[allow(dead_code, reason = "only a restore's bench needs it")]
+pub(crate) fn cpu_of(id: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).expect("it runs");
+    // Behind the name, which may have blanks, stand eleven fields, then its times.
+    let (_, fields) = stat.rsplit_once(')').expect("the name is in brackets");
+    let ticks = fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number"));
+    // A hundred a second, whatever the kernel counts in (`USER_HZ`).
+    Duration::from_millis(10 * ticks.sum::<u64>())
+}
+
 fn time(value: TimeVal) -> Duration {
     Duration::from_secs(value.tv_sec().unsigned_abs()) + Duration::from_micros(value.tv_usec().unsigned_abs())
 }

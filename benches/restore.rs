@@ -2,12 +2,14 @@
 //!
 //! `cargo bench --bench restore` starts an Apache Kafka as the tests do, writes a topic of 100-byte records and one of 1 KB
 //! records (lz4, four partitions) and one of 100-byte records in batches of one, archives each, and sends each into fresh
-//! topics three times by every contender, in turn. CPU is of the whole process. It fails when a bound is missed.
+//! topics three times by every contender, in turn. CPU is of the whole process; beside it stands what the broker took
+//! meanwhile. It fails when a bound is missed.
 //! `BENCH_RECORDS_PERCENT=5` takes a twentieth of the records: quick, and its ratios mean little.
 //!
 //! | contender | what it does |
 //! |---|---|
 //! | `restore` | `kafka-backup restore` of the archive |
+//! | `injecting` | the same through the plugin `header-injector`, which adds three headers to each record |
 //! | `producer` | an rdkafka producer ([`produce`]): linger 50 ms, batches of 1 MiB, lz4, acks=all, idempotent; its values come from a file that it reads at once |
 //!
 //! Needs what the tests need: a JDK and Maven; about 6 GB of disk below `target/`.
@@ -35,6 +37,9 @@ use workload::{PARTITIONS, SHAPES, SMALL};
 /// How often each contender runs; the median counts.
 const ROUNDS: usize = 3;
 
+/// The stage of the restore that injects headers.
+const INJECT: &str = "  [[pipeline.stage]]\n  plugin = \"header-injector\"\n";
+
 /// Batches of one record: fewer, since a broker takes some ten thousand a second.
 const SINGLES: &str = "100 B, batches of one";
 
@@ -53,22 +58,27 @@ fn bench() {
     let percent = workload::percent();
     println!("{percent} % of the records");
     println!(
-        "\n| records | contender | round | cpu s | wall s | records/s | peak MiB |\n|---|---|---|---|---|---|---|"
+        "\n| records | contender | round | cpu s | wall s | records/s | peak MiB | broker's cpu s |\n|---|---|---|---|---|---|---|---|"
     );
     let folder = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("the target folder is writable");
-    let kafka = Kafka::start();
+    let kafka = Kafka::start_at_full_speed();
     let mut kept = true;
     for shape in &SHAPES {
         let records = shape.records(percent);
         let topic = workload::write(&kafka, shape, percent);
         let bench = Bench { kafka: &kafka, name: shape.name, topic, records, folder: folder.path() };
         workload::keep(&bench.values(), shape.value_bytes, records);
-        let [restore, producer] = bench.measure("1000000");
+        let [restore, injecting, producer] = bench.measure("1000000");
         let bound = if shape.name == SMALL { 0.1 } else { 0.25 };
         kept &= promise(
             &format!("{}: CPU of a restore / the producer's", shape.name),
             cpu(&restore) / cpu(&producer),
             bound,
+        );
+        kept &= promise(
+            &format!("{}: CPU of a restore that injects headers / the producer's", shape.name),
+            cpu(&injecting) / cpu(&producer),
+            1.0,
         );
         if shape.name == SMALL {
             let slower = restore.wall.as_secs_f64() / producer.wall.as_secs_f64();
@@ -82,7 +92,7 @@ fn bench() {
     workload::keep(&bench.values(), shape.value_bytes, records);
     // One record a batch, as a producer sends that never waits for more.
     bench.produce(&bench.topic, "1");
-    let [restore, producer] = bench.measure("1000000");
+    let [restore, _, producer] = bench.measure("1000000");
     kept &= promise(&format!("{SINGLES}: CPU of a restore / the producer's"), cpu(&restore) / cpu(&producer), 1.2);
     let slower = restore.wall.as_secs_f64() / producer.wall.as_secs_f64();
     kept &= promise(&format!("{SINGLES}: wall of a restore / the producer's"), slower, 1.0);
@@ -114,20 +124,23 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// Archives the topic, and sends it by both contenders; returns the medians of each.
-    fn measure(&self, batch_records: &str) -> [Usage; 2] {
+    fn measure(&self, batch_records: &str) -> [Usage; 3] {
         self.backup();
-        let mut usages = [Vec::new(), Vec::new()];
+        let mut usages = [const { Vec::new() }; 3];
         for round in 0..ROUNDS {
-            for side in [round % 2, (round + 1) % 2] {
+            for side in [0, 1, 2].map(|side| (side + round) % 3) {
                 let target = self.kafka.topic("target", PARTITIONS, &[]);
+                let before = self.broker_cpu();
                 let usage = match side {
-                    0 => self.restore(&target, round),
+                    0 => self.restore(&target, &format!("plain-{round}"), ""),
+                    1 => self.restore(&target, &format!("injecting-{round}"), INJECT),
                     _ => self.produce(&target, batch_records),
                 };
-                let contender = ["restore", "producer"][side];
+                let of_broker = self.broker_cpu() - before;
+                let contender = ["restore", "injecting", "producer"][side];
                 let rate = self.records as f64 / usage.wall.as_secs_f64();
                 println!(
-                    "| {} | {contender} | {round} | {:.3} | {:.3} | {rate:.0} | {} |",
+                    "| {} | {contender} | {round} | {:.3} | {:.3} | {rate:.0} | {} | {of_broker:.2} |",
                     self.name,
                     cpu(&usage),
                     usage.wall.as_secs_f64(),
@@ -143,6 +156,12 @@ impl Bench<'_> {
             usages.sort_by_key(Usage::cpu);
             usages[usages.len() / 2]
         })
+    }
+
+    /// Returns the seconds of CPU that the broker has taken since it was started.
+    fn broker_cpu(&self) -> f64 {
+        let of = self.kafka.process_id().map(|id| measure::cpu_of(id).as_secs_f64());
+        of.expect("a broker of our own")
     }
 
     fn values(&self) -> PathBuf {
@@ -172,7 +191,7 @@ name = "bench"
         measure::run(Command::new(program()).arg("backup").arg("--config").arg(config));
     }
 
-    fn restore(&self, target: &str, round: usize) -> Usage {
+    fn restore(&self, target: &str, id: &str, stage: &str) -> Usage {
         let config = self.write(
             "restore.toml",
             &format!(
@@ -184,10 +203,10 @@ name = "bench"
   path = {path:?}
   [pipeline.sink]
   type = "kafka"
-  restore_id = "bench-{round}"
+  restore_id = {id:?}
   topics = {{ {topic:?} = {target:?} }}
   kafka = {{ "bootstrap.servers" = {brokers:?} }}
-"#,
+{stage}"#,
                 topic = self.topic,
                 brokers = self.kafka.brokers(),
                 path = self.folder.join("archive"),

@@ -25,6 +25,14 @@ use super::{block_on, target, wait_within};
 
 const VERSION: &str = "4.2.1";
 
+/// The memory of a test's broker.
+const SHORT_LIVED: &[&str] = &["-Xmx512m"];
+
+/// What Kafka's own scripts give a broker: both compilers, a collector with threads, a gigabyte. It stands behind what
+/// [`java_of`] says, and so against it.
+const LONG_LIVED: &[&str] =
+    &["-XX:TieredStopAtLevel=4", "-XX:-UseSerialGC", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Xms1g", "-Xmx1g"];
+
 /// The name of a broker's configuration in its folder.
 const CONFIG: &str = "server.properties";
 
@@ -41,6 +49,8 @@ pub(crate) struct Kafka {
 struct Node {
     /// `None` while it is stopped.
     process: Option<Process>,
+    /// What its Java is told.
+    options: &'static [&'static str],
     folder: Folder,
 }
 
@@ -80,11 +90,24 @@ impl Kafka {
     pub(crate) fn start() -> Self {
         // Between finding a port and listening on it another process may take it.
         for _ in 0..2 {
-            if let Ok(kafka) = Self::try_start(free_port()) {
+            if let Ok(kafka) = Self::try_start(free_port(), SHORT_LIVED) {
                 return kafka;
             }
         }
-        Self::try_start(free_port()).unwrap_or_else(|log| panic!("Kafka did not start:\n{log}"))
+        Self::try_start(free_port(), SHORT_LIVED).unwrap_or_else(|log| panic!("Kafka did not start:\n{log}"))
+    }
+
+    /// Starts a broker that compiles and collects garbage as a broker does that lives long: dearer to start, and what it
+    /// then takes for a record is what others' brokers take.
+    #[allow(dead_code, reason = "only benches need it")]
+    pub(crate) fn start_at_full_speed() -> Self {
+        Self::try_start(free_port(), LONG_LIVED).unwrap_or_else(|log| panic!("Kafka did not start:\n{log}"))
+    }
+
+    /// Returns the id of the broker's process, where it is one of our own and runs.
+    #[allow(dead_code, reason = "only benches need it")]
+    pub(crate) fn process_id(&self) -> Option<u32> {
+        self.node.as_ref()?.process.as_ref().map(Process::id)
     }
 
     /// Stops the broker as `kill -9` does; its data stay.
@@ -95,8 +118,10 @@ impl Kafka {
     /// Starts the broker that was stopped.
     pub(crate) fn start_again(&mut self) {
         let node = self.node.as_mut().expect("a broker of our own");
-        node.process =
-            Some(launch(&node.folder.0, &self.admin).unwrap_or_else(|log| panic!("Kafka did not return:\n{log}")));
+        node.process = Some(
+            launch(&node.folder.0, node.options, &self.admin)
+                .unwrap_or_else(|log| panic!("Kafka did not return:\n{log}")),
+        );
     }
 
     /// Puts another cluster in the place of this one: the same port, and nothing of what was there.
@@ -108,7 +133,7 @@ impl Kafka {
         self.start_again();
     }
 
-    fn try_start(port: u16) -> Result<Self, String> {
+    fn try_start(port: u16, options: &'static [&'static str]) -> Result<Self, String> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let folder = target().join(format!("kafka/run-{}-{number}", std::process::id()));
@@ -120,8 +145,8 @@ impl Kafka {
         format(&config);
         let brokers = format!("127.0.0.1:{port}");
         let admin = admin(&brokers);
-        let process = launch(&folder.0, &admin)?;
-        Ok(Self { brokers, admin, node: Some(Node { process: Some(process), folder }) })
+        let process = launch(&folder.0, options, &admin)?;
+        Ok(Self { brokers, admin, node: Some(Node { process: Some(process), options, folder }) })
     }
 
     /// Returns `bootstrap.servers`.
@@ -315,10 +340,10 @@ fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
 }
 
 /// Starts the broker of `folder` and waits until it answers; an error is its log.
-fn launch(folder: &Path, admin: &AdminClient<DefaultClientContext>) -> Result<Process, String> {
+fn launch(folder: &Path, options: &[&str], admin: &AdminClient<DefaultClientContext>) -> Result<Process, String> {
     let log = folder.join("kafka.log");
     let out = File::create(&log).expect("the folder is writable");
-    let mut java = java(&["-Xmx512m"], "kafka.Kafka", &[folder.join(CONFIG).to_str().expect("UTF-8")]);
+    let mut java = java(options, "kafka.Kafka", &[folder.join(CONFIG).to_str().expect("UTF-8")]);
     java.stdin(Stdio::null()).stdout(out.try_clone().expect("a file")).stderr(out);
     let mut process = Process::start(&mut java).expect(NEEDED);
     let started = wait_within(Duration::from_secs(120), "Kafka answers", || {
