@@ -24,7 +24,7 @@
 //! | [`pipeline`] | `Source`, `Sink`, and the loop between them |
 //! | [`progress`] | what is durable of what has been seen (pure) |
 //! | [`batch`] | the record batch: header, checksum, records, codecs (pure) |
-//! | [`backoff`], [`budget`], [`crash`], [`error`], [`record`] | waits, memory, crash points, errors, the words of the field |
+//! | [`backoff`], [`budget`], `frames`, [`crash`], [`error`], [`record`] | waits, memory that is paid for, memory that is used again, crash points, errors, the words of the field |
 //!
 //! **How data flows.** `kafka::source` fetches frames, pays for them from the `budget`, slices them into `Batch`es of
 //! one partition each; `pipeline` hands them to `archive::sink`, whose writers (one a partition) have them go through the
@@ -51,6 +51,7 @@ pub mod config;
 pub mod crash;
 pub mod demo;
 pub mod error;
+mod frames;
 pub mod kafka;
 #[cfg(test)]
 mod mutation;

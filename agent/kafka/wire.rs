@@ -7,7 +7,6 @@
 //!
 //! Protocol: <https://kafka.apache.org/protocol>.
 
-pub(super) mod frames;
 mod halves;
 mod throttle;
 mod transport;
@@ -25,8 +24,8 @@ use tokio::time::timeout;
 
 use crate::budget::{Budget, Permit, RateLimit};
 use crate::error::{Error, Result};
+use crate::frames::Frames;
 use crate::kafka::{Properties, code_name};
-use frames::Frames;
 use halves::Quiet;
 pub use halves::{Receiving, Sending};
 pub use throttle::Throttled;

@@ -9,7 +9,7 @@
 //! support it, files are written the ordinary way.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Error as IoError, ErrorKind, Read as _, Result as IoResult, Seek as _, SeekFrom};
+use std::io::{Error as IoError, ErrorKind, Result as IoResult};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use nix::fcntl::OFlag;
 use super::{Creation, Listed, blocking};
 use crate::crash;
 use crate::error::{Error, Kind, Result};
+use crate::frames::Frames;
 
 /// The folder of temporary files, below a store's root; no reader looks into it.
 const TEMPORARY: &str = ".tmp";
@@ -322,15 +323,22 @@ pub(super) fn read(path: &Path) -> Result<Option<Bytes>> {
 }
 
 /// Reads the bytes `range` of a file, fewer where it ends before.
-pub(super) fn read_range(path: &Path, range: Range<u64>) -> Result<Bytes> {
+pub(super) fn read_range(path: &Path, range: Range<u64>, frames: &Frames) -> Result<Bytes> {
     let read = || {
-        let mut file = File::open(path)?;
-        let _: u64 = file.seek(SeekFrom::Start(range.start))?;
+        let file = File::open(path)?;
         let there = file.metadata()?.len();
-        let length = range.end.min(there).saturating_sub(range.start);
-        let mut bytes = Vec::with_capacity(length as usize);
-        let _: usize = file.take(length).read_to_end(&mut bytes)?;
-        Ok(bytes.into())
+        let length = range.end.min(there).saturating_sub(range.start) as usize;
+        let mut frame = frames.take(length);
+        let (bytes, mut done) = (frame.bytes_mut(), 0);
+        while done < length {
+            match file.read_at(&mut bytes[done..], range.start + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(frame.freeze().slice(..done))
     };
     read().map_err(failed("cannot read"))
 }

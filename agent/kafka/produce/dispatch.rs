@@ -24,8 +24,8 @@ use super::{Answer, Command, Settings};
 use crate::backoff::Backoff;
 use crate::batch::outgoing::{Identity, Outgoing};
 use crate::error::Error;
+use crate::frames::Frames;
 use crate::kafka::Client;
-use crate::kafka::wire::frames::Frames;
 use crate::record::{Partition, Timestamp, TopicId};
 use links::{Link, Part};
 

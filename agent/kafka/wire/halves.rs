@@ -12,12 +12,12 @@ use kafka_protocol::messages::ResponseHeader;
 use kafka_protocol::protocol::{Decodable as _, HeaderVersion as _, Request};
 use tokio::time::{Instant, timeout};
 
-use super::frames::Frames;
 use super::throttle::{self, Throttled};
 use super::transport::{Reading, Writing};
 use super::{Answer, Toll, request_name};
 use crate::budget::Permit;
 use crate::error::{Error, Result};
+use crate::frames::Frames;
 
 /// A broker that takes less than this within the time for an answer is taken for dead. A bound on a whole request would
 /// end large ones on slow lines, again and again.
