@@ -31,7 +31,7 @@ use self::sources::origins;
 use self::waiting::Waiting;
 use super::records::transfer::{each, spare, unpack_in};
 use super::records::{compression_bits, put_header, template};
-use super::{CRC_FROM, Compression, HEADER_BYTES, Header, codec, crc_matches, put_crc};
+use super::{CRC_FROM, Compression, HEADER_BYTES, Header, codec, crc_matches};
 use crate::error::{Error, Result};
 use crate::record::{Offset, OffsetRange, Timestamp};
 
@@ -91,11 +91,13 @@ impl Outgoing {
         HEADER_BYTES + self.payload.len()
     }
 
-    /// Writes it whole into `out`: at offset 0, of no leader epoch, with its right checksum.
-    ///
-    /// # Panics
-    /// When `out` is not exactly [`total_bytes`](Self::total_bytes).
-    pub fn seal(&self, producer: Identity, sequence: i32, out: &mut [u8]) {
+    /// Returns what stands behind its header: the records, as they are sent.
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// Returns its header: at offset 0, of no leader epoch, with the right checksum.
+    pub fn seal(&self, producer: Identity, sequence: i32) -> [u8; HEADER_BYTES] {
         let header = Header {
             total_bytes: self.total_bytes(),
             attributes: compression_bits(self.compression),
@@ -108,16 +110,15 @@ impl Outgoing {
             count: self.records,
             ..template(0)
         };
-        let (mut head, payload) = out.split_at_mut(HEADER_BYTES);
-        put_header(&mut head, &header);
-        payload.copy_from_slice(&self.payload);
-        match self.tail {
-            Some(tail) => {
-                let crc = tail.with(&out[CRC_FROM..HEADER_BYTES]);
-                (&mut out[17..CRC_FROM]).put_u32(crc);
-            }
-            None => put_crc(out),
-        }
+        let mut head = [0; HEADER_BYTES];
+        put_header(&mut &mut head[..], &header);
+        let covered = &head[CRC_FROM..];
+        let crc = match self.tail {
+            Some(tail) => tail.with(covered),
+            None => crc32c::crc32c_append(crc32c::crc32c(covered), &self.payload),
+        };
+        (&mut head[17..CRC_FROM]).put_u32(crc);
+        head
     }
 }
 

@@ -275,8 +275,8 @@ async fn sent(random: &mut Rng, fixture: &Fixture, task: Task) -> Vec<Fitted> {
 fn records_of(fitted: &[Fitted]) -> Vec<Record> {
     let mut all = Vec::new();
     for Fitted { batch, sources } in fitted {
-        let mut bytes = vec![0; batch.total_bytes()];
-        batch.seal(Identity { producer_id: 1, epoch: 0 }, 0, &mut bytes);
+        let head = batch.seal(Identity { producer_id: 1, epoch: 0 }, 0);
+        let bytes = [&head[..], batch.payload()].concat();
         let records: Vec<Record> =
             Records::read(&Bytes::from(bytes)).and_then(Iterator::collect).expect("it can be read");
         all.extend(records.into_iter().zip(sources.offsets()).map(|(record, offset)| Record { offset, ..record }));

@@ -5,7 +5,7 @@ mod model;
 use super::*;
 use crate::batch::records::tests::ALL;
 use crate::batch::records::{Record, Records, encode};
-use crate::batch::walk;
+use crate::batch::{put_crc, walk};
 use crate::error::Kind;
 
 const PRODUCER: Identity = Identity { producer_id: 77, epoch: 3 };
@@ -59,9 +59,8 @@ fn refitted(limits: Limits, window: &Window, batches: &[Bytes]) -> Result<Vec<Fi
 
 /// The batch as it is sent, and its records at the offsets that they came from; it is such as a broker takes.
 fn sent(fitted: &Fitted) -> (Header, Vec<Record>) {
-    let mut bytes = vec![0xaa; fitted.batch.total_bytes()];
-    fitted.batch.seal(PRODUCER, 41, &mut bytes);
-    let bytes = Bytes::from(bytes);
+    let bytes = Bytes::from([&fitted.batch.seal(PRODUCER, 41)[..], fitted.batch.payload()].concat());
+    assert_eq!(bytes.len(), fitted.batch.total_bytes());
     let header = read(&bytes);
     assert!(crc_matches(&bytes) && header.total_bytes == bytes.len() && walk(&bytes).count() == 1);
     assert!(header.is_dense() && header.attributes & !0x07 == 0 && header.base_offset == 0);

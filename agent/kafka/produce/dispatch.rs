@@ -329,19 +329,16 @@ impl<T: Send + 'static> Dispatch<T> {
         let Some(link) = self.links.get_mut(&broker) else { return false };
         let mut order: Vec<&Part> = parts.iter().collect();
         order.sort_by(|a, b| self.lanes[a.lane].partition.cmp(&self.lanes[b.lane].partition));
-        let batches: Vec<_> = order.iter().map(|part| (&self.lanes[part.lane].partition, part.bytes)).collect();
+        let mut sealed = Vec::with_capacity(order.len());
+        for part in order {
+            let Some(batch) = self.lanes[part.lane].seal(part.sequence, self.identity) else { continue };
+            sealed.push((part.lane, batch));
+        }
+        let batches: Vec<_> = sealed.into_iter().map(|(at, batch)| (&self.lanes[at].partition, batch)).collect();
         let client_id = self.client.properties().client_id.as_str();
         let head = Head { version, correlation: link.correlation, client_id, timeout_ms: self.replicas_ms };
-        let layout = Layout::new(&head, &batches);
-        let mut frame = self.frames.take(layout.total_bytes());
-        layout.fill(frame.bytes_mut(), |number, place| {
-            self.lanes[order[number].lane].write(order[number].sequence, self.identity, place);
-        });
-        let frame = frame.freeze();
-        for (part, range) in order.iter().zip(layout.ranges()) {
-            self.lanes[part.lane].keep(part.sequence, frame.slice(range));
-        }
-        link.ship(parts, frame, version);
+        let pieces = Layout::pieces(&head, &batches, &self.frames);
+        link.ship(parts, pieces, version);
         true
     }
 

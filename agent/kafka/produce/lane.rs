@@ -8,11 +8,12 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::request::Sealed;
 use super::verdict::{self, Verdict};
 use crate::backoff::Backoff;
+use crate::batch::HEADER_BYTES;
 use crate::batch::outgoing::{Identity, Outgoing};
 use crate::error::Error;
 use crate::kafka::code_name;
@@ -68,8 +69,8 @@ struct Flying<T> {
     sequence: i32,
     batch: Outgoing,
     token: T,
-    /// Its bytes as they were sent, in the memory of the request that they were sent with first.
-    sealed: Bytes,
+    /// Its header as it was sent first; what stands behind it never changes.
+    head: Option<[u8; HEADER_BYTES]>,
     on_way: bool,
     landed: Option<Offset>,
 }
@@ -143,27 +144,15 @@ impl<T> Lane<T> {
         let (batch, token) = self.waiting.pop_front()?;
         let sequence = self.next_sequence;
         self.next_sequence = after(sequence, batch.records());
-        let sealed = Bytes::new();
-        self.flying.push_back(Flying { sequence, batch, token, sealed, on_way: true, landed: None });
+        self.flying.push_back(Flying { sequence, batch, token, head: None, on_way: true, landed: None });
         Some(sequence)
     }
 
-    /// Writes the batch of that sequence as it is sent, the first time and each time after.
-    pub(super) fn write(&self, sequence: i32, identity: Identity, out: &mut [u8]) {
-        let Some(flying) = self.flying.iter().find(|flying| flying.sequence == sequence) else { return };
-        if flying.sealed.is_empty() {
-            flying.batch.seal(identity, sequence, out);
-        } else {
-            out.copy_from_slice(&flying.sealed);
-        }
-    }
-
-    /// Keeps the bytes that were sent, to send the same again.
-    pub(super) fn keep(&mut self, sequence: i32, sealed: Bytes) {
-        let flying = self.flying.iter_mut().find(|flying| flying.sequence == sequence);
-        if let Some(flying) = flying.filter(|flying| flying.sealed.is_empty()) {
-            flying.sealed = sealed;
-        }
+    /// Returns the batch of that sequence as it is sent, the first time and each time after.
+    pub(super) fn seal(&mut self, sequence: i32, identity: Identity) -> Option<Sealed> {
+        let flying = self.flying.iter_mut().find(|flying| flying.sequence == sequence)?;
+        let head = *flying.head.get_or_insert_with(|| flying.batch.seal(identity, sequence));
+        Some(Sealed { head, payload: flying.batch.payload().clone() })
     }
 
     /// Hears the broker's answer to a batch, which it judges; returns why it is tried again, where it is.

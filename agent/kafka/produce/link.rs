@@ -58,7 +58,8 @@ pub(super) enum Told {
 /// A request to be sent.
 #[derive(Debug)]
 pub(super) struct Shipment {
-    pub(super) frame: Bytes,
+    /// Its bytes, one piece behind the other.
+    pub(super) pieces: Vec<Bytes>,
     pub(super) version: i16,
     pub(super) correlation: i32,
 }
@@ -109,8 +110,8 @@ async fn write(
     sent: mpsc::UnboundedSender<(i16, i32)>,
 ) -> Result<Infallible> {
     loop {
-        let Some(Shipment { frame, version, correlation }) = shipments.recv().await else { return Err(ended()) };
-        sending.send(&frame).await?;
+        let Some(Shipment { pieces, version, correlation }) = shipments.recv().await else { return Err(ended()) };
+        sending.send_all(&pieces).await?;
         sent.send((version, correlation)).map_err(|_| ended())?;
     }
 }

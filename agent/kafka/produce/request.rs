@@ -1,20 +1,23 @@
-//! A Produce request as it goes over the wire, laid out around its batches: everything but them is written first, then
-//! each batch is sealed into its place. The messages of `kafka-protocol` would have every batch copied once more.
+//! A Produce request as it goes over the wire: pieces, one behind the other. What we write, headers of batches included,
+//! stands in memory of its own; what stands behind those headers is sent from where it was read, not copied.
 //!
-//! Pure: a layout, and bytes filled in. Format: <https://kafka.apache.org/protocol#The_Messages_Produce>.
+//! Pure: a layout, and pieces made of it. Format: <https://kafka.apache.org/protocol#The_Messages_Produce>.
 
-use std::ops::Range;
-
-use bytes::BufMut as _;
+use bytes::{BufMut as _, Bytes};
 use kafka_protocol::messages::ProduceRequest;
 use kafka_protocol::protocol::Request as _;
 
+use crate::batch::HEADER_BYTES;
+use crate::frames::Frames;
 use crate::record::Partition;
 
 /// The first version that names topics by id.
 pub(super) const TOPIC_IDS: i16 = 13;
 /// The first version with compact lengths and tagged fields.
 const FLEXIBLE: i16 = 9;
+/// Smaller payloads are copied beside their headers: thousands of small pieces are more than the kernel takes at once. Not
+/// tuned.
+const SLICED_FROM_BYTES: usize = 1 << 10;
 /// Acknowledged by all replicas in sync.
 const ACKS_ALL: i16 = -1;
 
@@ -28,17 +31,44 @@ pub(super) struct Head<'a> {
     pub(super) timeout_ms: i32,
 }
 
+/// A batch as it is sent.
+#[derive(Debug, Clone)]
+pub(super) struct Sealed {
+    pub(super) head: [u8; HEADER_BYTES],
+    pub(super) payload: Bytes,
+}
+
+impl Sealed {
+    /// Returns the bytes of the whole batch.
+    pub(super) fn total_bytes(&self) -> usize {
+        self.head.len() + self.payload.len()
+    }
+
+    fn is_copied(&self) -> bool {
+        self.payload.len() < SLICED_FROM_BYTES
+    }
+
+    /// Returns how much of it is copied.
+    fn copied_bytes(&self) -> usize {
+        self.head.len() + if self.is_copied() { self.payload.len() } else { 0 }
+    }
+}
+
 /// A request without its batches.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
     bytes: Vec<u8>,
-    /// Each batch: where in `bytes` it comes in, and how long it is.
-    places: Vec<(usize, usize)>,
+    /// Where in `bytes` each batch comes in.
+    places: Vec<usize>,
 }
 
 impl Layout {
-    /// Lays out a request for batches of the given lengths, one a partition; those of a topic stand together.
-    pub(super) fn new(head: &Head<'_>, batches: &[(&Partition, usize)]) -> Self {
+    /// Makes the pieces of a request for these batches, one a partition; those of a topic stand together.
+    pub(super) fn pieces(head: &Head<'_>, batches: &[(&Partition, Sealed)], frames: &Frames) -> Vec<Bytes> {
+        Self::new(head, batches).weave(batches, frames)
+    }
+
+    fn new(head: &Head<'_>, batches: &[(&Partition, Sealed)]) -> Self {
         let flexible = head.version >= FLEXIBLE;
         let mut layout = Self { bytes: Vec::with_capacity(64 + 32 * batches.len()), places: Vec::new() };
         layout.head(head, flexible);
@@ -52,49 +82,54 @@ impl Layout {
                 layout.text(&first.topic, flexible);
             }
             layout.count(topic.len(), flexible);
-            for (partition, length) in topic {
+            for (partition, batch) in topic {
+                let length = batch.total_bytes();
                 layout.bytes.put_i32(partition.index);
                 match flexible {
-                    true => layout.varint(*length as u32 + 1),
-                    false => layout.bytes.put_i32(*length as i32),
+                    true => layout.varint(length as u32 + 1),
+                    false => layout.bytes.put_i32(length as i32),
                 }
-                layout.places.push((layout.bytes.len(), *length));
+                layout.places.push(layout.bytes.len());
                 layout.tags(flexible);
             }
             layout.tags(flexible);
         }
         layout.tags(flexible);
-        let length = (layout.total_bytes() - 4) as i32;
+        let of_batches: usize = batches.iter().map(|(_, batch)| batch.total_bytes()).sum();
+        let length = (layout.bytes.len() + of_batches - 4) as i32;
         layout.bytes[..4].copy_from_slice(&length.to_be_bytes());
         layout
     }
 
-    /// Returns the bytes of the whole request, its length in front included.
-    pub(super) fn total_bytes(&self) -> usize {
-        self.bytes.len() + self.places.iter().map(|(_, length)| length).sum::<usize>()
-    }
-
-    /// Fills `out`, which is exactly that long; `put` writes batch after batch, told its number and its place.
-    pub(super) fn fill(&self, out: &mut [u8], mut put: impl FnMut(usize, &mut [u8])) {
-        let (mut from, mut to) = (0, 0);
-        for (number, (at, length)) in self.places.iter().enumerate() {
-            out[to..to + at - from].copy_from_slice(&self.bytes[from..*at]);
-            to += at - from;
+    /// Puts the batches in.
+    fn weave(&self, batches: &[(&Partition, Sealed)], frames: &Frames) -> Vec<Bytes> {
+        let copied: usize = batches.iter().map(|(_, batch)| batch.copied_bytes()).sum();
+        let mut frame = frames.take(self.bytes.len() + copied);
+        let mut place = frame.bytes_mut();
+        // How much is written before each payload that is not.
+        let mut cuts = Vec::with_capacity(batches.len());
+        let (mut from, mut written) = (0, 0);
+        for ((_, batch), at) in batches.iter().zip(&self.places) {
+            place.put_slice(&self.bytes[from..*at]);
+            place.put_slice(&batch.head);
+            written += at - from + batch.copied_bytes();
             from = *at;
-            put(number, &mut out[to..to + length]);
-            to += length;
+            match batch.is_copied() {
+                true => place.put_slice(&batch.payload),
+                false => cuts.push((written, &batch.payload)),
+            }
         }
-        out[to..].copy_from_slice(&self.bytes[from..]);
-    }
-
-    /// Returns where each batch is in the whole request.
-    pub(super) fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
-        let mut before = 0;
-        self.places.iter().map(move |(at, length)| {
-            let start = at + before;
-            before += length;
-            start..start + length
-        })
+        place.put_slice(&self.bytes[from..]);
+        let (frame, mut before) = (frame.freeze(), 0);
+        let mut pieces = Vec::with_capacity(2 * cuts.len() + 1);
+        for (at, payload) in cuts {
+            pieces.extend([frame.slice(before..at), payload.clone()]);
+            before = at;
+        }
+        if before < frame.len() {
+            pieces.push(frame.slice(before..));
+        }
+        pieces
     }
 
     fn head(&mut self, head: &Head<'_>, flexible: bool) {
@@ -147,7 +182,7 @@ impl Layout {
 
 #[cfg(test)]
 mod tests {
-    use bytes::{Buf as _, Bytes};
+    use bytes::Buf as _;
     use kafka_protocol::messages::RequestHeader;
     use kafka_protocol::protocol::{Decodable as _, HeaderVersion as _};
     use uuid::Uuid;
@@ -162,16 +197,16 @@ mod tests {
             Partition { topic: topic.into(), topic_id, index }
         };
         let partitions = [partition("a", 0), partition("a", 7), partition("bb", 1)];
-        let batches: Vec<_> = partitions.iter().zip([3, 300, 20_000]).collect();
+        let sealed = |number: u8, length| Sealed { head: [number; HEADER_BYTES], payload: vec![number; length].into() };
+        let sealed = [sealed(1, 3), sealed(2, SLICED_FROM_BYTES), sealed(3, 20_000)];
+        let batches: Vec<_> = partitions.iter().zip(sealed.clone()).collect();
         for version in 3..=TOPIC_IDS {
             let head = Head { version, correlation: 77, client_id: "us", timeout_ms: 5 };
-            let layout = Layout::new(&head, &batches);
-            let mut out = vec![0; layout.total_bytes()];
-            layout.fill(&mut out, |number, place| place.fill(number as u8 + 1));
-            for (number, range) in layout.ranges().enumerate() {
-                assert_eq!((range.len(), out[range][0]), (batches[number].1, number as u8 + 1));
+            let pieces = Layout::pieces(&head, &batches, &Frames::default());
+            for sealed in &sealed[1..] {
+                assert!(pieces.iter().any(|piece| piece.as_ptr() == sealed.payload.as_ptr()), "it is not copied");
             }
-            let mut bytes = Bytes::from(out);
+            let mut bytes = Bytes::from(pieces.concat());
             assert_eq!(bytes.get_i32() as usize, bytes.len());
             let header = RequestHeader::decode(&mut bytes, ProduceRequest::header_version(version)).expect("a header");
             assert_eq!((header.correlation_id, header.client_id.as_deref()), (77, Some("us")));
@@ -181,8 +216,8 @@ mod tests {
                 let named = if version >= TOPIC_IDS { topic.topic_id.as_u128() } else { topic.name.len() as u128 };
                 topic.partition_data.iter().map(move |data| (named, data.index, data.records.clone()))
             });
-            let records = |number: u8, length| Some(Bytes::from(vec![number; length]));
-            let expected = [(1, 0, records(1, 3)), (1, 7, records(2, 300)), (2, 1, records(3, 20_000))];
+            let records = |number: u8, length| Some(Bytes::from(vec![number; HEADER_BYTES + length]));
+            let expected = [(1, 0, records(1, 3)), (1, 7, records(2, SLICED_FROM_BYTES)), (2, 1, records(3, 20_000))];
             assert!(read.eq(expected), "version {version}");
             assert_eq!(request.topic_data.len(), 2);
         }

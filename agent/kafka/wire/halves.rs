@@ -4,6 +4,7 @@
 //! Cancel: a call dropped half-way leaves bytes on their way; the halves are then of no more use, and who dropped it
 //! drops them. Quota: what an answer asks for delays the next request, whichever half is used by whom.
 
+use std::io::IoSlice;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ use crate::frames::Frames;
 /// end large ones on slow lines, again and again.
 const PROGRESS_BYTES: usize = 256 << 10;
 
+/// The most slices that the kernel takes at once.
+const MOST_SLICES: usize = 1024;
+
 /// The half that writes requests.
 #[derive(Debug)]
 pub struct Sending {
@@ -41,6 +45,13 @@ pub struct Receiving {
     pub(super) quiet: Quiet,
     pub(super) request_timeout: Duration,
     pub(super) receive_max_bytes: usize,
+}
+
+/// What is still to be written of a request.
+struct Rest<'a, P> {
+    pieces: &'a [P],
+    /// How much of the first of them is written.
+    at: usize,
 }
 
 /// Until when the broker asked us to be quiet.
@@ -66,19 +77,33 @@ impl Sending {
     /// [`Kind::Transient`](crate::error::Kind::Transient), naming the broker, when the connection is lost or takes
     /// nothing any more.
     pub async fn send(&mut self, request: &[u8]) -> Result<()> {
+        self.send_all(&[request]).await
+    }
+
+    /// Writes a whole request that lies in pieces, its length in front of the first, in which its head is whole; else as
+    /// [`Sending::send`].
+    ///
+    /// # Errors
+    /// As [`Sending::send`].
+    pub async fn send_all(&mut self, pieces: &[impl AsRef<[u8]>]) -> Result<()> {
         while let Some(until) = self.quiet.until() {
             tokio::time::sleep_until(until).await;
         }
-        for piece in request.chunks(PROGRESS_BYTES) {
-            match timeout(self.request_timeout, self.writing.write_all(piece)).await {
+        let mut rest = Rest { pieces, at: 0 };
+        loop {
+            let mut slices = rest.take();
+            if slices.is_empty() {
+                return Ok(());
+            }
+            match timeout(self.request_timeout, self.writing.write_all(&mut slices)).await {
                 Ok(written) => written.map_err(|error| lost(&self.broker, error))?,
                 Err(_) => {
-                    let number = |at: usize| request.get(at..at + 2).map_or(0, |it| i16::from_be_bytes([it[0], it[1]]));
+                    let head = pieces.first().map_or(&[][..], AsRef::as_ref);
+                    let number = |at: usize| head.get(at..at + 2).map_or(0, |it| i16::from_be_bytes([it[0], it[1]]));
                     return Err(late(&self.broker, number(4), number(6), self.request_timeout));
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -158,6 +183,28 @@ impl Receiving {
     }
 }
 
+impl<'a, P: AsRef<[u8]>> Rest<'a, P> {
+    /// Takes what is written at once: [`PROGRESS_BYTES`], or less. Nothing is left behind an empty one.
+    fn take(&mut self) -> Vec<IoSlice<'a>> {
+        let (mut slices, mut left) = (Vec::new(), PROGRESS_BYTES);
+        while left > 0
+            && slices.len() < MOST_SLICES
+            && let Some((first, others)) = self.pieces.split_first()
+        {
+            let piece = &first.as_ref()[self.at..];
+            let now = piece.len().min(left);
+            if now > 0 {
+                slices.push(IoSlice::new(&piece[..now]));
+            }
+            (left, self.at) = (left - now, self.at + now);
+            if now == piece.len() {
+                (self.pieces, self.at) = (others, 0);
+            }
+        }
+        slices
+    }
+}
+
 fn lost(broker: &str, error: std::io::Error) -> Error {
     Error::transient(format!("connection to broker {broker} was lost")).source(error)
 }
@@ -165,4 +212,30 @@ fn lost(broker: &str, error: std::io::Error) -> Error {
 fn late(broker: &str, key: i16, version: i16, waited: Duration) -> Error {
     let (what, waited) = (request_name(key, version), waited.as_millis());
     Error::transient(format!("broker {broker} did not answer {what} within {waited} ms"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_in_pieces_is_written_whole_and_in_turn() {
+        let pieces: [&[u8]; 5] = [&[1; 70], &[2; 2 * PROGRESS_BYTES], &[], &[3; PROGRESS_BYTES], &[4; 5]];
+        let many = vec![&[5_u8][..]; 2 * MOST_SLICES + 3];
+        for pieces in [&pieces[..], &many[..], &[], &[&[]]] {
+            let mut rest = Rest { pieces, at: 0 };
+            let mut written = Vec::new();
+            loop {
+                let slices = rest.take();
+                let bytes = slices.iter().map(|slice| slice.len()).sum::<usize>();
+                assert!(bytes <= PROGRESS_BYTES && slices.len() <= MOST_SLICES);
+                assert!(slices.iter().all(|slice| !slice.is_empty()), "the kernel would say that it took nothing");
+                if slices.is_empty() {
+                    break;
+                }
+                slices.iter().for_each(|slice| written.extend_from_slice(slice));
+            }
+            assert!(written == pieces.concat());
+        }
+    }
 }

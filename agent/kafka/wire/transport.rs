@@ -3,7 +3,7 @@
 //! Cancel: a read or write that is dropped may have moved bytes; the connection above it is then of no more use, and
 //! knows it.
 
-use std::io;
+use std::io::{self, IoSlice};
 
 use bytes::BufMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -51,11 +51,18 @@ pub(super) async fn open(address: &str, properties: &Properties) -> Result<(Read
 }
 
 impl Writing {
-    /// Writes all of `bytes`.
-    pub(super) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Plain(stream) => stream.write_all(bytes).await,
+    /// Writes all of these, none of which is empty.
+    pub(super) async fn write_all(&mut self, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+        while !slices.is_empty() {
+            let written = match self {
+                Self::Plain(stream) => stream.write_vectored(slices).await?,
+            };
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            IoSlice::advance_slices(&mut slices, written);
         }
+        Ok(())
     }
 }
 

@@ -79,10 +79,10 @@ impl Link {
     }
 
     /// Sends a request.
-    pub(super) fn ship(&mut self, parts: Vec<Part>, frame: Bytes, version: i16) {
+    pub(super) fn ship(&mut self, parts: Vec<Part>, pieces: Vec<Bytes>, version: i16) {
         self.bytes_in_flight += parts.iter().map(|part| part.bytes).sum::<usize>();
         self.in_flight.push_back(parts);
-        let shipment = Shipment { frame, version, correlation: self.correlation };
+        let shipment = Shipment { pieces, version, correlation: self.correlation };
         self.correlation = self.correlation.wrapping_add(1);
         if let Some((shipments, _)) = &self.line {
             // Where the line has just ended, it tells so, and all that is on its way goes out again.
