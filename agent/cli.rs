@@ -104,7 +104,7 @@ impl Cli {
         match self.verb {
             Verb::Run(args) => run::run(args).await,
             Verb::Backup(args) => backup::run(args).await,
-            Verb::Restore(args) => restore::run(args).await,
+            Verb::Restore(args) => inside(restore::run(args)).await,
             Verb::List(args) => list::run(args).await,
             Verb::Describe(args) => describe::run(args).await,
             Verb::ShowOffsetMapping(args) => offset_mapping::run(args).await,
@@ -119,6 +119,15 @@ impl Cli {
             Verb::Plugin(verb) => plugin::run(verb).await,
             Verb::Version => print(&format!("kafka-backup {}\n", env!("CARGO_PKG_VERSION"))),
         }
+    }
+}
+
+/// Runs a verb on the threads of the runtime. The one that waits for the runtime's end is none of them: it would be woken, by
+/// a call of the kernel, for every answer of a broker.
+async fn inside(verb: impl Future<Output = Result<()>> + Send + 'static) -> Result<()> {
+    match tokio::spawn(verb).await {
+        Ok(outcome) => outcome,
+        Err(ended) => std::panic::resume_unwind(ended.into_panic()),
     }
 }
 
