@@ -37,11 +37,15 @@ const XERIAL_BLOCK_BYTES: usize = 32 << 10;
 /// No Snappy block inflates more: its best element makes 64 bytes of three.
 const SNAPPY_MAX_RATIO: usize = 22;
 
-/// How an LZ4 frame begins that one of Kafka's clients wrote: independent blocks of 64 KiB, without checksums.
+/// How an LZ4 frame begins that one of Kafka's clients wrote: independent blocks of 64 KiB, without checksums. Kafka's Java
+/// reader refuses linked blocks, and knows neither dictionaries nor the legacy frame.
 const LZ4_FRAME: [u8; 7] = [0x04, 0x22, 0x4d, 0x18, 0x60, 0x40, 0x82];
 
 /// Plain bytes in one block of such a frame at most.
 const LZ4_BLOCK_BYTES: usize = 64 << 10;
+
+/// Said with a block's length where the block is not compressed.
+const LZ4_PLAIN: u32 = 1 << 31;
 
 /// What a thread's zstd may keep between frames; the window of Kafka's own producer is 2 MiB. Half would make it anew for
 /// each of them, double is paid for by every thread.
@@ -95,15 +99,7 @@ pub fn compress(compression: Compression, input: &[u8]) -> Bytes {
             Bytes::from(writer.finish().expect(IN_MEMORY))
         }
         Compression::Snappy => Bytes::from(snap_blocks(input)),
-        Compression::Lz4 => {
-            // Kafka's Java reader refuses linked blocks, and knows neither dictionaries nor the legacy frame.
-            let frame = lz4_flex::frame::FrameInfo::new()
-                .block_size(lz4_flex::frame::BlockSize::Max64KB)
-                .block_mode(lz4_flex::frame::BlockMode::Independent);
-            let mut writer = lz4_flex::frame::FrameEncoder::with_frame_info(frame, Vec::new());
-            writer.write_all(input).expect(IN_MEMORY);
-            Bytes::from(writer.finish().expect(IN_MEMORY))
-        }
+        Compression::Lz4 => Bytes::from(lz4_blocks(input)),
         Compression::Zstd => {
             Bytes::from(zstd::bulk::compress(input, ZSTD_LEVEL).expect("a buffer of zstd's own bound is enough"))
         }
@@ -169,6 +165,22 @@ fn snap_blocks(input: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Makes an LZ4 frame. The crate's own writer copies what it is given before it compresses that, and makes two buffers for
+/// each frame.
+fn lz4_blocks(input: &[u8]) -> Vec<u8> {
+    let mut out = LZ4_FRAME.to_vec();
+    for block in input.chunks(LZ4_BLOCK_BYTES) {
+        let packed = lz4_flex::block::compress(block);
+        let (bytes, mark) = if packed.len() < block.len() { (&packed[..], 0) } else { (block, LZ4_PLAIN) };
+        out.reserve(8 + bytes.len());
+        out.extend_from_slice(&(bytes.len() as u32 | mark).to_le_bytes());
+        out.extend_from_slice(bytes);
+    }
+    // A block of no length ends it.
+    out.extend_from_slice(&[0; 4]);
+    out
+}
+
 /// Reads an LZ4 frame.
 fn unlz4(input: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Result<()> {
     if unlz4_blocks(input, limit_bytes, out).is_some() {
@@ -193,11 +205,10 @@ fn unlz4_blocks(input: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Option<(
             if size == 0 {
                 return Some(());
             }
-            // The highest bit tells that the block is not compressed.
-            let (packed, after) = after.split_at_checked((size & !(1 << 31)) as usize)?;
-            match size >> 31 {
+            let (packed, after) = after.split_at_checked((size & !LZ4_PLAIN) as usize)?;
+            match size & LZ4_PLAIN {
                 _ if packed.len() > LZ4_BLOCK_BYTES => return None,
-                1 => out.extend_from_slice(packed),
+                LZ4_PLAIN => out.extend_from_slice(packed),
                 _ => {
                     let written = lz4_flex::block::decompress_into(packed, block).ok()?;
                     out.extend_from_slice(&block[..written]);
@@ -322,6 +333,19 @@ mod tests {
                 packed[at] ^= 1 << bit;
                 let _ = decompress(codec, &packed, 1 << 20);
             }
+        }
+    }
+
+    #[test]
+    fn the_frames_that_we_make_are_what_others_read() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let noise: Vec<u8> = (0..LZ4_BLOCK_BYTES + 9).map(|_| random.u8(..)).collect();
+        for plain in [b"words, words and words again".repeat(9000), noise, b"a".repeat(LZ4_BLOCK_BYTES), Vec::new()] {
+            let packed = compress(Compression::Lz4, &plain);
+            assert!(packed.len() <= plain.len() + LZ4_FRAME.len() + 4 * (plain.len().div_ceil(LZ4_BLOCK_BYTES) + 1));
+            let (mut reader, mut read) = (lz4_flex::frame::FrameDecoder::new(&packed[..]), Vec::new());
+            assert_eq!(reader.read_to_end(&mut read).expect("a frame"), plain.len());
+            assert!(read == plain);
         }
     }
 
