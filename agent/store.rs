@@ -64,7 +64,8 @@ enum Place {
 }
 
 /// Idle memory that is kept for large reads of a folder. With half, a restore of a few partitions, of which each has two
-/// reads on their way, would often find none; with twice as many, 64 MiB could lie idle.
+/// reads on their way, would often find none; with twice as many, more than 64 MiB
+/// could lie idle where batches are large: as many times 8 MiB as pieces.
 const KEPT: usize = 8;
 
 /// A place that holds objects by key. Clones share it.

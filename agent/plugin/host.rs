@@ -91,7 +91,7 @@ impl Loaded {
         let (imports, interface) = loading::check(engine, &component).map_err(wrong)?;
         let pre = linker.instantiate_pre(&component).and_then(PluginPre::new);
         let pre = pre.map_err(|error| {
-            wrong(format!("is built against another form of interface {}: build it again", loading::VERSION))
+            wrong(format!("is built against another form of interface {} than this agent has: build it with the SDK of this agent's version", loading::VERSION))
                 .source(one_line(&error))
         })?;
         let about = About {
@@ -354,8 +354,8 @@ fn fault(error: &wasmtime::Error, state: &State, limits: Limits, untrapped: &str
     let why = why(trap, state, limits).unwrap_or_else(|| format!("{untrapped}: {}", one_line(error)));
     let end = match trap {
         Some(Trap::Interrupt) => End::Late,
-        _ if denied(trap, &state.memory).is_some() => End::Starved,
         None if state.misasked.is_some() => End::Wrong,
+        _ if denied(trap, &state.memory).is_some() => End::Starved,
         _ => End::Trapped,
     };
     Fault::Dead { why, end }
@@ -379,10 +379,14 @@ fn too_little(wanted: usize, limit: usize) -> String {
 /// Says why a call ended by `trap`, or for want of memory.
 fn why(trap: Option<Trap>, State { memory, log, misasked, .. }: &State, limits: Limits) -> Option<String> {
     let last = log.last_error.as_deref();
+    // It has lived on without memory that it was refused, and this is what ended it.
+    if let (None, Some(misasked)) = (trap, misasked) {
+        return Some(misasked.clone());
+    }
     if let Some(wanted) = denied(trap, memory) {
         return Some(too_little(wanted, limits.memory_bytes));
     }
-    let Some(trap) = trap else { return misasked.clone() };
+    let trap = trap?;
     let what = match trap {
         Trap::UnreachableCodeReached => {
             return Some(match last {

@@ -234,7 +234,7 @@ fn a_plugin_for_another_interface_is_told_from_one_that_wants_too_much() {
     let none = "is no plugin: it does not export `kafka-backup:transform/transform`";
     assert_eq!(refused(&component(None, None)), none);
     let form = refused(&component(None, Some("kafka-backup:transform/transform@0.1.0")));
-    assert!(form.starts_with("is built against another form of interface 0.1: build it again"), "{form}");
+    assert!(form.starts_with("is built against another form of interface 0.1 than this agent has: build it"), "{form}");
 }
 
 #[test]
