@@ -29,6 +29,9 @@ const CRC_FROM: usize = 21;
 /// The attribute of a batch that the broker stamped.
 const LOG_APPEND_TIME: i16 = 0x08;
 
+/// The attribute of a batch that belongs to a transaction.
+const TRANSACTIONAL: i16 = 0x10;
+
 /// The base sequence of the empty batches that we write for gaps: no producer writes it, Kafka's tools accept it.
 pub const GAP_SEQUENCE: i32 = -2;
 
@@ -156,7 +159,7 @@ impl Header {
 
     /// Returns whether the batch belongs to a transaction.
     pub fn is_transactional(&self) -> bool {
-        self.attributes & 0x10 != 0
+        self.attributes & TRANSACTIONAL != 0
     }
 
     /// Returns whether the batch holds a control record (a transaction's marker), not data.

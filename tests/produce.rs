@@ -21,23 +21,24 @@ use crate::support::cutting::Cutting;
 use crate::support::kafka::Kafka;
 use crate::support::reader::read_committed;
 use crate::support::{DEADLINE, alone, block_on, wait_for};
+use crate::transactions::Sender;
 
 /// What each batch of these tests has.
 const RECORDS: u32 = 2;
 
-fn client(servers: &str) -> Client {
+pub(crate) fn client(servers: &str) -> Client {
     let map = [("bootstrap.servers", servers), ("reconnect.backoff.ms", "10"), ("reconnect.backoff.max.ms", "200")];
     let map = map.map(|(name, value)| (name.to_owned(), value.to_owned()));
     Client::new(Properties::new(map.into()).expect("good properties"))
 }
 
 /// A transactional id that nobody else has.
-fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     format!("kafka-backup-restore-{:08x}", fastrand::u32(..))
 }
 
 /// Makes the batch of a number: records whose values are the number.
-fn batch(number: u32) -> Outgoing {
+pub(crate) fn batch(number: u32) -> Outgoing {
     let mut bytes = gap(OffsetRange { first: 0, next: i64::from(RECORDS) }, -1).to_vec();
     for offset in 0..RECORDS as u8 {
         // Length, attributes, time delta, offset delta, no key, a value of 4 bytes, no headers; integers are zigzag.
@@ -58,7 +59,7 @@ fn batch(number: u32) -> Outgoing {
     fitted.remove(0).batch
 }
 
-async fn partitions(client: &Client, topic: &str) -> Vec<Partition> {
+pub(crate) async fn partitions(client: &Client, topic: &str) -> Vec<Partition> {
     let told = client.metadata(Some(&[topic.to_owned()])).await.expect("it answers").topics.swap_remove(0);
     let partition = |index| Partition { topic: topic.into(), topic_id: told.topic_id, index };
     told.partitions.iter().map(|told| partition(told.index)).collect()
@@ -98,7 +99,7 @@ async fn landed(producer: &mut Producer<u32>, count: usize, next: &mut BTreeMap<
 }
 
 /// Asserts that a topic holds, in each partition, the batches of the numbers from 0 on, each once and in order.
-fn assert_holds(kafka: &Kafka, topic: &str, partitions: i32, batches: u32) {
+pub(crate) fn assert_holds(kafka: &Kafka, topic: &str, partitions: i32, batches: u32) {
     let mut values: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
     for record in read_committed(kafka, topic) {
         let value = record.value.expect("a value").try_into().expect("four bytes");
@@ -211,6 +212,19 @@ async fn keep_sending(mut producer: Producer<u32>, partitions: Vec<Partition>, l
     sent
 }
 
+/// Commits one transaction after the other, until it is to stop; returns how many.
+async fn keep_committing(client: Client, topic: String, load: Arc<Load>) -> u32 {
+    let id = new_id();
+    let mut sender = Sender::start(&client, &id, &topic).await;
+    while !load.stop.load(Ordering::Relaxed) {
+        sender.send();
+        sender.commit().await.expect("committed");
+    }
+    let next = Sender::start(&client, &id, &topic).await.next;
+    assert_eq!(next, sender.next, "progress is that of all transactions");
+    next
+}
+
 #[test]
 fn batches_follow_leaders_that_move_and_outlive_a_broker_that_is_killed() {
     let (_alone, mut cluster) = (alone(), Cluster::shared());
@@ -228,6 +242,12 @@ fn batches_follow_leaders_that_move_and_outlive_a_broker_that_is_killed() {
         let load = load.clone();
         move || block_on(keep_sending(producer, partitions, load))
     });
+    let in_transactions =
+        cluster.topic("in-transactions", &[&[1, 2, 3], &[2, 3, 1], &[3, 1, 2]], &[("min.insync.replicas", "2")]);
+    let committing = std::thread::spawn({
+        let (load, client, topic) = (load.clone(), client.clone(), in_transactions.clone());
+        move || block_on(keep_committing(client, topic, load))
+    });
     load.goes_on("the beginning");
     for partition in 0..2 {
         cluster.move_leader(&topic, partition, (partition + 2) % 3 + 1);
@@ -240,8 +260,11 @@ fn batches_follow_leaders_that_move_and_outlive_a_broker_that_is_killed() {
     load.goes_on("it has returned");
     load.stop.store(true, Ordering::Relaxed);
     let sent = sending.join().expect("it sends to the end");
-    println!("{sent} batches to each partition");
+    let committed = committing.join().expect("it commits to the end");
+    println!("{sent} batches to each partition, {committed} in transactions");
+    assert!(committed > 20, "{committed} transactions");
     assert_holds(cluster.kafka(), &topic, 3, sent);
+    assert_holds(cluster.kafka(), &in_transactions, 3, committed);
 }
 
 async fn configs(client: &Client, topic: &str) -> BTreeMap<String, String> {

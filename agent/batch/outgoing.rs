@@ -17,6 +17,7 @@
 //! Of memory it takes the plain records of one batch at a time, and [`merge_to`](Limits::merge_to) of what waits; what is
 //! sent as it is, and has not waited, holds a slice of what was put.
 
+mod behind;
 mod checksum;
 mod piece;
 mod sources;
@@ -31,7 +32,7 @@ use self::sources::origins;
 use self::waiting::Waiting;
 use super::records::transfer::{each, spare, unpack_in};
 use super::records::{compression_bits, put_header, template};
-use super::{CRC_FROM, Compression, HEADER_BYTES, Header, codec, crc_matches};
+use super::{CRC_FROM, Compression, HEADER_BYTES, Header, TRANSACTIONAL, codec, crc_matches};
 use crate::error::{Error, Result};
 use crate::record::{Offset, OffsetRange, Timestamp};
 
@@ -96,11 +97,12 @@ impl Outgoing {
         &self.payload
     }
 
-    /// Returns its header: at offset 0, of no leader epoch, with the right checksum.
-    pub fn seal(&self, producer: Identity, sequence: i32) -> [u8; HEADER_BYTES] {
+    /// Returns its header: at offset 0, of no leader epoch, with the right checksum; where it is `transactional`, as that of
+    /// a part of the producer's transaction.
+    pub fn seal(&self, producer: Identity, sequence: i32, transactional: bool) -> [u8; HEADER_BYTES] {
         let header = Header {
             total_bytes: self.total_bytes(),
-            attributes: compression_bits(self.compression),
+            attributes: compression_bits(self.compression) | if transactional { TRANSACTIONAL } else { 0 },
             last_offset_delta: self.records - 1,
             base_timestamp: self.base_time,
             max_timestamp: self.max_time,

@@ -2,7 +2,8 @@
 //!
 //! [`fence`] takes the place of whoever produced under a transactional id before, and gives an [`Identity`]; a
 //! [`Producer`] of that identity sends batches with sequences counted from where each partition was opened. Progress is
-//! the sequence: what a process sent is found again in the target's headers, and a younger process fences it.
+//! the sequence: what a process sent is found again in the target's headers, and a younger process fences it. Where that
+//! does not do, [`Transactions`] of the same identity send, and say how far they are in the same transaction.
 //!
 //! Order: per partition as sent, at most five batches on their way; answers of a partition in its order. Retry: what
 //! passes (a leader that moves, a connection that breaks, too few replicas) is sent again, the same bytes, for as long
@@ -11,11 +12,13 @@
 //! Crash: the same, by the next fence at the latest. Memory: what the caller handed in, and the requests on their way, in
 //! recycled memory; the queues are bounded by the permits that callers put into their tokens.
 
+mod coordinator;
 mod dispatch;
 mod fence;
 mod lane;
 mod link;
 mod request;
+mod transactions;
 mod trouble;
 mod verdict;
 
@@ -30,6 +33,8 @@ use crate::kafka::Client;
 use crate::record::{Offset, Partition};
 use dispatch::Dispatch;
 pub use fence::{fence, hindrance, unfenced};
+pub use transactions::places::Places;
+pub use transactions::{Transactions, progress};
 
 /// The bounds of a producer.
 #[derive(Debug, Clone, Copy)]
@@ -108,11 +113,17 @@ pub struct Producer<T> {
 }
 
 impl<T: Send + 'static> Producer<T> {
-    /// Starts a producer; connections are opened when they are needed.
+    /// Starts a producer outside of transactions; connections are opened when they are needed.
     pub fn start(client: &Client, identity: Identity, settings: Settings) -> Self {
+        Self::start_as(client, (identity, None), settings)
+    }
+
+    /// Starts one whose batches are in the transactions of an id, where there is one. Whoever starts it adds each partition
+    /// to the running transaction before anything is sent to it.
+    fn start_as(client: &Client, who: (Identity, Option<String>), settings: Settings) -> Self {
         let (commands, heard) = mpsc::unbounded_channel();
         let (answer, answers) = mpsc::unbounded_channel();
-        let dispatch = Dispatch::new(client.clone(), identity, settings, heard, answer);
+        let dispatch = Dispatch::new(client.clone(), who, settings, heard, answer);
         let dispatch = tokio::spawn(dispatch.run()).abort_handle();
         Self { commands, answers, dispatch, fenced: false }
     }

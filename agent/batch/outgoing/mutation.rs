@@ -35,7 +35,7 @@ pub(in crate::batch) fn judge(
     let Some(records) = records else { return assert!(is_same) };
     let mut expected = records.iter();
     for Fitted { batch, sources } in fitted {
-        let head = batch.seal(Identity { producer_id: 1, epoch: 0 }, 0);
+        let head = batch.seal(Identity { producer_id: 1, epoch: 0 }, 0, false);
         let bytes = [&head[..], batch.payload()].concat();
         assert!(crc_matches(&bytes));
         let sent = Records::read(&bytes.into()).expect("our own header");

@@ -59,7 +59,7 @@ fn refitted(limits: Limits, window: &Window, batches: &[Bytes]) -> Result<Vec<Fi
 
 /// The batch as it is sent, and its records at the offsets that they came from; it is such as a broker takes.
 fn sent(fitted: &Fitted) -> (Header, Vec<Record>) {
-    let bytes = Bytes::from([&fitted.batch.seal(PRODUCER, 41)[..], fitted.batch.payload()].concat());
+    let bytes = Bytes::from([&fitted.batch.seal(PRODUCER, 41, false)[..], fitted.batch.payload()].concat());
     assert_eq!(bytes.len(), fitted.batch.total_bytes());
     let header = read(&bytes);
     assert!(crc_matches(&bytes) && header.total_bytes == bytes.len() && walk(&bytes).count() == 1);
@@ -71,6 +71,22 @@ fn sent(fitted: &Fitted) -> (Header, Vec<Record>) {
     assert_eq!(fitted.sources.offsets().count(), records.len());
     records.iter_mut().zip(fitted.sources.offsets()).for_each(|(record, offset)| record.offset = offset);
     (header, records)
+}
+
+#[test]
+fn a_batch_in_a_transaction_differs_by_its_attribute_alone() {
+    for count in [3, 3_000] {
+        let archived = batch(&records(0..count), Compression::Lz4);
+        let fitted = refitted(ALONE, &EVERYTHING, &[archived]).expect("sound").remove(0);
+        let sealed = |transactional| {
+            let head = fitted.batch.seal(PRODUCER, 41, transactional);
+            Bytes::from([&head[..], fitted.batch.payload()].concat())
+        };
+        let (outside, inside) = (sealed(false), sealed(true));
+        assert!(crc_matches(&inside) && read(&inside).is_transactional() && !read(&inside).is_control());
+        assert_eq!(inside[23..], outside[23..], "behind the attributes");
+        assert_eq!(read(&inside).attributes, read(&outside).attributes | 0x10);
+    }
 }
 
 fn all_sent(fitted: &[Fitted]) -> Vec<Record> {

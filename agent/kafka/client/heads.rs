@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::record::{Offset, Partition};
 
 /// The bytes of one partition: what begins there, not all of it. One batch is always told whole.
-const PARTITION_BYTES: i32 = 16 << 10;
+const PARTITION_BYTES: i32 = 256 << 10;
 
 /// The bytes of one answer.
 const ANSWER_BYTES: i32 = 4 << 20;

@@ -1,19 +1,22 @@
-//! Topics made, and their settings changed: what a restore needs of an administrator, over the wire.
+//! Topics made and deleted, and their settings changed: what a restore needs of an administrator, over the wire.
 //!
 //! Settings are changed one by one (IncrementalAlterConfigs): the older call resets every setting that it does not name.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
-use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::protocol::{Request, StrBytes};
 use tokio::time::{Instant, sleep};
 
 use super::{Client, RESOURCE_TOPIC, SOURCE_TOPIC, topic_name};
 use crate::error::{Error, Result};
 use crate::kafka::code_name;
+use crate::kafka::wire::Throttled;
 use crate::pipeline::TopicConfig;
 use crate::record::TopicId;
 
@@ -24,6 +27,7 @@ const TOPIC_ALREADY_EXISTS: i16 = 36;
 const NOT_CONTROLLER: i16 = 41;
 const REQUEST_TIMED_OUT: i16 = 7;
 const INVALID_CONFIG: i16 = 40;
+const UNKNOWN_TOPIC_ID: i16 = 100;
 
 const SET: i8 = 0;
 const DELETE: i8 = 1;
@@ -71,7 +75,7 @@ impl Client {
         let deadline = Instant::now() + MADE_WITHIN;
         let mut backoff = self.backoff();
         loop {
-            let told = self.ask_controller(&[topic], true).await?.topics.into_iter().next();
+            let told = self.ask_to_make(&[topic], true).await?.topics.into_iter().next();
             let told = told.ok_or_else(|| Error::failed(format!("nothing is told of topic \"{}\"", topic.name)))?;
             match told.error_code {
                 0 => {
@@ -112,6 +116,41 @@ impl Client {
             }
         };
         Ok(topics.iter().map(outcome).collect())
+    }
+
+    /// Deletes the topic of this id, called `topic`: another one of that name stays. One that is not there is deleted.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`](crate::error::Kind::Failed), with the broker's own words, where it refuses, and where it knows topics
+    /// by their names alone (before Kafka 2.8); [`Kind::Transient`](crate::error::Kind::Transient) when nobody answers.
+    pub async fn delete_topic(&self, topic: &str, topic_id: TopicId) -> Result<()> {
+        let state = DeleteTopicState::default().with_name(None).with_topic_id(topic_id.0);
+        let wait = self.properties().request_timeout / 2;
+        let request =
+            m::DeleteTopicsRequest::default().with_topics(vec![state]).with_timeout_ms(wait.as_millis() as i32);
+        let deadline = Instant::now() + MADE_WITHIN;
+        let mut backoff = self.backoff();
+        loop {
+            let answer = self.ask_controller(6..=6, &request).await?;
+            let too_old = || Error::failed(format!("topic \"{topic}\" cannot be deleted by its id before Kafka 2.8"));
+            let told = answer.ok_or_else(too_old)?.responses.into_iter().next();
+            let told = told.ok_or_else(|| Error::failed(format!("nothing is told of topic \"{topic}\"")))?;
+            match told.error_code {
+                0 | UNKNOWN_TOPIC_ID => return Ok(()),
+                code if passes(code) && Instant::now() < deadline => sleep(backoff.wait()).await,
+                code => {
+                    let said = told.error_message.as_ref().map(|said| said.as_str());
+                    let error = Error::failed(format!("topic \"{topic}\" was not deleted: {}", words(code, said)));
+                    return Err(match code {
+                        // TOPIC_AUTHORIZATION_FAILED
+                        29 => error.hint(format!("allow DELETE and DESCRIBE on topic \"{topic}\" for this principal")),
+                        // TOPIC_DELETION_DISABLED
+                        73 => error.hint("the brokers have delete.topic.enable=false"),
+                        _ => error,
+                    });
+                }
+            }
+        }
     }
 
     /// Changes settings of a topic, each by itself: to a value, or, with `None`, back to the cluster's default. All others
@@ -161,7 +200,7 @@ impl Client {
             if left.is_empty() {
                 return Ok(told);
             }
-            for topic in self.ask_controller(&left, false).await?.topics {
+            for topic in self.ask_to_make(&left, false).await?.topics {
                 let name = topic.name.to_string();
                 let outcome = match topic.error_code {
                     0 => Ok(()),
@@ -185,7 +224,7 @@ impl Client {
         }
     }
 
-    async fn ask_controller(&self, topics: &[&NewTopic], validate_only: bool) -> Result<m::CreateTopicsResponse> {
+    async fn ask_to_make(&self, topics: &[&NewTopic], validate_only: bool) -> Result<m::CreateTopicsResponse> {
         let config = |(name, value): &(String, String)| {
             CreatableTopicConfig::default()
                 .with_name(StrBytes::from_string(name.clone()))
@@ -204,13 +243,21 @@ impl Client {
             .with_topics(topics.iter().map(topic).collect())
             .with_timeout_ms(wait.as_millis() as i32)
             .with_validate_only(validate_only);
-        // With ZooKeeper only the controller makes topics; with KRaft any broker passes the request on.
-        let controller = self.metadata(Some(&[])).await?.controller;
-        let answer = match self.address(controller) {
-            Some(address) => self.ask(&address, 2..=7, &request).await?,
-            None => self.ask_any(2..=7, &request).await?,
-        };
+        let answer = self.ask_controller(2..=7, &request).await?;
         answer.ok_or_else(|| Error::failed("the cluster has no version of CreateTopics that we know"))
+    }
+
+    /// Asks the controller: with ZooKeeper only that makes and deletes topics; with KRaft any broker passes the request on.
+    async fn ask_controller<R>(&self, ours: RangeInclusive<i16>, request: &R) -> Result<Option<R::Response>>
+    where
+        R: Request,
+        R::Response: Throttled,
+    {
+        let controller = self.metadata(Some(&[])).await?.controller;
+        match self.address(controller) {
+            Some(address) => self.ask(&address, ours, request).await,
+            None => self.ask_any(ours, request).await,
+        }
     }
 
     /// Waits until all partitions of topics have leaders, and returns the topics' ids.

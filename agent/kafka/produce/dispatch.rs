@@ -45,6 +45,8 @@ const MOST_BYTES: usize = (100 << 20) - (1 << 10);
 pub(super) struct Dispatch<T> {
     client: Client,
     identity: Identity,
+    /// In whose transactions its batches are.
+    transactional_id: Option<String>,
     settings: Settings,
     /// How long a broker may wait for its replicas.
     replicas_ms: i32,
@@ -76,7 +78,7 @@ pub(super) struct Dispatch<T> {
 impl<T: Send + 'static> Dispatch<T> {
     pub(super) fn new(
         client: Client,
-        identity: Identity,
+        (identity, transactional_id): (Identity, Option<String>),
         settings: Settings,
         commands: mpsc::UnboundedReceiver<Command<T>>,
         answers: mpsc::UnboundedSender<Answer<T>>,
@@ -88,6 +90,7 @@ impl<T: Send + 'static> Dispatch<T> {
         Self {
             client,
             identity,
+            transactional_id,
             settings,
             replicas_ms,
             commands,
@@ -329,14 +332,18 @@ impl<T: Send + 'static> Dispatch<T> {
         let Some(link) = self.links.get_mut(&broker) else { return false };
         let mut order: Vec<&Part> = parts.iter().collect();
         order.sort_by(|a, b| self.lanes[a.lane].partition.cmp(&self.lanes[b.lane].partition));
+        let is_transactional = self.transactional_id.is_some();
         let mut sealed = Vec::with_capacity(order.len());
         for part in order {
-            let Some(batch) = self.lanes[part.lane].seal(part.sequence, self.identity) else { continue };
+            let Some(batch) = self.lanes[part.lane].seal(part.sequence, self.identity, is_transactional) else {
+                continue;
+            };
             sealed.push((part.lane, batch));
         }
         let batches: Vec<_> = sealed.into_iter().map(|(at, batch)| (&self.lanes[at].partition, batch)).collect();
         let client_id = self.client.properties().client_id.as_str();
-        let head = Head { version, correlation: link.correlation, client_id, timeout_ms: self.replicas_ms };
+        let (correlation, transactional_id) = (link.correlation, self.transactional_id.as_deref());
+        let head = Head { version, correlation, client_id, transactional_id, timeout_ms: self.replicas_ms };
         let pieces = Layout::pieces(&head, &batches, &self.frames);
         link.ship(parts, pieces, version);
         true
@@ -435,7 +442,7 @@ mod tests {
         let (commands, heard) = mpsc::unbounded_channel();
         let (answer, mut answers) = mpsc::unbounded_channel();
         let identity = Identity { producer_id: 1, epoch: 0 };
-        let mut dispatch = Dispatch::<()>::new(client, identity, Settings::default(), heard, answer);
+        let mut dispatch = Dispatch::<()>::new(client, (identity, None), Settings::default(), heard, answer);
         dispatch.heard = Timestamp(Timestamp::now().0 - SILENT_FOR_MS - 1_000);
         let partition = Partition { topic: "t".into(), topic_id: TopicId::NONE, index: 0 };
         commands.send(Command::Open(partition, 0)).expect("it listens");

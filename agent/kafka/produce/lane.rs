@@ -149,9 +149,9 @@ impl<T> Lane<T> {
     }
 
     /// Returns the batch of that sequence as it is sent, the first time and each time after.
-    pub(super) fn seal(&mut self, sequence: i32, identity: Identity) -> Option<Sealed> {
+    pub(super) fn seal(&mut self, sequence: i32, identity: Identity, transactional: bool) -> Option<Sealed> {
         let flying = self.flying.iter_mut().find(|flying| flying.sequence == sequence)?;
-        let head = *flying.head.get_or_insert_with(|| flying.batch.seal(identity, sequence));
+        let head = *flying.head.get_or_insert_with(|| flying.batch.seal(identity, sequence, transactional));
         Some(Sealed { head, payload: flying.batch.payload().clone() })
     }
 

@@ -21,6 +21,10 @@ use crate::kafka::wire::{Receiving, Sending};
 /// The first version of Produce that takes batches of format v2.
 const FIRST: i16 = 3;
 
+/// The last version for transactions whose partitions we add ourselves; above, a broker adds them, and each transaction
+/// has an epoch of its own ([KIP-890](https://cwiki.apache.org/confluence/display/KAFKA/KIP-890)).
+const TRANSACTIONS: i16 = 11;
+
 /// An answer is overdue this long after the request was sent, or the answer before it came: time to ask whether the
 /// broker still leads. With less, replicas that catch up would look like a dead broker; with more, a leader that hangs
 /// is left later.
@@ -69,6 +73,8 @@ pub(super) struct Line {
     pub(super) broker: i32,
     pub(super) serial: u64,
     pub(super) client: Client,
+    /// Whether its batches are in transactions.
+    pub(super) transactional: bool,
     pub(super) shipments: mpsc::UnboundedReceiver<Shipment>,
     pub(super) tell: mpsc::UnboundedSender<Told>,
 }
@@ -85,8 +91,9 @@ impl Line {
         let unknown = || Error::transient(format!("broker {broker} is not in the cluster's metadata"));
         let address = self.client.address(broker).ok_or_else(unknown)?;
         let connection = self.client.connect(&address).await?;
-        let by_id = connection.version::<m::ProduceRequest>(TOPIC_IDS..=TOPIC_IDS);
-        let by_name = connection.version::<m::ProduceRequest>(FIRST..=TOPIC_IDS - 1);
+        let by_id = connection.version::<m::ProduceRequest>(TOPIC_IDS..=TOPIC_IDS).filter(|_| !self.transactional);
+        let last = if self.transactional { TRANSACTIONS } else { TOPIC_IDS - 1 };
+        let by_name = connection.version::<m::ProduceRequest>(FIRST..=last);
         self.tell(Event::Up(Versions { by_id, by_name }));
         let (sending, receiving) = connection.split();
         // Bounded by what may be on its way.

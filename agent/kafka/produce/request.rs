@@ -1,5 +1,5 @@
 //! A Produce request as it goes over the wire: pieces, one behind the other. What we write, headers of batches included,
-//! stands in memory of its own; what stands behind those headers is sent from where it was read, not copied.
+//! stands in memory of its own; what stands behind those headers is sent from where it was read, unless it is small.
 //!
 //! Pure: a layout, and pieces made of it. Format: <https://kafka.apache.org/protocol#The_Messages_Produce>.
 
@@ -27,6 +27,8 @@ pub(super) struct Head<'a> {
     pub(super) version: i16,
     pub(super) correlation: i32,
     pub(super) client_id: &'a str,
+    /// In whose transaction the batches are.
+    pub(super) transactional_id: Option<&'a str>,
     /// How long the broker may wait for the replicas.
     pub(super) timeout_ms: i32,
 }
@@ -140,10 +142,10 @@ impl Layout {
         // The header's own text is never compact.
         self.text(head.client_id, false);
         self.tags(flexible);
-        // No transactional id.
-        match flexible {
-            true => self.bytes.put_u8(0),
-            false => self.bytes.put_i16(-1),
+        match (head.transactional_id, flexible) {
+            (Some(id), _) => self.text(id, flexible),
+            (None, true) => self.bytes.put_u8(0),
+            (None, false) => self.bytes.put_i16(-1),
         }
         self.bytes.put_i16(ACKS_ALL);
         self.bytes.put_i32(head.timeout_ms);
@@ -201,7 +203,8 @@ mod tests {
         let sealed = [sealed(1, 3), sealed(2, SLICED_FROM_BYTES), sealed(3, 20_000)];
         let batches: Vec<_> = partitions.iter().zip(sealed.clone()).collect();
         for version in 3..=TOPIC_IDS {
-            let head = Head { version, correlation: 77, client_id: "us", timeout_ms: 5 };
+            let transactional_id = (version % 2 == 0).then_some("restore-1");
+            let head = Head { version, correlation: 77, client_id: "us", transactional_id, timeout_ms: 5 };
             let pieces = Layout::pieces(&head, &batches, &Frames::default());
             for sealed in &sealed[1..] {
                 assert!(pieces.iter().any(|piece| piece.as_ptr() == sealed.payload.as_ptr()), "it is not copied");
@@ -211,7 +214,8 @@ mod tests {
             let header = RequestHeader::decode(&mut bytes, ProduceRequest::header_version(version)).expect("a header");
             assert_eq!((header.correlation_id, header.client_id.as_deref()), (77, Some("us")));
             let request = ProduceRequest::decode(&mut bytes, version).expect("a request");
-            assert_eq!((request.acks, request.timeout_ms, request.transactional_id, bytes.len()), (-1, 5, None, 0));
+            assert_eq!((request.acks, request.timeout_ms, bytes.len()), (-1, 5, 0));
+            assert_eq!(request.transactional_id.as_ref().map(|id| id.as_str()), transactional_id);
             let read = request.topic_data.iter().flat_map(|topic| {
                 let named = if version >= TOPIC_IDS { topic.topic_id.as_u128() } else { topic.name.len() as u128 };
                 topic.partition_data.iter().map(move |data| (named, data.index, data.records.clone()))

@@ -25,8 +25,10 @@ macro_rules! throttled {
 }
 
 throttled!(
+    m::AddOffsetsToTxnResponse,
     m::AddPartitionsToTxnResponse,
     m::CreateTopicsResponse,
+    m::DeleteTopicsResponse,
     m::ConsumerGroupDescribeResponse,
     m::DescribeConfigsResponse,
     m::DescribeGroupsResponse,
@@ -44,6 +46,7 @@ throttled!(
     m::OffsetFetchResponse,
     m::OffsetForLeaderEpochResponse,
     m::ProduceResponse,
+    m::TxnOffsetCommitResponse,
 );
 
 /// A broker never asks for longer than its quota window allows; a value beyond this is nonsense, not obedience.

@@ -139,7 +139,8 @@ impl<T: Send + 'static> Dispatch<T> {
         link.serial = self.serial;
         let (shipments, ordered) = mpsc::unbounded_channel();
         let (client, tell) = (self.client.clone(), self.tell.clone());
-        let line = Line { broker, serial: link.serial, client, shipments: ordered, tell };
+        let transactional = self.transactional_id.is_some();
+        let line = Line { broker, serial: link.serial, client, transactional, shipments: ordered, tell };
         link.line = Some((shipments, self.tasks.spawn(line.run())));
     }
 

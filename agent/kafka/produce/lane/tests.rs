@@ -63,9 +63,9 @@ fn the_same_bytes_go_out_again() {
     let mut lane = lane(1);
     let identity = Identity { producer_id: 1, epoch: 1 };
     let sequence = lane.depart().expect("a batch");
-    let first = lane.seal(sequence, identity).expect("it is on its way");
+    let first = lane.seal(sequence, identity, false).expect("it is on its way");
     lane.unanswered(sequence);
-    let again = lane.seal(sequence, Identity { producer_id: 2, epoch: 2 }).expect("it is to go again");
+    let again = lane.seal(sequence, Identity { producer_id: 2, epoch: 2 }, false).expect("it is to go again");
     assert_eq!((first.head, first.payload), (again.head, again.payload));
 }
 
