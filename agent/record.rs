@@ -3,6 +3,8 @@
 //! Pure values without I/O; everything else imports from here. Offsets are Kafka's 64-bit record offsets; "next" is
 //! always the offset to read, "last" the one read.
 
+pub mod partitioner;
+
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;

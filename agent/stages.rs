@@ -21,7 +21,8 @@
 //! failed, its records come again: then such an instance is given up, lest it take them for ones that it has seen.
 //!
 //! **A restore's stages** may send records elsewhere and make several of one: what is made of a batch is one for each of its
-//! targets ([`onward`]). No stage sees what a restore leaves out, and a batch keeps its bytes wherever all that stages made
+//! targets ([`onward`]). Behind the last one records may be spread over the partitions of their topic by key
+//! ([`spread`]). No stage sees what a restore leaves out, and a batch keeps its bytes wherever all that stages made
 //! of it for a target is what was in it.
 //!
 //! **Failure.** What becomes of records that a plugin failed at is [`OnError`]; which they were is told with what was
@@ -30,6 +31,7 @@
 
 mod making;
 pub mod onward;
+pub mod spread;
 mod worker;
 
 use std::fmt;
@@ -48,6 +50,7 @@ use crate::plugin::{Limits, Plugin, wit};
 use crate::record::{AbortedTransaction, LeftOut, Offset, Partition, Timestamp};
 use crate::telemetry::metrics::stage_left_out;
 use onward::{Onward, Piece};
+use spread::Spread;
 use worker::{Large, Worker};
 
 /// Runs of batches that wait for one worker. With one it would idle while the next is handed over; more only wait longer.
@@ -261,14 +264,15 @@ impl Stages {
         Self::start(pipeline, stages, cores.min(MOST_WORKERS))
     }
 
-    /// Opens the plugins of a pipeline's stages that a restore goes through, and starts their workers; at least one of each.
+    /// Opens the plugins of a pipeline's stages that a restore goes through, and starts their workers; at least one of each,
+    /// or none where records are spread by key and no more.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for a plugin that cannot be opened, refuses its settings, or sends records
     /// to topics that it does not name beforehand.
-    pub fn of_restore(pipeline: &str, stages: &[Stage]) -> Result<Self> {
+    pub fn of_restore(pipeline: &str, stages: &[Stage], spread: &Spread) -> Result<Self> {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        Self::begin(pipeline, stages, cores.min(MOST_WORKERS), Way::Restore)
+        Self::begin(pipeline, stages, spread, cores.min(MOST_WORKERS), Way::Restore)
     }
 
     /// Opens them with so many workers.
@@ -276,10 +280,10 @@ impl Stages {
     /// # Errors
     /// As [`of_capture`](Self::of_capture).
     pub fn start(pipeline: &str, stages: &[Stage], workers: usize) -> Result<Self> {
-        Self::begin(pipeline, stages, workers, Way::Capture)
+        Self::begin(pipeline, stages, &Spread::default(), workers, Way::Capture)
     }
 
-    fn begin(pipeline: &str, stages: &[Stage], workers: usize, way: Way) -> Result<Self> {
+    fn begin(pipeline: &str, stages: &[Stage], spread: &Spread, workers: usize, way: Way) -> Result<Self> {
         let (mut opened, mut declared, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for (number, stage) in (1..).zip(stages) {
             let Opened { plugin, declared: said } =
@@ -293,7 +297,7 @@ impl Stages {
             let (runs, received) = bounded(QUEUED);
             let started =
                 opened.iter().map(|(plugin, stage)| Ok((plugin.start(&stage.settings, stage.limits)?, stage.on_error)));
-            work(Worker::new(started.collect::<Result<_>>()?, large.clone()), received)?;
+            work(Worker::new(started.collect::<Result<_>>()?, spread.clone(), large.clone()), received)?;
             Ok(Queue { runs, places: Arc::new(Semaphore::new(QUEUED)) })
         });
         let workers = workers.collect::<Result<Vec<_>>>()?;

@@ -366,6 +366,14 @@ fn a_restore_is_read_and_what_is_wrong_with_it_is_named() {
         ("sink: merge_below = \"16\"", "sink.merge_below: `16` has no unit"),
         ("sink: restore_id = \"../x\"", "sink.restore_id: `../x`"),
         ("sink: partitions = [\"orders-0:-1\"]", "sink.partitions[0]: cannot read"),
+        ("sink: repartition = [\"orders\"]", "sink.repartition[0]: cannot read `orders`"),
+        ("sink: repartition = [\"orders:0\"]", "sink.repartition[0]: cannot read `orders:0`"),
+        ("sink: repartition = [\"o:3\", \"o:6\"]", "sink.repartition[1]: `o` is named twice"),
+        ("sink: repartition = [\"a b:3\"]", "sink.repartition[0]: `a b` is no topic name"),
+        (
+            "sink: topics = { o = \"p\" }\n  partitions = [\"o-0:1\"]\n  repartition = [\"p:3\"]",
+            "sink.partitions[0]: `o-0` has no partition to become: `p` is spread by key",
+        ),
         ("sink: topics = { orders = \"a b\" }", "sink.topics.orders: `a b` is no topic name"),
     ] {
         let error = with(line).expect_err(line).to_string();

@@ -4,7 +4,7 @@
 //! Pure. [`making`] makes it of an archive, a cluster and a request; it is printed, kept as the restore's `plan` object,
 //! and performed as it is, also by another process later. Nothing of it is a secret.
 
-mod groups;
+pub(super) mod groups;
 pub mod hazards;
 mod keys;
 mod made;
@@ -106,9 +106,12 @@ pub struct TopicPlan {
     /// The target is compacted while records come.
     #[serde(default)]
     pub compacts: bool,
+    /// Its records are spread by key over so many partitions of the target, all that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repartition: Option<i32>,
     /// Its partitions, by number.
     pub partitions: Vec<PartitionPlan>,
-    /// Only stages send to these partitions: while it is planned alone, then it becomes one of [`Plan::routed`].
+    /// Only stages send to these partitions, or what is spread by key: while it is planned alone, then it becomes one of [`Plan::routed`].
     #[serde(skip)]
     only_routed: bool,
 }

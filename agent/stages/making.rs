@@ -5,11 +5,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::onward::Targets;
+use super::spread::Spread;
 use crate::batch::records::rows::Rows;
 use crate::error::Result;
 use crate::plugin::columns::{Answer, Topics};
 use crate::plugin::{Instance, Untaken};
 use crate::record::Partition;
+use crate::record::partitioner::partition_of;
 
 /// The most bytes that a stage may make of one batch, beyond those that it was given.
 const MOST_ADDED_BYTES: usize = 64 << 20;
@@ -23,6 +25,8 @@ pub(super) struct Flow {
 /// Where stages have sent rows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Routes {
+    /// What is spread by key once all stages have seen it.
+    spread: Spread,
     topics: Vec<Arc<str>>,
     /// One for each row; none at all where no stage has sent any.
     of: Vec<Route>,
@@ -41,6 +45,29 @@ impl Route {
 }
 
 impl Routes {
+    /// Makes those of rows that no stage has sent anywhere.
+    pub(super) fn new(spread: Spread) -> Self {
+        Self { spread, ..Self::default() }
+    }
+
+    /// Chooses the partitions of rows of which no stage has, where they are spread by key; `source` is the number of their
+    /// partition there.
+    pub(super) fn spread(&mut self, rows: &Rows, targets: &Targets, source: i32) {
+        let over: Vec<_> = self.topics.iter().map(|topic| self.spread.over(topic)).collect();
+        let otherwise = self.spread.over(targets.topic());
+        if otherwise.is_none() && over.iter().all(Option::is_none) {
+            return;
+        }
+        self.of.resize(rows.len(), Route::OPEN);
+        for (row, route) in rows.rows().iter().zip(&mut self.of).filter(|(_, route)| route.partition < 0) {
+            let partitions = route.topic.map_or(otherwise, |topic| over[topic as usize]);
+            if let Some(partitions) = partitions {
+                let counter = row.offset.cast_unsigned().wrapping_add(u64::from(source.unsigned_abs()));
+                route.partition = partition_of(rows.bytes(row.key), counter, partitions).cast_signed();
+            }
+        }
+    }
+
     /// Returns whether no row was sent anywhere.
     pub(super) fn is_empty(&self) -> bool {
         self.of.is_empty()
@@ -53,8 +80,11 @@ impl Routes {
 
     /// Returns the number of the target that a route leads to.
     pub(super) fn number(&self, route: Route, targets: &Targets) -> Result<usize, String> {
-        let topic = route.topic.and_then(|topic| self.topics.get(topic as usize));
-        targets.number(topic.map(|topic| &**topic), (route.partition >= 0).then_some(route.partition))
+        let topic = route.topic.and_then(|topic| self.topics.get(topic as usize)).map(|topic| &**topic);
+        let partition = (route.partition >= 0).then_some(route.partition);
+        // What is still to be spread goes to any of them.
+        let spread = || self.spread.over(topic.unwrap_or(targets.topic())).map(|_| 0);
+        targets.number(topic, partition.or_else(spread))
     }
 
     /// Adds those of more rows, each made of a row of `sent` in `given`; `before` rows are there already.
@@ -105,7 +135,7 @@ impl<'a> Making<'a> {
         let (rows, routes) = given;
         let bytes: usize = rows.rows().iter().map(|row| rows.size_bytes(row)).sum();
         // Topics keep their numbers.
-        let routes = Routes { topics: routes.topics.clone(), of: Vec::new() };
+        let routes = Routes { of: Vec::new(), topics: routes.topics.clone(), spread: routes.spread.clone() };
         let made = Flow { rows: rows.derive().finish(Vec::new()), routes };
         Self { given, targets, made, bytes: 0, most_bytes: bytes.saturating_add(most_added_bytes) }
     }

@@ -1,7 +1,8 @@
 //! Where a restore sends what goes through stages, and what it sends.
 //!
 //! Pure. A row that no stage routes goes where the pipeline sends its partition; of one that is routed, what the stages
-//! leave open is the pipeline's: the topic, or the source's number of the partition. Where rows go is told by number: the
+//! leave open is the pipeline's: the topic, or the source's number of the partition, or the one of its key where a topic is
+//! spread by key ([`Spread`](super::spread::Spread)). Where rows go is told by number: the
 //! restore knows all of its targets beforehand.
 
 use std::collections::{BTreeMap, HashMap};
@@ -41,6 +42,11 @@ impl Targets {
         }
         let (topic, partition) = first.map_or((Arc::from(""), source), |first| (first.topic.clone(), first.index));
         Self { topic, partition, source, numbers }
+    }
+
+    /// Returns the topic that rows go to where no stage says so.
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
     }
 
     /// Returns the number of the target that a row goes to whose topic and partition stages have set, or not.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 mod bounds;
 mod onward;
+mod spread;
 
 use super::*;
 use crate::batch::records::{Record, Records, encode, template};

@@ -1,7 +1,7 @@
 //! One worker of the stages: batches in, batches out, with the instances of plugins that are its own.
 //!
 //! It has no I/O but the plugins' own calls, and decides batch by batch: what passes as it is, what has to be decoded, what
-//! becomes of what a plugin failed at. What it makes of a batch is one batch where it captures, and one for each target
+//! becomes of what a plugin failed at, to which partitions what came of it is spread. What it makes of a batch is one batch where it captures, and one for each target
 //! that gets records of it where it restores.
 
 use std::collections::HashMap;
@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::making::{Flow, Routes, skipping, whole};
 use super::onward::{Onward, Piece, What, archived, pieces};
+use super::spread::Spread;
 use super::{OnError, Passed, is_routing};
 use crate::batch::outgoing::{Taken, proven as proven_bytes};
 use crate::batch::records::encode_rows;
@@ -41,6 +42,8 @@ pub(super) type Large = Arc<Mutex<()>>;
 /// The stages of one worker, in order.
 pub(super) struct Worker {
     stages: Vec<(Instance, OnError)>,
+    /// What becomes of what has gone through them.
+    spread: Spread,
     large: Large,
     /// The start of each partition after which it was last seen.
     generations: HashMap<Partition, u32>,
@@ -94,9 +97,9 @@ impl Given<'_> {
 }
 
 impl Worker {
-    /// Makes a worker of configured instances.
-    pub(super) fn new(stages: Vec<(Instance, OnError)>, large: Large) -> Self {
-        Self { stages, large, generations: HashMap::new() }
+    /// Makes a worker of configured instances; what has gone through them is spread by key where a restore wants that.
+    pub(super) fn new(stages: Vec<(Instance, OnError)>, spread: Spread, large: Large) -> Self {
+        Self { stages, spread, large, generations: HashMap::new() }
     }
 
     /// Takes note of the start after which a partition is read.
@@ -182,7 +185,9 @@ impl Worker {
             return Ok(given.same(What::Cut));
         }
         let proven = self.proven(header);
-        if proven == Proven::Keeps {
+        // Of one partition all of them are sent there.
+        let is_spread = onward.and_then(|onward| self.spread.over(onward.targets.topic())).is_some_and(|of| of > 1);
+        if proven == Proven::Keeps && !is_spread {
             return Ok(given.same(What::Cut));
         }
         if onward.is_some() {
@@ -196,7 +201,8 @@ impl Worker {
         let (before, what, _large) = match given.decoded(&large) {
             Ok(decoded) => decoded,
             Err(error) => {
-                let (stage, offsets) = (self.strictest(), range_of(header));
+                let Some(stage) = self.strictest() else { return Err(error.with("partition", partition)) };
+                let offsets = range_of(header);
                 let what = format!("{} cannot be given the batch of {partition} offsets {offsets}", self.named(stage));
                 // How many of them the window takes is not known.
                 let records = header.count.cast_unsigned();
@@ -222,7 +228,8 @@ impl Worker {
                 Ok(made)
             }
             Err(error) => {
-                let (stage, offsets) = (self.strictest(), range_of(header));
+                let Some(stage) = self.strictest() else { return Err(error.with("partition", partition)) };
+                let offsets = range_of(header);
                 let named = self.named(stage);
                 let what =
                     format!("what the stages made of {partition} offsets {offsets} is no batch, {named} decides on it");
@@ -231,8 +238,8 @@ impl Worker {
         }
     }
 
-    /// Passes the rows of a batch through the stages; `None` where there is no row that a stage could see. An error comes
-    /// with the stage that it is of.
+    /// Passes the rows of a batch through the stages, and spreads them; `None` where there is no row that a stage could see,
+    /// and nothing to be spread. An error comes with the stage that it is of.
     fn through(
         &mut self,
         given: &Given<'_>,
@@ -241,7 +248,7 @@ impl Worker {
     ) -> Result<Option<Flow>, (usize, Error)> {
         // Before the last one that sends rows elsewhere a route is not complete yet.
         let last = self.stages.iter().rposition(|(instance, _)| is_routing(instance.plan()));
-        let (mut flow, unsent): (Option<Flow>, _) = (None, Routes::default());
+        let (mut flow, unsent): (Option<Flow>, _) = (None, Routes::new(self.spread.clone()));
         for (stage, (instance, on_error)) in self.stages.iter_mut().enumerate() {
             let (rows, routes) = flow.as_ref().map_or((before, &unsent), |flow| (&flow.rows, &flow.routes));
             if rows.is_empty() {
@@ -257,7 +264,13 @@ impl Worker {
             };
             flow = Some(made.map_err(|error| (stage, error))?);
         }
-        Ok(flow)
+        let Some(onward) = given.onward.filter(|_| !self.spread.is_empty() && !before.is_empty()) else {
+            return Ok(flow);
+        };
+        let whole = || Flow { rows: before.derive().finish(before.rows().to_vec()), routes: unsent };
+        let mut flow = flow.unwrap_or_else(whole);
+        flow.routes.spread(&flow.rows, &onward.targets, given.partition.index);
+        Ok(Some(flow))
     }
 
     /// Returns what the plugin of a stage is called.
@@ -265,10 +278,11 @@ impl Worker {
         self.stages[stage].0.named()
     }
 
-    /// Returns the first stage of the strictest policy, which decides where no plugin is to blame.
-    fn strictest(&self) -> usize {
+    /// Returns the first stage of the strictest policy, which decides where no plugin is to blame; `None` where there is no
+    /// stage.
+    fn strictest(&self) -> Option<usize> {
         let of = |policy| self.stages.iter().position(|(_, on_error)| *on_error == policy);
-        of(OnError::Fail).or_else(|| of(OnError::DeadLetter)).unwrap_or(0)
+        of(OnError::Fail).or_else(|| of(OnError::DeadLetter)).or_else(|| of(OnError::Skip))
     }
 
     /// Decides by the policy of a stage what becomes of a batch that came to nothing there, and of so many records of it.

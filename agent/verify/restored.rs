@@ -6,8 +6,9 @@
 //! plan's chains, by what the batches say and not by what the restore had made of them. Both sides are decoded once, and
 //! where a batch came back as it was, one of them.
 //!
-//! What cannot be compared (a restore that is not finished or went through stages, a topic that was made anew, records that
-//! the target has deleted) is [`What::Unchecked`]. Memory: as of a comparison with a source, and the offset map.
+//! What cannot be compared (a restore that is not finished, went through stages or was spread by key, a topic that was made
+//! anew, records that the target has deleted) is [`What::Unchecked`]. Memory: as of a comparison with a source, and the
+//! offset map.
 
 mod lockstep;
 mod tally;
@@ -81,12 +82,21 @@ async fn try_compare(archive: &Archive, state: &State, properties: Properties, r
     let seen = state.look().await?;
     let plan = planned(archive, state, &seen)?;
     if seen.phase() != Phase::Done {
-        let detail = format!("the restore is {}: what it has not finished cannot be compared", seen.phase());
+        let detail = match seen.phase() {
+            Phase::Undone => "the restore was undone: the topics that it made are deleted".to_owned(),
+            phase => format!("the restore is {phase}: what it has not finished cannot be compared"),
+        };
         report.findings.push(unchecked(state, Name::Done, detail));
         return Ok(());
     }
     if has_stages(plan) {
         let detail = "the records went through stages of plugins, and are not what the archive holds".to_owned();
+        report.findings.push(unchecked(state, Name::Plan, detail));
+        return Ok(());
+    }
+    if is_spread(plan) {
+        let detail =
+            "the records were spread over partitions by key, and are not where the archive holds them".to_owned();
         report.findings.push(unchecked(state, Name::Plan, detail));
         return Ok(());
     }
@@ -124,6 +134,12 @@ fn planned<'a>(archive: &Archive, state: &State, seen: &'a Seen) -> Result<&'a s
 fn has_stages(plan: &state::Plan) -> bool {
     let stages = plan.plan.get("stages");
     stages.is_some_and(|stages| !stages.is_null() && stages.as_array().is_none_or(|stages| !stages.is_empty()))
+}
+
+/// Returns whether records of a restore were spread over partitions by key.
+fn is_spread(plan: &state::Plan) -> bool {
+    let topics = plan.plan.get("topics").and_then(|topics| topics.as_array());
+    topics.into_iter().flatten().any(|topic| topic.get("repartition").is_some_and(|count| !count.is_null()))
 }
 
 /// The look at what there is to compare.

@@ -11,24 +11,24 @@ use crate::kafka::client::topics::{Made, NewTopic};
 use crate::pipeline::TopicConfig;
 use crate::record::{Partition, TopicId};
 use crate::restore::map::Pair;
-use crate::restore::plan::{PartitionPlan, Plan, TopicPlan};
+use crate::restore::plan::{PartitionPlan, Plan, RoutedPlan, TopicPlan};
 
 /// A partition of the plan, with where its records can go.
-pub(super) struct Assigned<'a> {
+pub(in crate::restore) struct Assigned<'a> {
     /// Where they come from, by the topic's id.
-    pub(super) source: Partition,
+    pub(in crate::restore) source: Partition,
     /// What is taken of it.
-    pub(super) of: &'a PartitionPlan,
+    pub(in crate::restore) of: &'a PartitionPlan,
     /// Where they can go; the first is where records go that no stage sends elsewhere.
-    pub(super) targets: Vec<Toward>,
+    pub(in crate::restore) targets: Vec<Toward>,
 }
 
 /// A target of a partition.
-pub(super) struct Toward {
+pub(in crate::restore) struct Toward {
     /// Source and target, by their topics' ids.
-    pub(super) pair: Pair,
+    pub(in crate::restore) pair: Pair,
     /// The target's `max.message.bytes`.
-    pub(super) most_bytes: usize,
+    pub(in crate::restore) most_bytes: usize,
 }
 
 /// Makes the topics that are missing. Those that are there by now are taken for ours where they are as we make them: an
@@ -116,11 +116,15 @@ fn assign<'a>(
     };
     let (topic_id, _) = find(&topic.target)?;
     let mut targets = vec![toward(&topic.target, topic_id, of.target, topic.most_bytes)];
+    let spread = (0..topic.repartition.unwrap_or(0)).filter(|index| *index != of.target);
+    targets.extend(spread.map(|index| toward(&topic.target, topic_id, index, topic.most_bytes)));
     let chooses_partitions = plan.stages.iter().any(|stage| stage.chooses_partitions);
-    for routed in &plan.routed {
+    let is_known = |routed: &&RoutedPlan| routed.topic == topic.target && topic.repartition.is_some();
+    for routed in plan.routed.iter().filter(|routed| !is_known(routed)) {
         let (topic_id, partitions) = find(&routed.topic)?;
         let own = (routed.topic == topic.target).then_some(of.target);
-        let reached = if chooses_partitions { 0..partitions } else { of.source..(of.source + 1).min(partitions) };
+        let any = chooses_partitions || routed.repartition.is_some();
+        let reached = if any { 0..partitions } else { of.source..(of.source + 1).min(partitions) };
         let others = reached.filter(|index| own != Some(*index));
         targets.extend(others.map(|index| toward(&routed.topic, topic_id, index, routed.most_bytes)));
     }

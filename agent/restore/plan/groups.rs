@@ -20,6 +20,15 @@ const SETTLE: Duration = Duration::from_secs(15);
 /// Groups that are named.
 const NAMED: usize = 5;
 
+/// The active groups that read topics.
+#[derive(Debug, Default)]
+pub(in crate::restore) struct Readers {
+    /// Of each topic that is read the groups, with their states.
+    pub(in crate::restore) of: BTreeMap<String, Vec<String>>,
+    /// Of what it is not known whether it reads one, and why.
+    pub(in crate::restore) unread: Vec<(String, String)>,
+}
+
 /// Returns what is dangerous about the groups of the cluster.
 pub(super) async fn hazards(client: &Client, plan: &Plan) -> Result<Vec<Hazard>> {
     let mut targets = Partitions::new();
@@ -29,24 +38,49 @@ pub(super) async fn hazards(client: &Client, plan: &Plan) -> Result<Vec<Hazard>>
     if targets.is_empty() {
         return Ok(Vec::new());
     }
+    let Readers { of, unread } = readers(client, &targets).await?;
+    let unread = unread.into_iter().map(|(subject, why)| {
+        let detail = format!("whether it reads a target is not told: {why}");
+        Hazard::new(Danger::ActiveGroups, subject, detail)
+    });
+    let read = of.into_iter().map(|(topic, groups)| {
+        let detail = format!("active consumer groups read it while it is restored {}", named(&groups));
+        Hazard::new(Danger::ActiveGroups, topic, detail)
+    });
+    Ok(unread.chain(read).collect())
+}
+
+/// Returns the first of some groups, after how many there are.
+pub(in crate::restore) fn named(groups: &[String]) -> String {
+    let more = match groups.len() {
+        count @ ..=NAMED => format!("{count}"),
+        count => format!("{count}, as"),
+    };
+    format!("({more}): {}", groups[..groups.len().min(NAMED)].join(", "))
+}
+
+/// Returns the active groups that read topics.
+///
+/// # Errors
+/// Those of the client, for as long as coordinators may load or move.
+pub(in crate::restore) async fn readers(client: &Client, targets: &Partitions) -> Result<Readers> {
     let deadline = Instant::now() + SETTLE;
     let mut backoff = client.backoff();
     loop {
-        match ask(client, &targets).await {
+        match ask(client, targets).await {
             Err(error) if error.retryable() && Instant::now() < deadline => sleep(backoff.wait()).await,
             asked => return asked,
         }
     }
 }
 
-async fn ask(client: &Client, targets: &Partitions) -> Result<Vec<Hazard>> {
+async fn ask(client: &Client, targets: &Partitions) -> Result<Readers> {
     let listing = client.list_groups().await?;
     let active: Vec<ListedGroup> = listing.groups.into_values().filter(ListedGroup::is_active).collect();
     let (subscribed, committed) =
         tokio::join!(client.subscriptions(&active), client.committed_offsets(&active, targets));
     let (mut subscribed, committed) = (subscribed?, committed?);
-    let mut hazards = Vec::new();
-    let mut readers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut readers = Readers::default();
     for group in &active {
         let mut unread = Vec::new();
         let mut read = BTreeSet::new();
@@ -62,28 +96,12 @@ async fn ask(client: &Client, targets: &Partitions) -> Result<Vec<Hazard>> {
         }
         let name = format!("\"{}\" ({})", group.group, group.state);
         for topic in targets.keys().filter(|topic| read.contains(*topic)) {
-            readers.entry(topic).or_default().push(name.clone());
+            readers.of.entry(topic.clone()).or_default().push(name.clone());
         }
         if let Some(why) = unread.into_iter().next() {
-            let detail = format!("whether it reads a target is not told: {why}");
-            hazards.push(Hazard::new(Danger::ActiveGroups, format!("group {name}"), detail));
+            readers.unread.push((format!("group {name}"), why));
         }
     }
-    if let Some(why) = listing.unread {
-        hazards.push(Hazard::new(
-            Danger::ActiveGroups,
-            "consumer groups",
-            format!("whether any reads a target: {why}"),
-        ));
-    }
-    for (topic, groups) in readers {
-        let more = match groups.len() {
-            count @ ..=NAMED => format!("{count}"),
-            count => format!("{count}, as"),
-        };
-        let names = groups[..groups.len().min(NAMED)].join(", ");
-        let detail = format!("active consumer groups read it while it is restored ({more}): {names}");
-        hazards.push(Hazard::new(Danger::ActiveGroups, topic, detail));
-    }
-    Ok(hazards)
+    readers.unread.extend(listing.unread.map(|why| ("consumer groups".to_owned(), why)));
+    Ok(readers)
 }

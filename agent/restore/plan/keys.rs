@@ -40,7 +40,11 @@ pub(super) async fn hazards(archive: &Archive, plan: &Plan, timelines: &[Timelin
             let (target, count) = counted?;
             if count > 0 {
                 let detail = format!("it is compacted, and {count} records have no key: it refuses their batches");
-                hazards.push(Hazard::new(Danger::NullKeys, format!("{}-{target}", topic.target), detail));
+                let subject = match topic.repartition {
+                    Some(_) => topic.target.clone(),
+                    None => format!("{}-{target}", topic.target),
+                };
+                hazards.push(Hazard::new(Danger::NullKeys, subject, detail));
             }
         }
     }

@@ -154,7 +154,8 @@ fn new_topic(topics: &[(&TopicPlan, Option<&Topic>)], brokers: usize) -> (NewTop
         let highest = topic.partitions.iter().map(|partition| partition.target + 1);
         highest.chain(object.map(|object| object.partitions))
     });
-    let partitions = partitions.max().unwrap_or(1).max(1);
+    let spread = topics.iter().find_map(|(topic, _)| topic.repartition);
+    let partitions = spread.or(partitions.max()).unwrap_or(1).max(1);
     let replicas = first.map_or(1, |object| object.replication_factor.max(1));
     let replicas = replicas.min(i16::try_from(brokers).unwrap_or(i16::MAX)).max(1);
     let set = set_of(first);

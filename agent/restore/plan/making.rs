@@ -9,7 +9,7 @@ use super::hazards::{self, Danger, Hazard};
 use super::made::MOST_BYTES;
 use super::savepoint::Savepoint;
 use super::torn::torn;
-use super::{ChainPlan, Cut, PartitionPlan, Plan, TopicPlan, Torn, groups, keys, routed, span, targets};
+use super::{ChainPlan, Cut, PartitionPlan, Plan, StagePlan, TopicPlan, Torn, groups, keys, routed, span, targets};
 use crate::archive::Archive;
 use crate::archive::catalog::Row;
 use crate::archive::source::chain::What;
@@ -50,7 +50,8 @@ pub async fn make(restore: &Restore, archive: &Archive, client: &Client, stages:
     }
     collisions(&topics)?;
     let stages = stages.map(routed::stages).unwrap_or_default();
-    let routing = routed::Routing::of(client, &stages, &topics, &timelines).await?;
+    repartitioned(restore, &stages, &topics)?;
+    let routing = routed::Routing::of(client, (&stages, &restore.sink.repartition), &topics, &timelines).await?;
     let own = topics.len();
     topics.extend(routing.topics);
     let mut plan = Plan {
@@ -170,6 +171,8 @@ impl Making<'_> {
         let (asked, sink) = (&self.restore.source, &self.restore.sink);
         let only: Vec<_> =
             asked.partitions.iter().filter(|(topic, _)| *topic == name).map(|(_, index)| *index).collect();
+        let topic_target = sink.topics.get(&name).cloned().unwrap_or_else(|| name.clone());
+        let repartition = sink.repartition.get(&topic_target).copied();
         let mut partitions = Vec::new();
         for place in timeline.places.iter().filter(|place| place.fork.is_none()) {
             let partition = &place.partition;
@@ -179,6 +182,7 @@ impl Making<'_> {
             let branch = self.branch(&name, partition).await?;
             let target = sink.partitions.iter().find(|(topic, index, _)| (topic, *index) == (&name, partition.index));
             let target = target.map_or(partition.index, |(_, _, to)| *to);
+            let target = repartition.map_or(target, |count| target % count);
             let way = way::way(self.archive, partition, branch).await?;
             partitions.push(self.partition(partition, &way, target).await?);
         }
@@ -186,15 +190,15 @@ impl Making<'_> {
         if partitions.is_empty() {
             return Ok(None);
         }
-        let target = sink.topics.get(&name).cloned().unwrap_or_else(|| name.clone());
         let topic_id = timeline.topic_id.to_string();
         Ok(Some(TopicPlan {
             source: name,
             topic_id,
-            target,
+            target: topic_target,
             create: None,
             most_bytes: MOST_BYTES,
             compacts: false,
+            repartition,
             only_routed: false,
             partitions,
         }))
@@ -439,17 +443,32 @@ fn times(row: &Row, cut: &Cut) -> Option<(i64, i64)> {
 /// Refuses two sources of one target partition: their records would be mixed.
 fn collisions(topics: &[TopicPlan]) -> Result<()> {
     let mut taken: HashMap<(&str, i32), String> = HashMap::new();
-    for topic in topics {
+    for topic in topics.iter().filter(|topic| topic.repartition.is_none()) {
         for partition in &topic.partitions {
             let name = format!("{}-{}", topic.source, partition.source);
             if let Some(other) = taken.insert((&topic.target, partition.target), name.clone()) {
                 let to = format!("{}-{}", topic.target, partition.target);
-                return Err(Error::usage(format!("`{other}` and `{name}` would both go to `{to}`"))
-                    .hint("give one of them another topic (sink.topics) or partition (sink.partitions)"));
+                return Err(Error::usage(format!("`{other}` and `{name}` would both go to `{to}`")).hint(
+                    "give one of them another topic (sink.topics) or partition (sink.partitions), or spread them by \
+                           key (sink.repartition)",
+                ));
             }
         }
     }
     Ok(())
+}
+
+/// Refuses topics that are to be spread by key and to which nothing goes: a slip of the pen would leave it out.
+fn repartitioned(restore: &Restore, stages: &[StagePlan], topics: &[TopicPlan]) -> Result<()> {
+    let is_reached = |name: &String| {
+        let mut routed = stages.iter().flat_map(|stage| &stage.topics);
+        topics.iter().any(|topic| topic.target == *name) || routed.any(|topic| topic == name)
+    };
+    match restore.sink.repartition.keys().find(|name| !is_reached(name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::usage(format!("sink.repartition: nothing is restored to a topic `{name}`"))
+            .hint("it names topics of the target, as sink.topics has them on the right")),
+    }
 }
 
 /// Returns whether a finding is one of records that are not there, or cannot be read.
@@ -530,6 +549,7 @@ pub(in crate::restore) mod tests {
             create: None,
             most_bytes: MOST_BYTES,
             compacts: false,
+            repartition: None,
             only_routed: false,
             partitions: partitions.iter().map(|(from, to)| PartitionPlan::of(*from, *to, 0)).collect(),
         };

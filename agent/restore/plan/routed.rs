@@ -45,6 +45,9 @@ pub struct RoutedPlan {
     pub create: Option<NewTopic>,
     /// Its `max.message.bytes`.
     pub most_bytes: usize,
+    /// What is sent to it is spread by key over so many partitions, all that it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repartition: Option<i32>,
     /// Whether a partition of it may get records of several partitions: their order among each other is then not kept.
     pub is_mixed: bool,
 }
@@ -70,27 +73,25 @@ pub(super) fn kept(stages: Option<&Stages>) -> Cut {
 /// What stages may send to, beside what is restored there anyway.
 #[derive(Default)]
 pub(super) struct Routing {
-    /// For each topic that stages name, and for those of the restore where a stage chooses partitions, how its partitions
-    /// would be restored to that nothing else is: they are to be looked at as all others.
+    /// For each topic that stages name, for those of the restore where a stage chooses partitions, and for those that are
+    /// spread by key, how its partitions would be restored to that nothing else is: they are to be looked at as all others.
     pub(super) topics: Vec<TopicPlan>,
 }
 
 impl Routing {
-    /// Finds what stages may send records of `topics` to.
+    /// Finds what stages, and what is spread by key, may send records of `topics` to.
     ///
     /// # Errors
     /// Those of the cluster; [`Kind::Usage`](crate::error::Kind::Usage) for too many pairs of partitions.
     pub(super) async fn of(
         client: &Client,
-        stages: &[StagePlan],
+        (stages, repartition): (&[StagePlan], &BTreeMap<String, i32>),
         topics: &[TopicPlan],
         timelines: &[Timeline],
     ) -> Result<Self> {
-        let mut names: BTreeSet<String> = stages.iter().flat_map(|stage| &stage.topics).cloned().collect();
         let chooses = chooses_partitions(stages);
-        if chooses {
-            names.extend(topics.iter().map(|topic| topic.target.clone()));
-        }
+        let routed = names(stages, topics);
+        let names: BTreeSet<String> = routed.iter().chain(repartition.keys()).cloned().collect();
         let (Some(like), most) = widest(topics, timelines) else { return Ok(Self::default()) };
         if names.is_empty() {
             return Ok(Self::default());
@@ -100,19 +101,43 @@ impl Routing {
         let there = metadata.topics.iter().filter(|topic| topic.code == 0);
         let held: BTreeMap<&str, i32> =
             there.map(|topic| (topic.name.as_str(), topic.partitions.len() as i32)).collect();
-        let planned =
-            names.iter().map(|name| extra(name, like, topics, chooses, held.get(name.as_str()).copied(), most));
+        let planned = names.iter().map(|name| {
+            let spread = repartition.get(name).copied();
+            if !routed.contains(name) {
+                let own: Vec<_> = topics.iter().filter(|topic| topic.target == *name).cloned().collect();
+                return extra(name, own.first().unwrap_or(like), &own, true, spread, most);
+            }
+            let held = spread.or(held.get(name.as_str()).copied());
+            let all = extra(name, like, topics, chooses || spread.is_some(), held, most);
+            TopicPlan { repartition: spread, ..all }
+        });
         let planned: Vec<_> = planned.collect();
-        let width = |topic: &TopicPlan| if chooses { topic.partitions.len().max(1) } else { 1 };
+        let is_routed = |topic: &&TopicPlan| routed.contains(&topic.target);
+        let width = |topic: &TopicPlan| match topic.repartition {
+            Some(count) => count.unsigned_abs() as usize,
+            None if chooses => topic.partitions.len().max(1),
+            None => 1,
+        };
+        let each = |topic: &TopicPlan| topic.repartition.map_or(1, |count| count.unsigned_abs() as usize);
         let sources: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
-        let pairs = sources.saturating_mul(1 + planned.iter().map(width).sum::<usize>());
+        let own: usize = topics.iter().map(|topic| topic.partitions.len().saturating_mul(each(topic))).sum();
+        let others = sources.saturating_mul(planned.iter().filter(is_routed).map(width).sum::<usize>());
+        let pairs = own.saturating_add(others);
         if pairs > MOST_PAIRS {
-            let what =
-                format!("stages may send records of {sources} partitions to {pairs} others, the most is {MOST_PAIRS}");
+            let what = format!(
+                "records of {sources} partitions may go to {pairs} others by stages and by key, the most is {MOST_PAIRS}"
+            );
             return Err(Error::usage(what).hint("restore fewer topics at once"));
         }
         Ok(Self { topics: planned })
     }
+}
+
+/// Returns the topics that stages may send to: those that they name, and where one chooses partitions all others too.
+fn names(stages: &[StagePlan], topics: &[TopicPlan]) -> BTreeSet<String> {
+    let named = stages.iter().flat_map(|stage| &stage.topics);
+    let others = topics.iter().map(|topic| &topic.target).filter(|_| chooses_partitions(stages));
+    named.chain(others).cloned().collect()
 }
 
 fn chooses_partitions(stages: &[StagePlan]) -> bool {
@@ -128,7 +153,9 @@ pub(super) fn finish(
     hazards: &mut [Hazard],
 ) -> Vec<RoutedPlan> {
     let mut routed = Vec::new();
-    for extra in planned {
+    let names = names(stages, topics);
+    // The others are only spread: what they are is told by the topics that go there.
+    for extra in planned.into_iter().filter(|extra| names.contains(&extra.target)) {
         let name = &extra.target;
         let prefix = format!("{name}-");
         let is_restored_to = |subject: &str| {
@@ -144,10 +171,12 @@ pub(super) fn finish(
                         .to_owned();
             }
         }
-        let is_mixed = is_mixed(name, topics, chooses_partitions(stages));
+        let chooses = chooses_partitions(stages) || extra.repartition.is_some();
+        let is_mixed = is_mixed(name, topics, chooses);
         let is_restored = topics.iter().any(|topic| topic.target == *name);
         let create = extra.create.filter(|_| !is_restored);
-        routed.push(RoutedPlan { topic: extra.target, create, most_bytes: extra.most_bytes, is_mixed });
+        let (most_bytes, repartition) = (extra.most_bytes, extra.repartition);
+        routed.push(RoutedPlan { topic: extra.target, create, most_bytes, repartition, is_mixed });
     }
     routed
 }
@@ -228,6 +257,7 @@ mod tests {
             create: None,
             most_bytes: MOST_BYTES,
             compacts: false,
+            repartition: None,
             partitions: partitions.iter().map(planned).collect(),
             only_routed: false,
         }
@@ -245,6 +275,16 @@ mod tests {
         let planned = extra("eu", like, &topics, false, None, most);
         assert_eq!(numbers(&planned), [1, 2], "the others are restored to anyway");
         assert_eq!(numbers(&extra("us", like, &topics, true, Some(7), most)), [0, 1, 2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn a_topic_that_is_spread_by_key_is_looked_at_in_each_of_its_partitions() {
+        let spread = |topic: TopicPlan| TopicPlan { repartition: Some(5), ..topic };
+        let topics = [spread(topic("a", "all", &[(0, 0), (2, 2)])), spread(topic("b", "all", &[(7, 2)]))];
+        let planned = extra("all", &topics[0], &topics, true, Some(5), 8);
+        assert!(planned.partitions.iter().map(|of| of.target).eq([1, 3, 4]), "the others are restored to anyway");
+        assert_eq!(planned.repartition, Some(5));
+        assert!(finish(vec![planned], &[], &mut topics.clone(), &mut []).is_empty(), "no stage sends there");
     }
 
     #[test]
@@ -271,7 +311,14 @@ mod tests {
         let planned = |name: &str| TopicPlan { create: Some(new.clone()), ..topic("b", name, &[(2, 2)]) };
         let missing = |subject: &str| Hazard::new(Danger::PartitionMissing, subject, "left out");
         let mut hazards = [missing("eu-0"), missing("us-2")];
-        let routed = finish(vec![planned("eu"), planned("us")], &[], &mut topics, &mut hazards);
+        let stage = StagePlan {
+            plugin: "p".into(),
+            digest: "0".into(),
+            pure: true,
+            topics: vec!["eu".into(), "us".into()],
+            chooses_partitions: false,
+        };
+        let routed = finish(vec![planned("eu"), planned("us")], &[stage], &mut topics, &mut hazards);
         assert_eq!(routed.iter().map(|of| of.create.clone()).collect::<Vec<_>>(), [None, Some(new)]);
         assert_eq!(hazards[0].detail, "left out");
         assert!(hazards[1].detail.contains("ends the restore"), "{}", hazards[1].detail);

@@ -49,6 +49,7 @@ pub(super) async fn look(client: &Client, plan: &mut Plan, timelines: &[Timeline
         for topic in plan.topics.iter_mut().filter(|topic| topic.target == name) {
             targets.size(topic, &configs);
             if let Some(told) = told.get(name.as_str()) {
+                spread_over(topic, told.partitions.len())?;
                 targets.partitions(topic, told, number(&configs, IN_SYNC).unwrap_or(1)).await?;
             }
             topic.compacts = value(&configs, "cleanup.policy").is_some_and(|policy| policy.contains("compact"));
@@ -58,6 +59,19 @@ pub(super) async fn look(client: &Client, plan: &mut Plan, timelines: &[Timeline
     }
     plan.hazards.append(&mut targets.hazards);
     Ok(())
+}
+
+/// Makes sure that a topic has the partitions that its records are spread over: others would not be where a producer of it
+/// looks for their keys.
+fn spread_over(topic: &TopicPlan, has: usize) -> Result<()> {
+    match topic.repartition {
+        Some(count) if usize::try_from(count) != Ok(has) => {
+            let (name, has) = (&topic.target, counted(has as u64, "partition"));
+            Err(Error::usage(format!("sink.repartition: `{name}:{count}`, but the topic is there and has {has}"))
+                .hint("name as many as it has, or have another topic made (sink.topics)"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Returns the settings of a topic that is there. Those that nobody may read are no proof that there is no danger.
@@ -205,6 +219,12 @@ fn keeps(configs: &[TopicConfig], topic: &TopicPlan, now_ms: i64) -> Option<Stri
 /// Says which partition gets more than a topic keeps of one, if one does.
 fn keeps_bytes(configs: &[TopicConfig], topic: &TopicPlan) -> Option<String> {
     let keeps = number(configs, "retention.bytes").filter(|keeps| *keeps >= 0 && deletes(configs))?;
+    if let Some(count) = topic.repartition {
+        let each = topic.partitions.iter().map(|of| of.bytes).sum::<u64>() / u64::from(count.unsigned_abs().max(1));
+        let detail =
+            || format!("retention.bytes is {keeps}, and each partition gets about {each}: the oldest are deleted soon");
+        return (each > keeps.unsigned_abs()).then(detail);
+    }
     let most = topic.partitions.iter().max_by_key(|of| of.bytes).filter(|of| of.bytes > keeps.unsigned_abs())?;
     Some(format!(
         "retention.bytes is {keeps}, and partition {} gets {}: its oldest are deleted soon",

@@ -17,7 +17,7 @@ fn onward() -> Onward {
 }
 
 async fn sent_within(stages: &[Stage], bytes: Bytes, onward: Onward) -> Passed {
-    let stages = Stages::of_restore("p", stages).expect("they are opened");
+    let stages = Stages::of_restore("p", stages, &Spread::default()).expect("they are opened");
     stages.pass_on(&partition(), bytes, onward).await.expect("they live")
 }
 
@@ -183,8 +183,8 @@ async fn what_a_failure_ended_the_pass_before_comes_again() {
 
 #[test]
 fn topics_that_are_not_named_beforehand_are_refused() {
-    let error =
-        Stages::of_restore("p", &[stage("faults", &[("targets", "false")], OnError::Fail)]).expect_err("refused");
+    let error = Stages::of_restore("p", &[stage("faults", &[("targets", "false")], OnError::Fail)], &Spread::default())
+        .expect_err("refused");
     let wanted = "stage 1 of pipeline `p`: plugin `faults` does not say which topics it sends records to; topics that are \
                   not known beforehand need transactions, which a restore does not have yet: have it name its `targets`";
     assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Usage, wanted));
@@ -192,7 +192,8 @@ fn topics_that_are_not_named_beforehand_are_refused() {
 
 #[test]
 fn windows_of_stages_are_left_out_before_them_as_far_as_no_one_notices() {
-    let keeps = |stages: &[Stage]| Stages::of_restore("p", stages).expect("they are opened").keeps();
+    let keeps =
+        |stages: &[Stage]| Stages::of_restore("p", stages, &Spread::default()).expect("they are opened").keeps();
     let window = |from, until| stage("pitr-filter", &[("from", from), ("until", until)], OnError::Fail);
     let (early, late) = (window("10", "500"), window("100", "900"));
     let time = |ms| Some(Timestamp(ms));
@@ -200,7 +201,8 @@ fn windows_of_stages_are_left_out_before_them_as_far_as_no_one_notices() {
     assert_eq!(keeps(&[early.clone(), injector, late.clone()]), (time(100), time(500)));
     let remembering = stage("faults", &[("pure", "false")], OnError::Fail);
     assert_eq!(keeps(&[early, remembering, late]), (time(10), time(500)), "it would remember other records");
-    let stages = Stages::of_restore("p", &[window("10", "500"), window("100", "400")]).expect("they are opened");
+    let stages = Stages::of_restore("p", &[window("10", "500"), window("100", "400")], &Spread::default())
+        .expect("they are opened");
     let keeps = |changes_times: [bool; 2], is_pure: [bool; 2]| {
         let declared = stages.declared.iter().zip(changes_times.into_iter().zip(is_pure));
         let declared =

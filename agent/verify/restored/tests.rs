@@ -418,4 +418,8 @@ fn only_a_plan_with_stages_has_stages() {
     };
     assert!(!has_stages(&plan(None)) && !has_stages(&plan(Some(serde_json::json!([])))));
     assert!(has_stages(&plan(Some(serde_json::json!([{ "plugin": "mask" }])))));
+    let mut spread = plan(None);
+    assert!(!is_spread(&spread));
+    spread.plan["topics"] = serde_json::json!([{ "target": "a" }, { "target": "b", "repartition": 3 }]);
+    assert!(is_spread(&spread));
 }

@@ -12,6 +12,7 @@ pub(in crate::restore::plan) fn topic(times_ms: Option<(i64, i64)>) -> TopicPlan
         create: None,
         most_bytes: 1_000_000,
         compacts: false,
+        repartition: None,
         only_routed: false,
         partitions: vec![partition],
     }
@@ -97,6 +98,9 @@ fn of_two_topics_that_become_one_the_first_says_how_it_is_and_the_other_what_it_
     assert_eq!((hazards.len(), hazards[0].danger), (1, Danger::SettingsLeftOut));
     let detail = &hazards[0].detail;
     assert!(detail.contains("`pay` had max.message.bytes=9, no retention.ms"), "{detail}");
+    let spread = topics.each_ref().map(|topic| TopicPlan { repartition: Some(3), ..topic.clone() });
+    let (new, _) = new_topic(&[(&spread[0], Some(&first)), (&spread[1], Some(&second))], 1);
+    assert_eq!(new.partitions, 3, "as many as are asked for, whatever they had");
     let (_, hazards) = new_topic(&[(&topics[0], Some(&first)), (&topics[1], Some(&first))], 1);
     assert!(hazards.is_empty(), "they are alike");
 }
