@@ -1,9 +1,10 @@
-//! `restores`: the restores of a backup, all of one, and the wish that one end.
+//! `restores`: the restores of a backup, all of one, the wish that one end, and one taken back.
 //!
-//! What is shown is what restores have kept ([`state`](crate::restore::state)), in the backup's folder or elsewhere; no
-//! cluster is asked. Memory: a row each, and a few restores at a time; of one that is shown, its offset map.
+//! What is shown is what restores have kept ([`state`](crate::restore::state)), in the backup's folder or elsewhere; only
+//! `undo` asks a cluster. Memory: a row each, and a few restores at a time; of one that is shown, its offset map.
 
 mod show;
+mod undo;
 
 use serde::Serialize;
 
@@ -76,6 +77,12 @@ pub enum Verb {
         kafka-backup restores cancel --path s3://my-kafka-backups --backup-id production-backup-001 \\\n    \
         --restore-id orders-restore-1f2e3d4c --dry-run")]
     Cancel(CancelArgs),
+    /// Delete the topics that a restore made, where nobody else has written to them
+    #[command(after_help = "Examples:\n  \
+        kafka-backup restores undo --path s3://my-kafka-backups --backup-id production-backup-001 \\\n    \
+        --restore-id orders-restore-1f2e3d4c --bootstrap-servers kafka-dr:9092 --dry-run\n\
+        Exit codes: 0 all that the restore made is gone, 1 some of it was not deleted")]
+    Undo(undo::Args),
 }
 
 /// What the user typed after `restores list`.
@@ -116,7 +123,7 @@ struct Row {
     damaged: Vec<String>,
 }
 
-/// Lists, shows or cancels.
+/// Lists, shows, cancels or undoes.
 ///
 /// # Errors
 /// [`Kind::NoBackup`](crate::error::Kind::NoBackup) for a backup or a restore that is not there; after printing,
@@ -136,6 +143,7 @@ pub async fn run(verb: Verb) -> Result<()> {
             logging::say(&cancel(&state, args.dry_run).await?);
             Ok(())
         }
+        Verb::Undo(args) => undo::run(args).await,
     }
 }
 
@@ -172,6 +180,9 @@ async fn cancel(state: &State, dry_run: bool) -> Result<String> {
     if phase == Phase::Done {
         return Err(Error::usage(format!("the restore `{id}` is done: there is nothing to cancel"))
             .hint("what it has restored is in the target"));
+    }
+    if phase == Phase::Undone {
+        return Err(Error::usage(format!("the restore `{id}` was undone: there is nothing to cancel")));
     }
     let means = match phase {
         Phase::Planned => "nothing was sent; whoever begins it stops before it sends anything",
@@ -272,7 +283,7 @@ fn print(backup_id: &str, rows: &[Row], format: Format, output: &mut Output) -> 
 mod tests {
     use super::super::table::tests::Written;
     use super::*;
-    use crate::restore::state::tests::{attempt, journal, memory, planned, whole};
+    use crate::restore::state::tests::{attempt, journal, memory, planned, undone, whole};
 
     async fn listed(store: &Store, format: Format) -> (String, Result<()>) {
         let (mut output, written) = Written::output();
@@ -332,8 +343,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_finished_restore_cannot_be_cancelled() {
-        let error = cancel(&whole(&memory()).await, false).await.expect_err("it is done");
+    async fn a_finished_restore_and_one_that_was_undone_cannot_be_cancelled() {
+        let state = whole(&memory()).await;
+        let error = cancel(&state, false).await.expect_err("it is done");
         assert!(error.exit_code() == 2 && error.to_string().contains("is done"), "{error}");
+        let _ = undone(&state).await;
+        let error = cancel(&state, false).await.expect_err("it is undone");
+        assert!(error.exit_code() == 2 && error.to_string().contains("was undone"), "{error}");
     }
 }

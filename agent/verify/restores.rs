@@ -37,13 +37,14 @@ mod tests {
 
     use super::*;
     use crate::archive::source::tests::{Fixture, three};
-    use crate::restore::state::tests::whole;
+    use crate::restore::state::tests::{undone, whole};
     use crate::verify::{Mode, check};
 
     /// A sound archive with a restore that has every kind of object.
     async fn fixture() -> Fixture {
         let fixture = three().await;
-        let _ = whole(fixture.archive.store()).await;
+        let state = whole(fixture.archive.store()).await;
+        let _ = undone(&state).await;
         fixture
     }
 

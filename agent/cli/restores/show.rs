@@ -7,7 +7,7 @@ use super::super::offset_map::{PairRow, pair_lines, pair_table};
 use super::super::table::{self, Output, Page};
 use super::{StateArgs, came_to, restore_id, verdict};
 use crate::error::{Error, Result};
-use crate::restore::state::{Attempt, Cancelled, Done, Phase, Plan, Seen, State};
+use crate::restore::state::{Attempt, Cancelled, Done, Phase, Plan, Seen, State, Undone};
 
 /// What the user typed after `restores show`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,7 @@ struct Shown {
     partitions: Vec<PairRow>,
     done: Option<Done>,
     cancelled: Option<Cancelled>,
+    undone: Option<Undone>,
     damaged: Vec<String>,
 }
 
@@ -94,6 +95,7 @@ impl Shown {
             plan: seen.plan,
             done: seen.done,
             cancelled: seen.cancelled,
+            undone: seen.undone,
         };
         Ok((shown, seen.damaged))
     }
@@ -123,6 +125,10 @@ impl Shown {
         }
         if let Some(done) = &self.done {
             page.line(format_args!("Done: {} by attempt {}", done.finished_at, done.attempt));
+        }
+        if let Some(undone) = &self.undone {
+            let topics: Vec<&str> = undone.topics.iter().map(|topic| topic.topic.as_str()).collect();
+            page.line(format_args!("Undone: {} by {}: {}", undone.undone_at, undone.process, topics.join(", ")));
         }
         for damaged in &self.damaged {
             page.line(format_args!("Damaged: {damaged}"));
@@ -163,7 +169,7 @@ async fn attempts(state: &State, seen: &mut Seen) -> Result<Vec<Attempt>> {
 mod tests {
     use super::super::super::table::tests::Written;
     use super::*;
-    use crate::restore::state::tests::{attempt, memory, planned, whole};
+    use crate::restore::state::tests::{attempt, memory, planned, undone, whole};
 
     async fn shown(state: &State, format: Format) -> (String, Result<()>) {
         let (mut output, written) = Written::output();
@@ -197,6 +203,18 @@ mod tests {
         );
         let (csv, _) = shown(&state, Format::Csv).await;
         assert_eq!(csv.lines().count(), 2, "{csv}");
+    }
+
+    #[tokio::test]
+    async fn that_a_restore_was_undone_is_shown_with_its_topics() {
+        let state = whole(&memory()).await;
+        let kept = undone(&state).await;
+        let (text, _) = shown(&state, Format::Table).await;
+        let line = format!("Undone: {} by {}: orders-restored", kept.undone_at, kept.process);
+        assert!(text.contains("\nState: undone\n") && text.lines().any(|shown| shown == line), "{text}");
+        let (json, _) = shown(&state, Format::Json).await;
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!((&json["state"], &json["undone"]["topics"][0]["topic_id"]), (&"undone".into(), &"_".into()));
     }
 
     #[tokio::test]

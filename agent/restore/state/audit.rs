@@ -1,7 +1,7 @@
 //! A look at every object of a restore, for `verify`.
 
 use super::objects::digest;
-use super::{Attempt, Cancelled, Done, Name, Plan, State};
+use super::{Attempt, Cancelled, Done, Name, Plan, State, Undone};
 use crate::archive::source::side_by_side;
 use crate::error::{Error, Result};
 use crate::restore::map::OffsetMap;
@@ -51,6 +51,7 @@ impl State {
             Name::Map => self.look_at_map().await?,
             Name::Done => self.read::<Done>(name).await?.is_some(),
             Name::Cancelled => self.read::<Cancelled>(name).await?.is_some(),
+            Name::Undone => self.read::<Undone>(name).await?.is_some(),
         };
         match (is_there, name.number()) {
             (true, _) => Ok(()),

@@ -17,6 +17,8 @@ pub enum Name {
     Done,
     /// Somebody wants it to end.
     Cancelled,
+    /// What it made is deleted.
+    Undone,
 }
 
 impl Name {
@@ -27,6 +29,7 @@ impl Name {
             "map" => Self::Map,
             "done" => Self::Done,
             "cancelled" => Self::Cancelled,
+            "undone" => Self::Undone,
             _ => match name.split_once('-')? {
                 ("attempt", n) => Self::Attempt(n.parse().ok()?),
                 ("journal", n) => Self::Journal(n.parse().ok()?),
@@ -61,6 +64,7 @@ impl Name {
             Self::Map => "restore-map",
             Self::Done => "restore-done",
             Self::Cancelled => "restore-cancelled",
+            Self::Undone => "restore-undone",
         }
     }
 }
@@ -74,6 +78,7 @@ impl fmt::Display for Name {
             Self::Map => f.write_str("map"),
             Self::Done => f.write_str("done"),
             Self::Cancelled => f.write_str("cancelled"),
+            Self::Undone => f.write_str("undone"),
         }
     }
 }
@@ -84,7 +89,8 @@ mod tests {
 
     #[test]
     fn names_read_back_and_nothing_else_is_a_name() {
-        for name in [Name::Plan, Name::Attempt(0), Name::Journal(120), Name::Map, Name::Done, Name::Cancelled] {
+        let words = [Name::Plan, Name::Map, Name::Done, Name::Cancelled, Name::Undone];
+        for name in words.into_iter().chain([Name::Attempt(0), Name::Journal(120)]) {
             assert_eq!(Name::parse(&name.to_string()), Some(name));
         }
         for other in ["", "plan-0", "attempt", "attempt-", "attempt-01", "attempt-+1", "journal--1", "maps", "x-1"] {

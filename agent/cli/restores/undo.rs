@@ -1,0 +1,152 @@
+//! `restores undo`: the topics that a restore made, deleted. What of that may be done is
+//! [`undo`](crate::restore::undo)'s; here it is asked for and printed.
+
+use serde::Serialize;
+
+use super::super::Format;
+use super::super::cluster::ClusterArgs;
+use super::super::table::{self, Output, Page};
+use super::{StateArgs, restore_id};
+use crate::error::{Error, Result};
+use crate::kafka::client::{Client, OPEN_WITHIN};
+use crate::restore::state::State;
+use crate::restore::undo::{Accept, Action, Fate, Undo};
+
+/// What the user typed after `restores undo`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    state: StateArgs,
+    /// The restore; one that is not finished must have been cancelled
+    #[arg(long, value_name = "ID", value_parser = restore_id)]
+    restore_id: String,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Say which topics would be deleted, and delete none
+    #[arg(long)]
+    dry_run: bool,
+    /// Delete topics though this may be so; may be given again
+    #[arg(long, value_name = "WHAT")]
+    accept: Vec<Accept>,
+    /// How to print
+    #[arg(long, short = 'o', value_enum, default_value_t)]
+    format: Format,
+}
+
+/// What becomes of the topics; its JSON is stable.
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    restore_id: &'a str,
+    dry_run: bool,
+    topics: &'a [Fate],
+}
+
+/// Deletes, or says what would be, and prints that.
+///
+/// # Errors
+/// As [`Undo::perform`]; after printing, [`Kind::Failed`](crate::error::Kind::Failed) where a topic that the restore made
+/// was not deleted.
+pub(super) async fn run(args: Args) -> Result<()> {
+    let properties = args.cluster.properties()?;
+    let state = State::open(&args.state.open().await?, &args.restore_id).await?;
+    let client = Client::open(properties, OPEN_WITHIN).await?;
+    let undo = Undo { client: &client, state: &state, accept: &args.accept };
+    let fates = if args.dry_run { undo.plan().await? } else { undo.perform().await? };
+    let mut output = Output::stdout()?;
+    let shown = Shown { restore_id: &args.restore_id, dry_run: args.dry_run, topics: &fates };
+    shown.print(args.format, &mut output)?;
+    output.finish()?;
+    if args.dry_run { Ok(()) } else { verdict(&fates) }
+}
+
+/// Refuses to call it undone where something that the restore made is left.
+fn verdict(fates: &[Fate]) -> Result<()> {
+    let left: Vec<_> = fates.iter().filter(|fate| fate.is_left()).collect();
+    let Some(first) = left.first() else { return Ok(()) };
+    let others = match left.len() {
+        1 => String::new(),
+        more => format!("; nor were {} more", more - 1),
+    };
+    Err(Error::failed(format!(
+        "topic \"{}\", which the restore made, was not deleted: {}{others}",
+        first.topic, first.why
+    )))
+}
+
+impl Shown<'_> {
+    fn print(&self, format: Format, output: &mut Output) -> Result<()> {
+        match format {
+            Format::Json => output.json(self),
+            Format::Csv => {
+                output.write(b"topic,topic_id,action,why\n")?;
+                for fate in self.topics {
+                    output.write(table::csv(&cells(fate).map(Option::unwrap_or_default)).as_bytes())?;
+                }
+                Ok(())
+            }
+            Format::Table => output.write(self.page().text().as_bytes()),
+        }
+    }
+
+    fn page(&self) -> Page {
+        let mut page = Page::new(format_args!("Undo: {}", self.restore_id));
+        let rows: Vec<_> = self.topics.iter().map(|fate| cells(fate).map(table::or_dash).to_vec()).collect();
+        page.table(&["Topic", "Id", "Action", "Why"], &rows);
+        let of = |action| self.topics.iter().filter(|fate| fate.action == action).count() as u64;
+        match self.dry_run {
+            true => page.line(format_args!("{} would be deleted", table::counted(of(Action::Delete), "topic"))),
+            false => page.line(format_args!("{} deleted", table::counted(of(Action::Deleted), "topic"))),
+        }
+        page
+    }
+}
+
+fn cells(fate: &Fate) -> [Option<String>; 4] {
+    let id = fate.topic_id.map(|id| id.to_string());
+    [Some(fate.topic.clone()), id, Some(fate.action.to_string()), Some(fate.why.clone())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::table::tests::Written;
+    use super::*;
+    use crate::record::TopicId;
+
+    fn fate(topic: &str, made: bool, action: Action) -> Fate {
+        let topic_id = made.then(|| TopicId(uuid::Uuid::from_u128(1)));
+        Fate { topic: topic.to_owned(), topic_id, made, action, why: "so it is".to_owned() }
+    }
+
+    fn printed(fates: &[Fate], dry_run: bool, format: Format) -> String {
+        let (mut output, written) = Written::output();
+        Shown { restore_id: "r1", dry_run, topics: fates }.print(format, &mut output).expect("written");
+        output.finish().expect("written");
+        written.text()
+    }
+
+    #[test]
+    fn each_topic_is_a_row_with_what_becomes_of_it_and_why() {
+        let fates = [fate("a", true, Action::Deleted), fate("b", false, Action::Keep)];
+        let table = printed(&fates, false, Format::Table);
+        assert!(table.starts_with("Undo: r1\n") && table.ends_with("\n1 topic deleted\n"), "{table}");
+        assert!(table.contains("\nb      -                       keep     so it is\n"), "{table}");
+        let csv = printed(&fates, false, Format::Csv);
+        assert_eq!(csv.lines().nth(1), Some("a,AAAAAAAAAAAAAAAAAAAAAQ,deleted,so it is"));
+        let json: serde_json::Value = serde_json::from_str(&printed(&fates, true, Format::Json)).expect("JSON");
+        assert_eq!((&json["dry_run"], &json["topics"][1]["action"]), (&true.into(), &"keep".into()));
+        assert_eq!(
+            (&json["topics"][0]["topic_id"], &json["topics"][1]["topic_id"]),
+            (&"AAAAAAAAAAAAAAAAAAAAAQ".into(), &serde_json::Value::Null)
+        );
+    }
+
+    #[test]
+    fn what_the_restore_made_and_is_left_is_no_success() {
+        let sound = [fate("a", true, Action::Deleted), fate("b", false, Action::Keep), fate("c", true, Action::Gone)];
+        verdict(&sound).expect("all that it made is gone");
+        let left = [fate("a", true, Action::Keep), fate("b", true, Action::Keep)];
+        let error = verdict(&left).expect_err("two are left");
+        assert!(error.exit_code() == 1 && error.to_string().contains("\"a\", which the restore made"), "{error}");
+        assert!(error.to_string().contains("1 more"), "{error}");
+    }
+}

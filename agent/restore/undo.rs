@@ -1,0 +1,356 @@
+//! Takes back what a restore made: the target topics that it created and to which nobody else has written are deleted.
+//!
+//! Which topics those are is what the restore has kept: its plan says that a topic was missing, its attempts say the id of
+//! the one that was made, and who sent. All that such a topic holds, from the start of its log to the end, must be of these
+//! producers ([`owners`]); what retention has taken before nobody can tell any more. Deleted is by the topic's id: one that
+//! was made anew in the meantime stays. A record that somebody writes between the last look at a topic and its deletion, a
+//! moment later, is lost with it.
+//!
+//! **Order of durable effects, and what a crash after each leaves:**
+//!
+//! | effect | what is left | what the next start does |
+//! |---|---|---|
+//! | the fence in Kafka, unless the restore is done | markers in the topics; nobody of the restore can send any more | fences again |
+//! | `undone` | a restore that nobody goes on with, and all its topics | looks at all of them again |
+//! | the deletion of each topic | the others | finds that one gone, deletes the others |
+//!
+//! Whether a process of the restore still runs nobody can tell. So one that is not done must have been cancelled: then none
+//! begins, and the fence keeps those that had begun from sending.
+//!
+//! Retry: the client's. Cancel: as a crash.
+
+mod owners;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::Serialize;
+
+use self::owners::Owners;
+use super::ends;
+use super::perform::transactional_id;
+use super::plan::{Plan, groups};
+use super::state::{Attempt, Name, Phase, Process, Seen, State, Undone, UndoneTopic};
+use crate::crash;
+use crate::error::{Error, Result};
+use crate::kafka::client::{Client, TopicMetadata};
+use crate::kafka::code_name;
+use crate::kafka::produce::{self, fence};
+use crate::record::{OffsetRange, Partition, TopicId};
+
+const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+
+/// What keeps a topic, or the whole restore, unless it is accepted by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Accept {
+    /// A topic has deleted records: nobody can tell any more whose they were.
+    RecordsGone,
+    /// Members of consumer groups read a topic.
+    ActiveGroups,
+    /// Nobody can be fenced off: an older process, were there one, could go on sending.
+    NoFence,
+}
+
+impl std::fmt::Display for Accept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::RecordsGone => "records-gone",
+            Self::ActiveGroups => "active-groups",
+            Self::NoFence => "no-fence",
+        })
+    }
+}
+
+/// What becomes of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is going to be deleted.
+    Delete,
+    /// It was.
+    Deleted,
+    /// It stays.
+    Keep,
+    /// It is not there any more.
+    Gone,
+}
+
+impl std::fmt::Display for Action {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Delete => "delete",
+            Self::Deleted => "deleted",
+            Self::Keep => "keep",
+            Self::Gone => "gone",
+        })
+    }
+}
+
+/// A target topic of the restore, and what becomes of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fate {
+    /// The topic.
+    pub topic: String,
+    /// The id of the one that the restore has made; `None` where nothing tells it.
+    #[serde(serialize_with = "as_text")]
+    pub topic_id: Option<TopicId>,
+    /// Whether it is there, and the restore has made it as far as is known.
+    pub made: bool,
+    /// What becomes of it.
+    pub action: Action,
+    /// Why.
+    pub why: String,
+}
+
+impl Fate {
+    /// Returns whether something is left that the restore has made.
+    pub fn is_left(&self) -> bool {
+        self.made && self.action == Action::Keep
+    }
+
+    fn keep(&mut self, why: impl Into<String>) {
+        (self.action, self.why) = (Action::Keep, why.into());
+    }
+}
+
+fn as_text<S: serde::Serializer>(topic_id: &Option<TopicId>, to: S) -> Result<S::Ok, S::Error> {
+    topic_id.map(|id| id.to_string()).serialize(to)
+}
+
+/// A restore that is to be undone.
+pub struct Undo<'a> {
+    /// The cluster that it restored to.
+    pub client: &'a Client,
+    /// What it keeps.
+    pub state: &'a State,
+    /// What is accepted.
+    pub accept: &'a [Accept],
+}
+
+/// What a restore has kept of what it made.
+struct Kept {
+    plan: Plan,
+    attempts: Vec<Attempt>,
+    is_done: bool,
+}
+
+impl Undo<'_> {
+    /// Looks what would become of each topic, in order of their names; nothing is changed.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for a restore that may still run, and for another cluster;
+    /// [`Kind::Damaged`](crate::error::Kind::Damaged) when what it has kept cannot be read; those of the cluster.
+    pub async fn plan(&self) -> Result<Vec<Fate>> {
+        let kept = self.kept().await?;
+        let (mut fates, partitions) = self.told(&kept).await?;
+        let _ = self.look(&Owners::of(&kept.attempts), &mut fates, partitions).await?;
+        Ok(fates)
+    }
+
+    /// Deletes what can be deleted; returns what became of each topic.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan); [`Kind::Fenced`](crate::error::Kind::Fenced) when somebody else takes the restore's place
+    /// meanwhile.
+    pub async fn perform(&self) -> Result<Vec<Fate>> {
+        let kept = self.kept().await?;
+        let (mut fates, partitions) = self.told(&kept).await?;
+        let mut owners = Owners::of(&kept.attempts);
+        if !kept.is_done && !partitions.is_empty() {
+            owners.extend(self.fence(&partitions).await?);
+        }
+        let logs = self.look(&owners, &mut fates, partitions).await?;
+        if fates.iter().all(|fate| fate.action != Action::Delete) {
+            return Ok(fates);
+        }
+        let deleted = fates.iter().filter(|fate| fate.action == Action::Delete);
+        let topic = |fate: &Fate| Some(UndoneTopic { topic: fate.topic.clone(), topic_id: fate.topic_id?.to_string() });
+        let undone = Undone::now(self.state.restore_id(), Process::this(), deleted.filter_map(topic).collect());
+        let _ = self.state.undo(&undone).await?;
+        for fate in &mut fates {
+            let Some(topic_id) = fate.topic_id.filter(|_| fate.action == Action::Delete) else { continue };
+            if let Some(why) = self.look_again(&owners, &fate.topic, &logs).await? {
+                fate.keep(why);
+                continue;
+            }
+            self.client.delete_topic(&fate.topic, topic_id).await?;
+            crash::point("restore-topic-deleted", &fate.topic);
+            tracing::info!(topic = fate.topic, "deleted");
+            fate.action = Action::Deleted;
+        }
+        Ok(fates)
+    }
+
+    /// Reads what the restore has kept.
+    async fn kept(&self) -> Result<Kept> {
+        let (id, seen) = (self.state.restore_id(), self.state.look().await?);
+        if seen.phase() == Phase::Running {
+            return Err(Error::usage(format!("restore `{id}` is not finished, and may still run"))
+                .hint("`restores cancel` it first: then nobody goes on with it"));
+        }
+        let Seen { plan, attempts, names, .. } = seen;
+        let Some(plan) = plan else {
+            return Err(Error::damaged(format!(
+                "the plan of restore `{id}` cannot be read: what it made is not known"
+            )));
+        };
+        match plan.target.cluster_id.as_ref().zip(self.client.cluster_id()) {
+            Some((meant, met)) if *meant != met => {
+                let what = format!("restore `{id}` went to the cluster {meant}, and this is {met}");
+                return Err(Error::usage(what).hint("name the brokers of that one"));
+            }
+            _ => {}
+        }
+        let mut read = Vec::new();
+        for n in attempts {
+            read.extend(self.state.attempt(n).await?);
+        }
+        Ok(Kept { plan: plan.read()?, attempts: read, is_done: names.contains(&Name::Done) })
+    }
+
+    /// Returns what the restore has kept of each topic, held against what the cluster tells; and the partitions of those
+    /// that the restore has made.
+    async fn told(&self, kept: &Kept) -> Result<(Vec<Fate>, Vec<Partition>)> {
+        let names = kept.topics();
+        let metadata = self.client.metadata(Some(&names)).await?;
+        let told: HashMap<&str, &TopicMetadata> =
+            metadata.topics.iter().map(|topic| (topic.name.as_str(), topic)).collect();
+        let fates: Vec<Fate> = names.iter().map(|name| kept.fate(name, told.get(name.as_str()).copied())).collect();
+        let partitions = fates.iter().filter(|fate| fate.action == Action::Delete).flat_map(|fate| {
+            let told = told.get(fate.topic.as_str()).map(|told| (told.topic_id, &told.partitions));
+            let partition = |topic_id, index| Partition { topic: fate.topic.as_str().into(), topic_id, index };
+            told.into_iter().flat_map(move |(id, of)| of.iter().map(move |met| partition(id, met.index)))
+        });
+        let partitions = partitions.collect();
+        Ok((fates, partitions))
+    }
+
+    /// Takes the place of whoever may still send; returns as whom.
+    async fn fence(&self, partitions: &[Partition]) -> Result<Option<i64>> {
+        let id = transactional_id(self.state.restore_id());
+        let Some(why) = produce::hindrance(self.client, &id, true).await? else {
+            return fence(self.client, &id, partitions).await.map(|identity| Some(identity.producer_id));
+        };
+        if !self.accept.contains(&Accept::NoFence) {
+            return Err(Error::failed(format!("nobody can be fenced off, and the restore is not finished: {why}"))
+                .hint("where surely no process of it runs any more, --accept no-fence"));
+        }
+        tracing::warn!("nobody is fenced off: {why}");
+        Ok(None)
+    }
+
+    /// Looks at all that the topics hold and who reads them, and keeps those that are not the restore's alone; returns what
+    /// was looked at.
+    async fn look(
+        &self,
+        owners: &Owners,
+        fates: &mut [Fate],
+        partitions: Vec<Partition>,
+    ) -> Result<HashMap<Partition, OffsetRange>> {
+        let logs = ends::of(self.client, &partitions).await?;
+        let mut reasons: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut reason = |topic: &str, why: String| reasons.entry(topic.to_owned()).or_default().insert(why);
+        if !self.accept.contains(&Accept::RecordsGone) {
+            for (partition, log) in logs.iter().filter(|(_, log)| log.first > 0) {
+                let what = format!("what {partition} held before offset {} is gone: whose it was", log.first);
+                let _ = reason(&partition.topic, format!("{what} nobody can tell (--accept {})", Accept::RecordsGone));
+            }
+        }
+        for (partition, why) in self.foreign(owners, logs.clone()).await? {
+            let _ = reason(&partition.topic, why);
+        }
+        let mut asked: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+        partitions.iter().for_each(|of| asked.entry(of.topic.to_string()).or_default().push(of.index));
+        if !self.accept.contains(&Accept::ActiveGroups) && !asked.is_empty() {
+            let readers = groups::readers(self.client, &asked).await?;
+            let way_out = format!("(--accept {})", Accept::ActiveGroups);
+            for (topic, names) in &readers.of {
+                let names = groups::named(names);
+                let _ = reason(topic, format!("active consumer groups read it: {names} {way_out}"));
+            }
+            for (subject, why) in &readers.unread {
+                for topic in asked.keys() {
+                    let _ = reason(topic, format!("whether {subject} read it is not told: {why} {way_out}"));
+                }
+            }
+        }
+        for fate in fates.iter_mut().filter(|fate| fate.action == Action::Delete) {
+            if let Some(why) = reasons.remove(&fate.topic) {
+                fate.keep(why.into_iter().collect::<Vec<_>>().join("; "));
+            }
+        }
+        Ok(logs)
+    }
+
+    /// Looks at what has come to a topic since it was looked at; returns why it is to be kept.
+    async fn look_again(
+        &self,
+        owners: &Owners,
+        topic: &str,
+        logs: &HashMap<Partition, OffsetRange>,
+    ) -> Result<Option<String>> {
+        let of: Vec<Partition> = logs.keys().filter(|partition| &*partition.topic == topic).cloned().collect();
+        let now = ends::of(self.client, &of).await?;
+        let since = |(partition, log): (Partition, OffsetRange)| {
+            let looked_at = logs.get(&partition).map_or(log.first, |before| before.next);
+            (partition, OffsetRange { first: looked_at.max(log.first), next: log.next })
+        };
+        let foreign = self.foreign(owners, now.into_iter().map(since).collect()).await?;
+        Ok(foreign.into_values().next())
+    }
+
+    /// Returns the first of each partition's batches in a range that is somebody else's, in words.
+    async fn foreign(
+        &self,
+        owners: &Owners,
+        ranges: HashMap<Partition, OffsetRange>,
+    ) -> Result<BTreeMap<Partition, String>> {
+        let mut foreign = BTreeMap::new();
+        ends::walk(self.client, ranges, |partition, header| {
+            let Some(whose) = owners.stranger(header) else { return Ok(true) };
+            foreign.insert(partition.clone(), format!("{partition} holds {whose}"));
+            Ok(false)
+        })
+        .await?;
+        Ok(foreign)
+    }
+}
+
+impl Kept {
+    /// Returns the names of all targets, in order.
+    fn topics(&self) -> Vec<String> {
+        let topics = self.plan.topics.iter().map(|topic| topic.target.clone());
+        let names: BTreeSet<String> = topics.chain(self.plan.routed.iter().map(|topic| topic.topic.clone())).collect();
+        names.into_iter().collect()
+    }
+
+    /// Returns what becomes of a topic as far as its id tells.
+    fn fate(&self, topic: &str, told: Option<&TopicMetadata>) -> Fate {
+        let is_planned = self.plan.new_topics().contains_key(topic);
+        let starts = self.attempts.iter().flat_map(|attempt| &attempt.starts);
+        let of = starts.map(|start| &start.pair.target).filter(|target| &*target.topic == topic);
+        let ids: BTreeSet<TopicId> = of.map(|target| target.topic_id).collect();
+        let topic_id = ids.first().copied().filter(|id| ids.len() == 1 && !id.is_none());
+        let (action, why) = match (told.filter(|told| told.code != UNKNOWN_TOPIC_OR_PARTITION), topic_id) {
+            _ if !is_planned => (Action::Keep, "it was there before the restore".to_owned()),
+            (None, _) => (Action::Gone, "it is not there any more".to_owned()),
+            (Some(told), _) if told.code != 0 => {
+                (Action::Keep, format!("the cluster does not tell of it: {}", code_name(told.code)))
+            }
+            (Some(_), None) if ids.is_empty() => (
+                Action::Keep,
+                "nothing was sent to it: which topic of the name the restore made is not known".to_owned(),
+            ),
+            (Some(_), None) => (Action::Keep, "it has no one id that tells it from another of its name".to_owned()),
+            (Some(told), Some(id)) if told.topic_id != id => {
+                (Action::Keep, format!("it was made anew since: its id is {}, and was {id}", told.topic_id))
+            }
+            (Some(_), Some(_)) => (Action::Delete, "the restore made it, and nobody else has written to it".to_owned()),
+        };
+        let is_other = topic_id.zip(told).is_some_and(|(id, told)| told.code == 0 && told.topic_id != id);
+        let made = is_planned && action != Action::Gone && !is_other;
+        Fate { topic: topic.to_owned(), topic_id, made, action, why }
+    }
+}
+
+#[cfg(test)]
+mod tests;
