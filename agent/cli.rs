@@ -57,7 +57,7 @@ enum Verb {
     ShowOffsetMapping(offset_mapping::Args),
     /// Show where in the target of a restore a source offset is
     OffsetMap(offset_map::Args),
-    /// List the restores of a backup, show one, or cancel one
+    /// List the restores of a backup, show one, cancel one, or undo one
     #[command(subcommand)]
     Restores(restores::Verb),
     /// List the savepoints of a backup and whether the archive has reached them, or create one

@@ -44,7 +44,7 @@ fn assert_whole(kafka: &Kafka, backup: &Backup, topic: &str, when: &str) {
 }
 
 /// Says why a test cannot work where the program has no crash points.
-fn need_crash_points() {
+pub(crate) fn need_crash_points() {
     if cfg!(not(debug_assertions)) {
         panic!("crash points are in debug builds only: run `cargo test` without --release");
     }
@@ -212,7 +212,7 @@ fn describe(within: &[(&String, &String)]) -> String {
 }
 
 /// Prints a line past the capture of the test runner: what the kills hit is a result also when the test passes.
-fn report(line: &str) {
+pub(crate) fn report(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

@@ -189,7 +189,7 @@ fn a_transaction_left_open_ends_the_archive_at_the_last_stable_offset() {
 }
 
 /// The settings of a topic that the cleaner goes over within a second.
-const COMPACTED: [(&str, &str); 5] = [
+pub(crate) const COMPACTED: [(&str, &str); 5] = [
     ("cleanup.policy", "compact"),
     ("segment.ms", "60000"),
     ("min.cleanable.dirty.ratio", "0.001"),

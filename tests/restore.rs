@@ -8,9 +8,12 @@ mod dangers;
 mod hazards;
 mod rates;
 mod refusals;
+mod repartition;
+mod resume;
 mod savepoint;
 mod shapes;
 mod stages;
+mod undo;
 mod verified;
 mod yaml;
 
@@ -231,6 +234,12 @@ impl<'a> Restore<'a> {
         self.assert_read(&read_all_committed(kafka, &self.names()), wanted);
     }
 
+    /// Returns whether its records went in transactions, whose ends are markers.
+    fn marks(&self) -> bool {
+        let seen = block_on(async { self.state().look().await.expect("it can be read") });
+        seen.journal.is_some_and(|journal| journal.is_transactional)
+    }
+
     /// Returns the names of sources and targets.
     pub(crate) fn names(&self) -> Vec<&str> {
         self.topics.iter().flat_map(|(source, target)| [source.as_str(), target]).collect()
@@ -246,7 +255,7 @@ impl<'a> Restore<'a> {
             let held: Vec<Record> = read[source].iter().filter(|record| wanted(record)).cloned().collect();
             let brought = &read[target];
             assert_same_cells(target, brought, &held);
-            assert_leads(&map, (source, &held), (target, brought));
+            assert_leads(&map, (source, &held), (target, brought), self.marks());
             records += brought.len() as u64;
         }
         assert_eq!(done.records, records, "what the restore says that it restored");
@@ -277,9 +286,15 @@ pub(crate) fn tracks<'m>(map: &'m OffsetMap, source: &str) -> BTreeMap<i32, &'m 
     of.map(|(pair, track)| (pair.source.index, track)).collect()
 }
 
-/// Asserts that the map leads from each record of a source to its record in the target, and from nowhere else.
+/// Asserts that the map leads from each record of a source to its record in the target, and from nowhere else; that the
+/// restored end is behind the last record, and behind the marker of its transaction where it has one.
 #[track_caller]
-fn assert_leads(map: &OffsetMap, (source, held): (&str, &[Record]), (target, brought): (&str, &[Record])) {
+fn assert_leads(
+    map: &OffsetMap,
+    (source, held): (&str, &[Record]),
+    (target, brought): (&str, &[Record]),
+    has_markers: bool,
+) {
     let tracks = tracks(map, source);
     let mut next: BTreeMap<i32, i64> = tracks.iter().map(|(index, track)| (*index, track.asked().first)).collect();
     for (from, to) in held.iter().zip(brought) {
@@ -296,7 +311,7 @@ fn assert_leads(map: &OffsetMap, (source, held): (&str, &[Record]), (target, bro
     for (index, track) in tracks {
         let of = brought.iter().filter(|record| record.partition == index);
         assert_eq!(track.records(), of.clone().count() as u64, "{source}-{index}");
-        let end = of.map(|record| record.offset + 1).max().unwrap_or(track.target_first());
+        let end = of.map(|record| record.offset + 1 + i64::from(has_markers)).max().unwrap_or(track.target_first());
         let position = track.translate(track.asked().next);
         assert_eq!((position, track.end()), (Position::End { target: end }, Some(end)), "{target}-{index}");
     }

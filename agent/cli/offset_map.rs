@@ -124,6 +124,7 @@ async fn held(state: &State) -> Result<OffsetMap> {
             Phase::Planned => "it is planned, and nothing was sent",
             Phase::Running => "it has not written its first journal: ask again in some seconds",
             Phase::Cancelled => "it was cancelled before it had written one",
+            Phase::Undone => "it was undone before it had written one",
             Phase::Done => "its map is gone: bring the object back from a copy",
         })
     })

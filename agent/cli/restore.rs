@@ -1,5 +1,6 @@
 //! `restore`: what a backup holds, sent to a cluster.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::table::{Output, Page, counted, size};
@@ -13,6 +14,7 @@ use crate::restore::perform::{self, Planned};
 use crate::restore::plan::{PartitionPlan, Plan, StagePlan, TopicPlan, making};
 use crate::restore::state::State;
 use crate::stages::Stages;
+use crate::stages::spread::Spread;
 use crate::store::Store;
 use crate::telemetry::{Health, http, logging, metrics};
 
@@ -169,15 +171,20 @@ impl Prepared<'_> {
     }
 }
 
-/// Opens the stages that a restore goes through, which compiles their plugins; `None` where it has none.
+/// Opens the stages that a restore goes through, which compiles their plugins; `None` where it has none, and spreads nothing
+/// by key.
 async fn open_stages(restore: &Restore) -> Result<Option<Stages>> {
-    if restore.stages.is_empty() {
+    let spread = Spread::new(&restore.sink.repartition);
+    if restore.stages.is_empty() && spread.is_empty() {
         return Ok(None);
     }
     let (name, stages) = (restore.name.clone(), restore.stages.clone());
-    let opened = tokio::task::spawn_blocking(move || Stages::of_restore(&name, &stages)).await;
+    let opened = tokio::task::spawn_blocking(move || Stages::of_restore(&name, &stages, &spread)).await;
     opened.map_err(|error| Error::failed("the stages could not be opened").source(error))?.map(Some)
 }
+
+/// What is said of partitions that get records of several.
+const MIXED: &str = ": records of several partitions come together, in no order among them";
 
 fn print(restore: &Restore, state: &State, plan: &Plan, shown: Shown) -> Result<()> {
     let mut output = Output::stdout()?;
@@ -193,7 +200,10 @@ fn page(restore: &Restore, state: &State, plan: &Plan) -> Page {
     let row = |(topic, of): (&TopicPlan, &PartitionPlan)| {
         vec![
             format!("{}-{}", topic.source, of.source),
-            format!("{}-{}", topic.target, of.target),
+            match topic.repartition {
+                Some(_) => format!("{} by key", topic.target),
+                None => format!("{}-{}", topic.target, of.target),
+            },
             of.first.to_string(),
             of.next.to_string(),
             of.segments.to_string(),
@@ -211,11 +221,15 @@ fn page(restore: &Restore, state: &State, plan: &Plan) -> Page {
     if let Some(kept) = kept(plan) {
         page.line(format!("Stages keep records {kept}"));
     }
+    for (topic, (partitions, sources)) in spread(plan) {
+        let mixed = if sources > 1 { MIXED } else { "" };
+        page.line(format!("Records go to {} of {topic} by key{mixed}", counted(partitions.into(), "partition")));
+    }
     for routed in &plan.routed {
-        let mixed =
-            if routed.is_mixed { ": records of several partitions come together, in no order among them" } else { "" };
+        let mixed = if routed.is_mixed { MIXED } else { "" };
         page.line(format!("Stages send records to {}{mixed}", routed.topic));
     }
+    page.line(transactions(restore, plan));
     for (topic, new) in plan.new_topics() {
         let (partitions, replicas) =
             (counted(new.partitions.unsigned_abs().into(), "partition"), new.replication_factor);
@@ -228,6 +242,34 @@ fn page(restore: &Restore, state: &State, plan: &Plan) -> Page {
         page.line(format!("Hazard {}{accepted}: {}: {}", hazard.danger, hazard.subject, hazard.detail));
     }
     page
+}
+
+/// Says whether records go in transactions, which is how the restore goes on when it is stopped.
+fn transactions(restore: &Restore, plan: &Plan) -> &'static str {
+    let is_mixed = plan.routed.iter().any(|routed| routed.is_mixed) || spread(plan).values().any(|(_, from)| *from > 1);
+    match plan.stages.iter().all(|stage| stage.pure) && !restore.skips() && !is_mixed {
+        true => "Stopped and started again, it goes on behind the records that are there: each reader sees each once",
+        false => {
+            "Records go in transactions, because they could not be counted when it goes on: readers of uncommitted data may \
+             see some of transactions that were aborted, which are sent again"
+        }
+    }
+}
+
+/// Returns the topics whose records are spread by key: over how many partitions, and of how many of the source.
+fn spread(plan: &Plan) -> BTreeMap<&str, (u32, usize)> {
+    let mut topics = BTreeMap::new();
+    for routed in &plan.routed {
+        // Any partition may send there.
+        let sources = plan.partitions().count();
+        topics.extend(routed.repartition.map(|count| (routed.topic.as_str(), (count.unsigned_abs(), sources))));
+    }
+    for topic in &plan.topics {
+        if let Some(count) = topic.repartition {
+            topics.entry(topic.target.as_str()).or_insert((count.unsigned_abs(), 0)).1 += topic.partitions.len();
+        }
+    }
+    topics
 }
 
 /// Says what a stage is and does.

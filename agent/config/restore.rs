@@ -13,6 +13,9 @@ use crate::kafka::source::Selection;
 use crate::record::{Offset, OffsetRange, Timestamp, TopicId};
 use crate::stages::{OnError, Stage};
 
+/// The most partitions of a topic: what a cluster can carry at all.
+const MOST_PARTITIONS: i32 = 100_000;
+
 /// A pipeline from an archive into a cluster.
 #[derive(Debug, Clone)]
 pub struct Restore {
@@ -66,6 +69,8 @@ pub struct Sink {
     pub topics: BTreeMap<String, String>,
     /// Partitions, of source topics, that become another one.
     pub partitions: Vec<(String, i32, i32)>,
+    /// Topics, of the target, whose records are spread by key, over so many partitions.
+    pub repartition: BTreeMap<String, i32>,
     /// The restore's name, if it was given one.
     pub restore_id: Option<String>,
     /// Where it keeps its state, if not beside the backup.
@@ -76,6 +81,8 @@ pub struct Sink {
     pub merge_below: usize,
     /// The bound on what is read and not yet acknowledged.
     pub memory_bytes: usize,
+    /// How often it is kept how far the restore has come.
+    pub journal_interval: Duration,
     /// The time for what is on its way when told to stop.
     pub shutdown_timeout: Duration,
     /// The client's properties by librdkafka's names; they hold secrets.
@@ -87,11 +94,13 @@ impl fmt::Debug for Sink {
         f.debug_struct("Sink")
             .field("topics", &self.topics)
             .field("partitions", &self.partitions)
+            .field("repartition", &self.repartition)
             .field("restore_id", &self.restore_id)
             .field("state", &self.state.as_deref().map(value::shown_path))
             .field("accept", &self.accept)
             .field("merge_below", &self.merge_below)
             .field("memory_bytes", &self.memory_bytes)
+            .field("journal_interval", &self.journal_interval)
             .field("shutdown_timeout", &self.shutdown_timeout)
             .field("kafka", &self.kafka.keys())
             .finish()
@@ -119,6 +128,11 @@ impl Restore {
 }
 
 impl Restore {
+    /// Returns whether a stage leaves out records that it fails at: which ones, may depend on how long it takes.
+    pub fn skips(&self) -> bool {
+        self.stages.iter().any(|stage| stage.on_error == OnError::Skip)
+    }
+
     /// Returns the restore's id: the one that it was given, or its name with a digest of what is asked for.
     pub fn id(&self) -> String {
         if let Some(id) = &self.sink.restore_id {
@@ -141,7 +155,10 @@ impl Restore {
         let source = Source { path: value::shown_path(&self.source.path), ..self.source.clone() };
         // What is printed of a stage hides its settings' values: they may be secrets, and nobody reads them out of a digest.
         let stages: Vec<_> = self.stages.iter().map(|stage| (&stage.plugin, &stage.settings, stage.on_error)).collect();
-        let asked = format!("{:?}", (source, stages, &sink.topics, &sink.partitions, servers));
+        let mut asked = format!("{:?}", (source, stages, &sink.topics, &sink.partitions, servers));
+        if !sink.repartition.is_empty() {
+            asked += &format!("{:?}", sink.repartition);
+        }
         xxhash_rust::xxh3::xxh3_64(asked.as_bytes())
     }
 }
@@ -189,6 +206,7 @@ impl Sink {
             Some((topic, index, to.parse().ok().filter(|to| *to >= 0)?))
         })?;
         once(section, "partitions", partitions.iter().map(|(topic, index, _)| (topic, *index)))?;
+        let repartition = read_repartition(section, &topics, &partitions)?;
         let restore_id = section.given_text("restore_id")?;
         if let Some(id) = &restore_id {
             value::check_restore_id(id).map_err(|reason| section.error("restore_id", reason))?;
@@ -200,11 +218,13 @@ impl Sink {
         Ok(Self {
             topics,
             partitions,
+            repartition,
             restore_id,
             state: section.given_text("state")?,
             accept: section.optional_list("accept")?.unwrap_or_default(),
             merge_below: section.read("merge_below", merge_below)?,
             memory_bytes: section.size("memory_bytes", MOST_MEMORY_BYTES)? as usize,
+            journal_interval: section.duration("journal_interval")?,
             shutdown_timeout: section.duration("shutdown_timeout")?,
             kafka,
         })
@@ -237,6 +257,36 @@ pub(super) fn read_renamed(section: &mut Section, key: &str) -> Result<BTreeMap<
         value::check_topic(to).map_err(|reason| section.error(&format!("{key}.{from}"), reason))?;
     }
     Ok(topics)
+}
+
+/// Reads `orders:6`, topics of the target with how many partitions they have.
+fn read_repartition(
+    section: &mut Section,
+    topics: &BTreeMap<String, String>,
+    partitions: &[(String, i32, i32)],
+) -> Result<BTreeMap<String, i32>> {
+    let listed = section.parsed_list("repartition", |text| {
+        let (topic, count) = text.rsplit_once(':')?;
+        let count = count.parse().ok().filter(|count: &i32| (1..=MOST_PARTITIONS).contains(count))?;
+        Some((topic.to_owned(), count))
+    })?;
+    let mut repartition = BTreeMap::new();
+    for (i, (topic, count)) in listed.into_iter().enumerate() {
+        let at = format!("repartition[{i}]");
+        value::check_topic(&topic).map_err(|reason| section.error(&at, reason))?;
+        if repartition.insert(topic.clone(), count).is_some() {
+            return Err(section.error(&at, format!("`{topic}` is named twice")));
+        }
+    }
+    for (i, (source, index, _)) in partitions.iter().enumerate() {
+        let target = topics.get(source).unwrap_or(source);
+        if repartition.contains_key(target) {
+            let reason =
+                format!("`{source}-{index}` has no partition to become: `{target}` is spread by key (repartition)");
+            return Err(section.error(&format!("partitions[{i}]"), reason));
+        }
+    }
+    Ok(repartition)
 }
 
 /// Refuses a policy that only a capture has.

@@ -87,11 +87,13 @@ pub(super) fn read(file: &Rc<File>, given: Map<String, Value>) -> Result<(Restor
     let sink = Sink {
         topics: renamed,
         partitions: Vec::new(),
+        repartition: BTreeMap::new(),
         restore_id: None,
         state: None,
         accept,
         merge_below: native.read("merge_below", restore::merge_below)?,
         memory_bytes: native.size("memory_bytes", MOST_MEMORY_BYTES)? as usize,
+        journal_interval: native.duration("journal_interval")?,
         shutdown_timeout: native.duration("shutdown_timeout")?,
         kafka,
     };

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::batch;
+use crate::batch::{self, Header};
 use crate::error::{Error, Result};
 use crate::kafka::client::{At, Client, Isolation, OffsetQuery};
 use crate::kafka::code_name;
-use crate::record::{Offset, OffsetRange, Partition};
+use crate::record::{OffsetRange, Partition};
 
 /// How long partitions may be without a leader that answers: as long as a topic may take to be made.
 const SETTLE: Duration = Duration::from_secs(30);
@@ -44,14 +44,39 @@ pub(super) async fn with_records(
     client: &Client,
     logs: &HashMap<Partition, OffsetRange>,
 ) -> Result<HashSet<Partition>> {
-    let deadline = Instant::now() + SETTLE;
-    let mut backoff = client.backoff();
     let mut full = HashSet::new();
-    let mut left: Vec<(&Partition, Offset)> =
-        logs.iter().filter(|(_, log)| !log.is_empty()).map(|(of, log)| (of, log.first)).collect();
+    let look = |partition: &Partition, header: Option<&Header>| {
+        // Older formats know no markers.
+        let is_data = header.is_none_or(|header| header.count > 0 && !header.is_control());
+        if is_data {
+            full.insert(partition.clone());
+        }
+        Ok(!is_data)
+    };
+    walk(client, logs.clone(), look).await?;
+    Ok(full)
+}
+
+/// Looks at the headers of the batches in these offsets of partitions, in order: `None` stands for one of an old format.
+/// A partition of which `look` returns false is done.
+///
+/// # Errors
+/// As [`of`]; those of `look`.
+pub(super) async fn walk(
+    client: &Client,
+    ranges: HashMap<Partition, OffsetRange>,
+    mut look: impl FnMut(&Partition, Option<&Header>) -> Result<bool>,
+) -> Result<()> {
+    let mut deadline = Instant::now() + SETTLE;
+    let mut backoff = client.backoff();
+    let mut left: Vec<(Partition, OffsetRange)> = ranges.into_iter().filter(|(_, range)| !range.is_empty()).collect();
+    left.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     while !left.is_empty() {
-        match look_at(client, logs, &mut left, &mut full).await {
-            Ok(true) => {}
+        match look_on(client, &mut left, &mut look).await {
+            Ok(true) => {
+                deadline = Instant::now() + SETTLE;
+                backoff.reset();
+            }
             Err(error) if !error.retryable() || Instant::now() >= deadline => return Err(error),
             Ok(false) if Instant::now() >= deadline => {
                 return Err(Error::transient("a partition does not tell what it holds").hint("see to the brokers"));
@@ -59,58 +84,73 @@ pub(super) async fn with_records(
             _ => sleep(backoff.wait()).await,
         }
     }
-    Ok(full)
+    Ok(())
 }
 
-/// Looks at what lies at these offsets; keeps those of which that says nothing yet, and returns whether it said anything.
-async fn look_at(
+/// Looks at what lies next; keeps what was not looked at yet, and returns whether anything was told.
+async fn look_on(
     client: &Client,
-    logs: &HashMap<Partition, OffsetRange>,
-    left: &mut Vec<(&Partition, Offset)>,
-    full: &mut HashSet<Partition>,
+    left: &mut Vec<(Partition, OffsetRange)>,
+    look: &mut impl FnMut(&Partition, Option<&Header>) -> Result<bool>,
 ) -> Result<bool> {
-    let partitions: Vec<&Partition> = left.iter().map(|(partition, _)| *partition).collect();
-    let mut said = false;
-    let (mut told, mut later) = (Vec::new(), Vec::new());
-    let (leaders, are_led) = by_leader(client, &partitions).await?;
-    are_led?;
-    for (leader, led) in leaders {
-        let asked: Vec<_> = left.iter().filter(|(partition, _)| led.contains(partition)).copied().collect();
-        told.extend(asked.iter().copied().zip(client.batches_at(leader, &asked).await?));
+    let (mut told, mut said) = (Vec::new(), false);
+    {
+        let partitions: Vec<&Partition> = left.iter().map(|(partition, _)| partition).collect();
+        let (leaders, are_led) = by_leader(client, &partitions).await?;
+        are_led?;
+        for (leader, led) in leaders {
+            let is_led = |(partition, _): &&(Partition, OffsetRange)| led.contains(&partition);
+            let asked: Vec<_> = left.iter().filter(is_led).map(|(of, range)| (of, range.first)).collect();
+            let answers = client.batches_at(leader, &asked).await?;
+            told.extend(asked.into_iter().map(|(partition, _)| partition.clone()).zip(answers));
+        }
     }
-    for ((partition, offset), (code, bytes)) in told {
+    let mut later = Vec::new();
+    for (partition, (code, bytes)) in told {
         if code != 0 {
-            return Err(refused(partition, code));
+            return Err(refused(&partition, code));
         }
-        match first_records(&bytes, offset) {
-            Ok(_) => drop(full.insert(partition.clone())),
-            Err(next) if logs.get(partition).is_some_and(|log| next < log.next) => {
-                said |= next > offset;
+        let Some((_, range)) = left.iter().find(|(of, _)| *of == partition) else { continue };
+        match look_at(&partition, *range, &bytes, look)? {
+            Some(rest) => {
+                let has_said = rest.first > range.first;
+                said |= has_said;
                 // Of what said nothing a large batch was left out: it goes first.
-                later.insert(if next > offset { later.len() } else { 0 }, (partition, next));
-                continue;
+                later.insert(if has_said { later.len() } else { 0 }, (partition, rest));
             }
-            Err(_) => {}
+            None => said = true,
         }
-        said = true;
     }
     *left = later;
     Ok(said)
 }
 
-/// Returns where the first batch of records is from `offset` on, else where the batches end.
-fn first_records(bytes: &[u8], offset: Offset) -> Result<Offset, Offset> {
-    let mut next = offset;
+/// Looks at the batches in `bytes` that lie in a range; returns the rest of the range, `None` where there is none.
+fn look_at(
+    partition: &Partition,
+    range: OffsetRange,
+    bytes: &[u8],
+    look: &mut impl FnMut(&Partition, Option<&Header>) -> Result<bool>,
+) -> Result<Option<OffsetRange>> {
+    let mut next = range.first;
     for item in batch::walk(bytes) {
         match item {
-            // Older formats know no markers.
-            Err(_) => return Ok(next),
-            Ok((_, header)) if header.next_offset() <= offset => {}
-            Ok((_, header)) if header.count > 0 && !header.is_control() => return Ok(header.base_offset),
-            Ok((_, header)) => next = header.next_offset(),
+            // Where it ends is not known.
+            Err(_) => {
+                let _ = look(partition, None)?;
+                return Ok(None);
+            }
+            Ok((_, header)) if header.next_offset() <= next => {}
+            Ok((_, header)) if header.base_offset >= range.next => return Ok(None),
+            Ok((_, header)) => {
+                next = header.next_offset();
+                if !look(partition, Some(&header))? {
+                    return Ok(None);
+                }
+            }
         }
     }
-    Err(next)
+    Ok((next < range.next).then_some(OffsetRange { first: next, ..range }))
 }
 
 /// Finds the leaders of partitions; an error is of one that has none now.
@@ -176,7 +216,7 @@ mod tests {
     use super::*;
     use crate::batch::Header;
     use crate::batch::records::{Record, encode, template};
-    use crate::record::Timestamp;
+    use crate::record::{Offset, Timestamp};
 
     fn batch_of(offset: Offset, attributes: i16) -> Bytes {
         let record =
@@ -185,13 +225,27 @@ mod tests {
         encode(&header, &[record], crate::batch::Compression::None).expect("it fits")
     }
 
+    /// Looks at bytes from `first` on until there are records; returns where these begin, and what is left.
+    fn records_from(bytes: &[u8], first: Offset) -> (Option<Offset>, Option<OffsetRange>) {
+        let partition = Partition { topic: "t".into(), topic_id: crate::record::TopicId::NONE, index: 0 };
+        let mut met = None;
+        let rest = look_at(&partition, OffsetRange { first, next: 9 }, bytes, &mut |_, header| {
+            let is_data = header.is_none_or(|header| !header.is_control());
+            met = header.filter(|_| is_data).map(|header| header.base_offset);
+            Ok(!is_data)
+        });
+        (met, rest.expect("nothing is refused"))
+    }
+
     #[test]
     fn a_log_of_markers_holds_no_records() {
+        let rest = |first| Some(OffsetRange { first, next: 9 });
         let markers = [batch_of(3, 0x30), batch_of(4, 0x30)].concat();
-        assert_eq!(first_records(&markers, 3), Err(5));
-        assert_eq!(first_records(&[], 3), Err(3), "nothing was said");
+        assert_eq!(records_from(&markers, 3), (None, rest(5)));
+        assert_eq!(records_from(&[], 3), (None, rest(3)), "nothing was said");
         let with_data = [batch_of(3, 0x30), batch_of(4, 0)].concat();
-        assert_eq!(first_records(&with_data, 3), Ok(4));
-        assert_eq!(first_records(&with_data, 5), Err(5), "it lies before");
+        assert_eq!(records_from(&with_data, 3), (Some(4), None));
+        assert_eq!(records_from(&with_data, 5), (None, rest(5)), "it lies before");
+        assert_eq!(records_from(&batch_of(9, 0), 3), (None, None), "it lies behind");
     }
 }

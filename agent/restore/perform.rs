@@ -1,26 +1,28 @@
 //! Performs the plan of a restore.
 //!
-//! Order of durable effects: the plan's object, the target topics, the fence, the attempt's object, the batches, the
-//! offset map, the settings that topics get afterwards, `done`. What a crash between two of them leaves is said in
-//! [`state`](super::state). A start that finds a plan and no attempt performs that plan ([`before`]); one that finds the
-//! map only gives the topics their settings, and writes `done`. Cancel: SIGTERM, SIGINT and `restores cancel` stop the reading; what is on its way is
+//! Order of durable effects: the plan's object, the target topics, the fence, the attempt's object, the batches and now and
+//! then a journal, the last journal, the offset map, the settings that topics get afterwards, `done`. What a crash between two
+//! of them leaves is said in [`state`](super::state). A start that finds a plan performs that plan ([`before`]); one that finds
+//! an attempt goes on where that has come to ([`resume`](super::resume)); one that finds the map only gives the topics their
+//! settings, and writes `done`. Cancel: SIGTERM, SIGINT and `restores cancel` stop the reading; what is on its way is
 //! acknowledged within `shutdown_timeout`. Nothing that was sent is taken back.
 
-mod targets;
+pub(super) mod targets;
 
-use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use self::targets::{Assigned, Toward};
 use super::ends;
-use super::map::OffsetMap;
-use super::plan::{self, Danger, Hazard, Plan};
+use super::map::{OffsetMap, Pair};
+use super::plan::{self, Danger, Hazard, PartitionPlan, Plan};
 use super::progress::Progress;
 use super::reading::{Limits, Reading, Task};
-use super::sending::{Lane, Sending, Sum, Target};
-use super::state::{self, Attempt, Done, Name, Outcome, Process, Seen, Start, State};
+use super::resume::{self, Path, Resumed};
+use super::sending::{Begun, Journaling, Lane, Outlet, Sending, Target, Transacting};
+use super::state::{self, Attempt, Done, Journal, Name, Outcome, Process, Seen, Start, State, Sum};
 use crate::archive::Archive;
 use crate::batch::outgoing::{self, Identity};
 use crate::budget::{Budget, RateLimit};
@@ -28,9 +30,9 @@ use crate::config::Restore;
 use crate::crash;
 use crate::error::{Error, Kind, Result};
 use crate::kafka::client::Client;
-use crate::kafka::produce::{self, Producer, fence};
+use crate::kafka::produce::{self, Places, Producer, Transactions, fence};
 use crate::pipeline::{self, Control};
-use crate::record::{Offset, OffsetRange, Partition, Timestamp};
+use crate::record::{OffsetRange, Partition, Timestamp};
 use crate::stages::Stages;
 use crate::store::Creation;
 use crate::telemetry::Health;
@@ -40,6 +42,12 @@ const MERGE_TO: usize = 256 << 10;
 
 /// How often it is looked whether somebody wants the restore to end.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// The wait before it is looked again where a restore stands.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// How long a process that was fenced off waits to hear by whom: that one has to look at the targets first.
+const YOUNGER_WITHIN: Duration = Duration::from_secs(15);
 
 /// Where a rate is limited, records are handed on in pieces of so much time.
 const PIECES_A_SECOND: u64 = 20;
@@ -79,47 +87,80 @@ impl Planned<'_> {
     /// Does it.
     ///
     /// # Errors
-    /// [`Kind::Usage`] for hazards that were not accepted, and for a restore of that id that was begun before;
-    /// [`Kind::Fenced`] when another process has taken over; [`Kind::Interrupted`] when told to stop; else what went wrong
-    /// first, after what could be restored has been.
+    /// [`Kind::Usage`] for hazards that were not accepted, and for a restore that was cancelled; [`Kind::Fenced`] when another
+    /// process has taken over; [`Kind::Interrupted`] when told to stop; else what went wrong first, after what could be
+    /// restored has been.
     pub async fn perform(&self, stop: watch::Receiver<bool>) -> Result<Summary> {
         self.check()?;
         let id = self.state.restore_id();
-        if self.state.is_cancelled().await? {
-            return Err(Error::usage(format!("restore `{id}` was cancelled")).hint("give this one another restore_id"));
-        }
         let seen = self.state.look().await?;
+        check_cancelled(id, &seen)?;
         self.check_cluster(&seen)?;
         if seen.names.contains(&Name::Map) {
             return self.end(&seen).await;
         }
-        check_new(id, &seen)?;
         let kept = self.keep_plan().await?;
         let is_fenced = self.may_fence().await?;
-        targets::make(self.client, self.plan).await?;
-        crash::point("restore-topics", &id);
+        if seen.attempts.is_empty() {
+            self.make_topics().await?;
+            crash::point("restore-topics", &id);
+        }
         let assigned = targets::assigned(self.client, self.plan).await?;
-        let towards = assigned.iter().flat_map(|assigned| &assigned.targets);
-        let targets: BTreeSet<_> = towards.map(|toward| toward.pair.target.clone()).collect();
+        let path = resume::path(self.plan, self.restore.skips(), &assigned);
+        let targets: BTreeSet<_> = resume::pairs(&assigned).into_iter().map(|pair| pair.target).collect();
         let targets: Vec<_> = targets.into_iter().collect();
-        // Else two starts at once would fence each other off, and neither go on.
-        check_new(id, &self.state.look().await?)?;
+        if let (Path::Transactions(why), false) = (&path, is_fenced) {
+            return Err(Error::failed(format!("{why}: that needs transactions, which the restore may not use"))
+                .hint("allow WRITE and DESCRIBE on its transactional id for this principal"));
+        }
         let identity = match is_fenced {
             true => fence(self.client, &transactional_id(id), &targets).await?,
             false => produce::unfenced(self.client).await?,
         };
-        let logs = ends::of(self.client, &targets).await?;
-        self.check_empty(&logs).await?;
-        let ends = logs.into_iter().map(|(target, log)| (target, log.next)).collect();
-        let attempt = self.begin(&kept, identity, &assigned, &ends).await?;
+        crash::point("restore-fence", &id);
+        let places = match path {
+            Path::Sequences => None,
+            Path::Transactions(_) => Some(Places::new(&targets, assigned.len())?),
+        };
+        let process = Process::this();
+        let (attempt, map, sum) = loop {
+            // Whoever has begun before the fence may have sent, and can no more.
+            let seen = self.state.look().await?;
+            check_cancelled(id, &seen)?;
+            if seen.names.contains(&Name::Map) {
+                return self.end(&seen).await;
+            }
+            self.check_youngest(&seen, identity)?;
+            let began = self.standing(&seen, &assigned, &targets, (identity, is_fenced), places.as_ref()).await;
+            let (Resumed { starts, map, sum }, void) = match began {
+                Ok(began) => began,
+                Err(error) => {
+                    // What a younger process sends is no sign that somebody else writes there.
+                    self.check_youngest(&self.state.look().await?, identity)?;
+                    return Err(error);
+                }
+            };
+            let attempt = Attempt::new(&kept, (identity.producer_id, identity.epoch), process.clone(), starts);
+            let attempt = Attempt { left_out: sum.left_out, void, ..attempt };
+            if let Some(attempt) = self.state.begin_behind(&seen, &attempt).await? {
+                break (attempt, map, sum);
+            }
+            // An older process has kept that it begins, though it can send nothing.
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+        };
         if attempt.number > 0 {
-            return Err(Error::failed(format!("restore `{id}` was started twice at once"))
-                .hint("they have fenced each other off, and nothing was sent; give this one another restore_id"));
+            tracing::info!(records = sum.records, "restore `{id}` goes on");
         }
-        let sent = self.send(&assigned, identity, ends, stop).await;
-        let (map, Sum { records, bytes, left_out }) = sent.map_err(|error| self.unfinished(error))?;
+        let sent = self.send(&assigned, (identity, places), &attempt, (map, sum), stop).await;
+        let (map, Sum { records, bytes, left_out }) = match sent {
+            Ok(sent) => sent,
+            Err(error) => return Err(self.unfinished(error, &attempt).await),
+        };
         let (created, map_digest) = self.state.put_map(&map).await?;
         if created == Creation::Exists {
+            if let Some(younger) = self.state.look().await?.attempt.filter(|newest| newest.number > attempt.number) {
+                return Err(self.state.fenced_by(&younger));
+            }
             return Err(Error::failed(format!("restore `{id}` has an offset map already, and it is another one"))
                 .hint("another process restores under the same id; `restores show` tells of it"));
         }
@@ -127,6 +168,54 @@ impl Planned<'_> {
         let summary = Summary { records, bytes, partitions: assigned.len(), left_out };
         let _ = self.state.finish(&self.done(attempt.number, &map, map_digest, summary)).await?;
         Ok(summary)
+    }
+
+    /// Finds where the restore stands, behind the fence; and which journals say what is not so.
+    async fn standing(
+        &self,
+        seen: &Seen,
+        assigned: &[Assigned<'_>],
+        targets: &[Partition],
+        (identity, is_fenced): (Identity, bool),
+        places: Option<&Places>,
+    ) -> Result<(Resumed, Vec<u32>)> {
+        let logs = ends::of(self.client, targets).await?;
+        if seen.attempts.is_empty() {
+            self.check_empty(&logs).await?;
+            let (starts, map, sum) = (fresh(assigned, &logs), OffsetMap::default(), Sum::default());
+            return Ok((Resumed { starts, map, sum }, Vec::new()));
+        }
+        let (client, state) = (self.client, self.state);
+        match places {
+            None => {
+                let (pairs, producer) = (resume::pairs(assigned), (identity, is_fenced));
+                Ok((resume::resume(client, state, seen, &pairs, &logs, producer).await?, Vec::new()))
+            }
+            Some(places) => {
+                let group = transactional_id(state.restore_id());
+                let progress = places.read(&produce::progress(client, &group).await?)?;
+                resume::resume_committed(client, state, seen, assigned, &logs, (identity, &progress)).await
+            }
+        }
+    }
+
+    /// Makes sure that no process has begun that has fenced this one off.
+    fn check_youngest(&self, seen: &Seen, identity: Identity) -> Result<()> {
+        let is_younger = |of: &&Attempt| of.producer_id == identity.producer_id && of.epoch > identity.epoch;
+        match seen.attempt.as_ref().filter(is_younger) {
+            Some(younger) => Err(self.state.fenced_by(younger)),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the topics that are missing.
+    async fn make_topics(&self) -> Result<()> {
+        let Err(error) = targets::make(self.client, self.plan).await else { return Ok(()) };
+        // Another start has made them and has come further: their settings may be the last ones by now.
+        match self.state.look().await?.attempts.is_empty() {
+            true => Err(error),
+            false => Ok(()),
+        }
     }
 
     /// Refuses what is dangerous about the plan and is not accepted now, whatever was accepted when it was made.
@@ -158,10 +247,17 @@ impl Planned<'_> {
         let map = self.state.offset_map(seen).await?.ok_or_else(lost)?;
         let (_, map_digest) = self.state.put_map(&map).await?;
         targets::set_afterwards(self.client, self.plan).await?;
-        let records = map.iter().map(|(_, track)| track.records()).sum();
-        // How many bytes were sent, and what stages left out, only the process knew that sent them; so many were read.
         let partitions = self.plan.partitions().filter(|(_, of)| !of.range().is_empty()).count();
-        let summary = Summary { records, bytes: self.plan.size().1, partitions, left_out: 0 };
+        // The last journal was kept before the map, unless the store did not take it.
+        let summary = match &seen.journal {
+            Some(Journal { records, bytes, left_out, .. }) => {
+                Summary { records: *records, bytes: *bytes, partitions, left_out: *left_out }
+            }
+            None => {
+                let records = map.iter().map(|(_, track)| track.records()).sum();
+                Summary { records, bytes: self.plan.size().1, partitions, left_out: 0 }
+            }
+        };
         let attempt = seen.attempts.last().copied().unwrap_or_default();
         let _ = self.state.finish(&self.done(attempt, &map, map_digest, summary)).await?;
         Ok(summary)
@@ -190,37 +286,42 @@ impl Planned<'_> {
             .hint("nothing was sent; give this restore another restore_id, so that it is planned anew"))
     }
 
-    /// Keeps that this process begins.
-    async fn begin(
-        &self,
-        kept: &state::Plan,
-        identity: Identity,
-        assigned: &[Assigned<'_>],
-        ends: &HashMap<Partition, Offset>,
-    ) -> Result<Attempt> {
-        let starts = |Assigned { targets, of, .. }: &Assigned<'_>| -> Vec<Start> {
-            let start = |Toward { pair, .. }: &Toward| {
-                let target_next = ends.get(&pair.target).copied().unwrap_or(0);
-                Start { pair: pair.clone(), source_first: of.first, target_next }
-            };
-            targets.iter().map(start).collect()
-        };
-        let starts = assigned.iter().flat_map(starts).collect();
-        self.state.begin(Attempt::new(kept, identity.producer_id, identity.epoch, Process::this(), starts)).await
-    }
-
     /// Sends everything; returns the offset map, and what came of it.
     async fn send(
         &self,
         assigned: &[Assigned<'_>],
-        identity: Identity,
-        ends: HashMap<Partition, Offset>,
+        (identity, within): (Identity, Option<Places>),
+        attempt: &Attempt,
+        (map, sum): (OffsetMap, Sum),
         stop: watch::Receiver<bool>,
     ) -> Result<(OffsetMap, Sum)> {
         let budget = Budget::new(self.restore.sink.memory_bytes);
-        let producer = Producer::start(self.client, identity, produce::Settings::default());
-        let lanes = assigned.iter().map(|assigned| self.lane(assigned)).collect();
-        let mut sink = Sending::new(producer, lanes, ends, self.stages.cloned())?;
+        let starts = attempt.starts.iter().map(|start| (&start.pair, start)).collect();
+        let mut lanes = assigned.iter().map(|assigned| self.lane(assigned, &starts)).collect::<Result<Vec<_>>>()?;
+        let outlet = match within {
+            None => Outlet::Plain(Producer::start(self.client, identity, produce::Settings::default())),
+            Some(places) => {
+                // What waits to be merged would be on both sides of a transaction's end.
+                lanes.iter_mut().for_each(|lane| lane.is_paced = true);
+                let from = |lane: &Lane| lane.targets.iter().map(|target| target.from).min().unwrap_or_default();
+                let sources: Vec<_> = lanes.iter().map(|lane| (lane.source.clone(), from(lane))).collect();
+                let id = transactional_id(self.state.restore_id());
+                let transactions = Transactions::start(self.client, &id, &id, identity, produce::Settings::default());
+                let every = self.restore.sink.journal_interval;
+                let mut transacting = Transacting::new(transactions, places, sources, every);
+                let mut told = stop.clone();
+                tokio::select! {
+                    begun = transacting.begin() => begun?,
+                    Ok(_) = told.wait_for(|stop| *stop) => return Err(Why::Told.source_of(Ok(()))),
+                }
+                Outlet::Within(Box::new(transacting))
+            }
+        };
+        let journals = self.state.journals(attempt).await?;
+        let journaling = Journaling::new(journals, self.restore.sink.journal_interval, &map);
+        let ends = attempt.starts.iter().map(|start| (start.pair.target.clone(), start.target_next)).collect();
+        let begun = Begun { restore_id: self.state.restore_id().to_owned(), ends, map, sum };
+        let mut sink = Sending::new(outlet, lanes, begun, self.stages.cloned(), Some(journaling))?;
         let tasks = assigned.iter().map(|assigned| self.task(assigned)).collect::<Result<Vec<_>>>()?;
         let mut source = Reading::new(self.archive, tasks, self.limits(&budget));
         let mut progress = Progress::new(&self.restore.name, self.plan.size().0, budget.clone(), self.health.clone());
@@ -241,7 +342,7 @@ impl Planned<'_> {
         };
         progress.finish();
         let failure = source.failure();
-        let (map, sum) = sink.finish();
+        let (map, sum, kept) = sink.finish().await;
         // Told to stop when everything had landed already, it is done.
         let is_done = outcome.is_ok() && failure.is_none() && map.is_finished();
         if let Some(why) = stopped_by.filter(|why| !(is_done && matches!(why, Why::Told))) {
@@ -251,24 +352,38 @@ impl Planned<'_> {
         if let Some(error) = failure {
             return Err(error);
         }
+        if let Err(error) = kept {
+            // The map tells all that it would.
+            match error.kind() {
+                Kind::Fenced => return Err(error),
+                _ => tracing::warn!("the last journal is not kept: {error}"),
+            }
+        }
         match map.is_finished() {
             true => Ok((map, sum)),
             false => Err(Error::failed("not all partitions were restored to their ends")),
         }
     }
 
-    fn lane(&self, Assigned { source, of, targets }: &Assigned<'_>) -> Lane {
+    fn lane(&self, Assigned { source, of, targets }: &Assigned<'_>, starts: &BTreeMap<&Pair, &Start>) -> Result<Lane> {
         let merge_below = self.plan.merge_below;
-        let target = |Toward { pair, most_bytes }: &Toward| Target {
-            pair: pair.clone(),
-            limits: outgoing::Limits { most_bytes: *most_bytes, merge_below, merge_to: MERGE_TO },
+        let target = |Toward { pair, most_bytes }: &Toward| {
+            let unknown = || Error::failed(format!("the restore was begun without {pair}"));
+            let start = starts.get(pair).ok_or_else(unknown)?;
+            Ok(Target {
+                pair: pair.clone(),
+                limits: outgoing::Limits { most_bytes: *most_bytes, merge_below, merge_to: MERGE_TO },
+                from: start.source_first,
+                bytes: start.bytes,
+                found: start.found.clone(),
+            })
         };
-        Lane {
+        Ok(Lane {
             source: source.clone(),
-            targets: targets.iter().map(target).collect(),
+            targets: targets.iter().map(target).collect::<Result<_>>()?,
             window: self.plan.window(of),
             is_paced: self.is_paced(),
-        }
+        })
     }
 
     fn task(&self, Assigned { source, of, .. }: &Assigned<'_>) -> Result<Task> {
@@ -356,15 +471,53 @@ impl Planned<'_> {
         }
     }
 
-    fn unfinished(&self, error: Error) -> Error {
+    async fn unfinished(&self, error: Error, attempt: &Attempt) -> Error {
         let id = self.state.restore_id();
         match error.kind() {
-            Kind::Interrupted | Kind::Fenced => error.with("restore", id),
+            Kind::Interrupted => error.with("restore", id),
+            Kind::Fenced => match self.younger(attempt).await {
+                Some(younger) => self.state.fenced_by(&younger).source(error),
+                None => error.with("restore", id).hint(
+                    "no other process has kept that it goes on: where the restore was stopped for minutes, or waited as \
+                     long for brokers or its store, its place has expired; start it again",
+                ),
+            },
             kind => Error::new(kind, format!("restore `{id}` is not finished"))
                 .source(error)
-                .hint("what was acknowledged stays in the target"),
+                .hint("what was acknowledged stays in the target; started again, the restore goes on behind it"),
         }
     }
+
+    /// Waits for the attempt of the process that has fenced this one off; `None` where it does not tell of itself.
+    async fn younger(&self, attempt: &Attempt) -> Option<Attempt> {
+        let deadline = Instant::now() + YOUNGER_WITHIN;
+        loop {
+            let seen = self.state.look().await.ok();
+            if seen.as_ref().is_some_and(|seen| seen.cancelled.is_some()) {
+                return None;
+            }
+            match seen.and_then(|seen| seen.attempt).filter(|newest| newest.number > attempt.number) {
+                None if Instant::now() < deadline => tokio::time::sleep(YOUNGER_WITHIN / 30).await,
+                younger => return younger,
+            }
+        }
+    }
+}
+
+/// Refuses a restore that shall end.
+fn check_cancelled(id: &str, seen: &Seen) -> Result<()> {
+    match seen.names.contains(&Name::Cancelled) {
+        true => Err(Error::usage(format!("restore `{id}` was cancelled")).hint("give this one another restore_id")),
+        false => Ok(()),
+    }
+}
+
+/// Returns where partitions begin of which nothing was sent yet.
+fn fresh(assigned: &[Assigned<'_>], logs: &HashMap<Partition, OffsetRange>) -> Vec<Start> {
+    let start = |pair: &Pair, of: &PartitionPlan| {
+        Start::new(pair.clone(), of.first, logs.get(&pair.target).map_or(0, |log| log.next))
+    };
+    assigned.iter().flat_map(|of| of.targets.iter().map(|toward| start(&toward.pair, of.of))).collect()
 }
 
 /// Why a restore was stopped.
@@ -376,7 +529,8 @@ enum Why {
 impl Why {
     fn source_of(self, closed: Result<()>) -> Error {
         let error = match self {
-            Self::Told => Error::new(Kind::Interrupted, "interrupted: the restore is not finished"),
+            Self::Told => Error::new(Kind::Interrupted, "interrupted: the restore is not finished")
+                .hint("start it again to go on"),
             Self::Cancelled => Error::new(Kind::Interrupted, "the restore was cancelled"),
         };
         match closed {
@@ -386,34 +540,20 @@ impl Why {
     }
 }
 
-/// Refuses to begin a second time what was begun.
-///
-/// # Errors
-/// [`Kind::Usage`], with what to do instead.
-pub fn check_new(restore_id: &str, seen: &Seen) -> Result<()> {
-    if seen.attempts.is_empty() {
-        return Ok(());
-    }
-    Err(begun(restore_id, seen.attempts.len())
-        .hint("what it sent stays in the target; give this one another restore_id and an empty target"))
-}
-
-fn begun(restore_id: &str, attempts: usize) -> Error {
-    Error::usage(format!("restore `{restore_id}` was begun before, and has not finished")).with("attempts", attempts)
-}
-
 /// Returns the plan that a start of a restore is bound to, if an earlier one has kept one.
 ///
 /// # Errors
-/// [`Kind::Usage`] where something else is asked for than then, and for a restore that was begun and of which not
-/// everything has landed; [`Kind::Damaged`] for a plan that cannot be read.
+/// [`Kind::Usage`] for a restore that was undone, and where something else is asked for than then; [`Kind::Damaged`] for a
+/// plan that cannot be read, or that is missing where a process has begun.
 pub fn before(restore: &Restore, restore_id: &str, seen: &Seen) -> Result<Option<Plan>> {
-    if !seen.names.contains(&Name::Map) {
-        check_new(restore_id, seen)?;
+    if seen.names.contains(&Name::Undone) {
+        let what = format!("restore `{restore_id}` was undone: the topics that it made are deleted");
+        return Err(Error::usage(what).hint("give this one another restore_id"));
     }
     let Some(kept) = &seen.plan else {
-        let damaged = || format!("the plan of restore `{restore_id}` cannot be read");
-        return if seen.names.contains(&Name::Plan) { Err(Error::damaged(damaged())) } else { Ok(None) };
+        let is_begun = seen.names.contains(&Name::Plan) || !seen.attempts.is_empty();
+        let damaged = || Error::damaged(format!("the plan of restore `{restore_id}` cannot be read"));
+        return if is_begun { Err(damaged()) } else { Ok(None) };
     };
     let plan: Plan = kept.read()?;
     if plan.request == restore.request() {

@@ -4,22 +4,34 @@
 //! that order ([`fitting`]); what is acknowledged comes in it too, for each target. Durable is what the target has acknowledged at the offset that was
 //! expected: another offset means that somebody else writes there, which ends the partition. A partition is restored when
 //! everything up to the end of its window was handed over; one that is closed before is not. Memory: batches hold what
-//! the source has paid for until they are acknowledged; merging holds some hundred KiB a partition beside.
+//! the source has paid for until they are acknowledged; merging holds some hundred KiB a partition beside. Crash: what has
+//! landed is told by journals ([`journaling`]) up to a cut in each target ([`standing`]); behind it, a later process counts.
+//! Where it cannot count, batches go in transactions ([`transacting`]), and are durable when these are committed.
 
 mod fitting;
+mod journaling;
+mod sent;
+mod standing;
+mod transacting;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
-use self::fitting::{Fitting, Job, Made, Paid, UNPAID_BYTES};
+use self::fitting::{Fitting, Job, Made, Paid, Taken, There, UNPAID_BYTES};
 pub(super) use self::fitting::{Lane, Target};
-use super::map::OffsetMap;
+pub(super) use self::journaling::Journaling;
+use self::journaling::Step;
+use self::sent::Sent;
+use self::standing::Standing;
+pub(super) use self::transacting::Transacting;
+use self::transacting::Turn;
+use super::map::{OffsetMap, Pair};
+use super::state::{Journal, Landed, Sum};
 use crate::batch::outgoing::{Fitted, Sources};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::kafka::produce::{self, Producer};
 use crate::pipeline::{Answer, Batch, Sink, Tip, Topic};
 use crate::record::{LeftOut, Offset, Partition};
@@ -40,7 +52,7 @@ pub(super) struct Token {
 
 /// A target cluster as a sink.
 pub(super) struct Sending {
-    producer: Producer<Token>,
+    outlet: Outlet,
     lanes: HashMap<Partition, Arc<Lane>>,
     stages: Option<Stages>,
     open: HashMap<Partition, Open>,
@@ -56,20 +68,32 @@ pub(super) struct Sending {
     /// What pays for what stages make beyond what was read.
     beyond: Arc<Semaphore>,
     map: OffsetMap,
+    /// How far each source partition has come, also those that are closed.
+    standings: HashMap<Partition, Standing>,
+    journaling: Option<Journaling>,
+    restore_id: String,
     sum: Sum,
-    /// Another process has taken over: the producer tells nothing more.
-    is_fenced: bool,
+    /// Records that were left out before what this process has begun with.
+    left_out_before: u64,
+    /// Why everything has ended: another process has taken over, or a transaction cannot be committed.
+    ended: Option<Kind>,
 }
 
-/// What came of all partitions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Sum {
-    /// Records that have landed, copies among them.
-    pub(super) records: u64,
-    /// Bytes of their batches.
-    pub(super) bytes: u64,
-    /// Records that were left out because a stage failed at them.
-    pub(super) left_out: u64,
+/// How batches go out.
+pub(super) enum Outlet {
+    /// As they come: what has landed is counted in the targets.
+    Plain(Producer<Token>),
+    /// In transactions.
+    Within(Box<Transacting>),
+}
+
+impl Outlet {
+    fn transacting(&mut self) -> Option<&mut Transacting> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Within(transacting) => Some(transacting),
+        }
+    }
 }
 
 /// A partition on its way.
@@ -87,37 +111,42 @@ struct Open {
     is_closing: bool,
 }
 
-/// A chunk that was sent.
-struct Sent {
-    number: u64,
-    /// Batches that have not landed.
-    left: usize,
-    /// What is covered when they have.
-    next: Option<Offset>,
-    records: u64,
-    bytes: u64,
-    since: Instant,
+/// What a restore is when a process begins with it.
+pub(super) struct Begun {
+    /// Its id.
+    pub(super) restore_id: String,
+    /// The ends of the target partitions.
+    pub(super) ends: HashMap<Partition, Offset>,
+    /// What earlier processes have kept.
+    pub(super) map: OffsetMap,
+    /// What has come of all that each lane says has landed.
+    pub(super) sum: Sum,
 }
 
 impl Sending {
-    /// Makes the sink of these partitions, which go through the stages; `ends` are the ends of the target partitions.
+    /// Makes the sink of these partitions, which go through the stages.
     pub(super) fn new(
-        producer: Producer<Token>,
+        outlet: Outlet,
         lanes: Vec<Lane>,
-        ends: HashMap<Partition, Offset>,
+        begun: Begun,
         stages: Option<Stages>,
+        journaling: Option<Journaling>,
     ) -> Result<Self> {
         let (made, fitted) = mpsc::unbounded_channel();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut map = OffsetMap::default();
-        for Lane { targets, window, .. } in &lanes {
-            for Target { pair, .. } in targets {
-                map.open(pair, window.offsets, ends.get(&pair.target).copied().unwrap_or(0))?;
+        let Begun { restore_id, ends, mut map, sum } = begun;
+        let mut standings = HashMap::new();
+        for lane in &lanes {
+            let end = |target: &Target| ends.get(&target.pair.target).copied().unwrap_or(0);
+            for target in &lane.targets {
+                // What was found there was sent before any journal.
+                let first = target.found.first().map_or_else(|| end(target), |found| found.target);
+                map.open(&target.pair, lane.window.offsets, first)?;
             }
+            standings.insert(lane.source.clone(), Standing::new(lane, |number| end(&lane.targets[number])));
         }
-
         Ok(Self {
-            producer,
+            outlet,
             lanes: lanes.into_iter().map(|lane| (lane.source.clone(), Arc::new(lane))).collect(),
             stages,
             open: HashMap::new(),
@@ -129,36 +158,105 @@ impl Sending {
             cores: Arc::new(Semaphore::new(cores)),
             beyond: Arc::new(Semaphore::new(UNPAID_BYTES)),
             map,
-            sum: Sum::default(),
-            is_fenced: false,
+            standings,
+            journaling,
+            restore_id,
+            sum,
+            left_out_before: sum.left_out,
+            ended: None,
         })
     }
 
-    /// Returns the offset map, and what came of all.
-    pub(super) fn finish(mut self) -> (OffsetMap, Sum) {
-        (std::mem::take(&mut self.map), self.sum)
+    /// Keeps how far it has come; returns the offset map, and what came of all.
+    ///
+    /// # Errors
+    /// As [`Journaling::close`]: what is in the targets is there all the same.
+    pub(super) async fn finish(mut self) -> (OffsetMap, Sum, Result<()>) {
+        let kept = match (&mut self.outlet, self.journaling.take()) {
+            _ if self.ended == Some(Kind::Fenced) => Ok(()),
+            (Outlet::Plain(_), Some(mut journaling)) => {
+                journaling.close(|journaling| self.journal(journaling), &self.map).await
+            }
+            // All that was committed has its journal.
+            (Outlet::Within(transacting), _) => transacting.abort().await,
+            (Outlet::Plain(_), None) => Ok(()),
+        };
+        (std::mem::take(&mut self.map), self.sum, kept)
+    }
+
+    /// Makes a journal of this moment.
+    fn journal(&self, journaling: &Journaling) -> Journal {
+        let mut landed: Vec<Landed> = match &self.outlet {
+            Outlet::Plain(_) => {
+                let lanes = self.lanes.iter().filter_map(|(source, lane)| Some((lane, self.standings.get(source)?)));
+                lanes.flat_map(|(lane, standing)| standing.landed(lane)).collect()
+            }
+            Outlet::Within(transacting) => {
+                let lanes = self.lanes.iter().map(|(source, lane)| (lane, transacting.progress(source)));
+                lanes.flat_map(|(lane, next)| self.within(lane, next)).collect()
+            }
+        };
+        landed.sort_unstable_by(|a, b| a.pair.cmp(&b.pair));
+        let is_within = matches!(self.outlet, Outlet::Within(_));
+        let left_out = match is_within {
+            true => self.sum.left_out,
+            false => self.left_out_before + self.standings.values().map(Standing::left_out).sum::<u64>(),
+        };
+        let sum = Sum { left_out, ..self.sum };
+        let mut journal = Journal::new(&self.restore_id, sum, landed, &journaling.news(&self.map));
+        journal.is_transactional = is_within;
+        journal
+    }
+
+    /// Returns how far a source has come in each target when its transaction is committed.
+    fn within<'a>(&'a self, lane: &'a Lane, source_next: Offset) -> impl Iterator<Item = Landed> + 'a {
+        lane.targets.iter().map(move |Target { pair, .. }| Landed {
+            pair: pair.clone(),
+            source_next,
+            sequences: 0,
+            target_next: self.ends.get(&pair.target).copied().unwrap_or(0),
+            bytes: 0,
+        })
     }
 
     fn on_made(&mut self, made: Made) {
         let Some(open) = self.open.get_mut(&made.source) else { return };
-        let batches = match made.outcome {
-            Ok(batches) => batches,
+        let Taken { send, there, covered, held } = match made.outcome {
+            Ok(taken) => taken,
             Err(error) => return self.fail(&made.source, error),
         };
         let (paid, number) = (Arc::new(made.paid), open.sent);
         open.sent += 1;
-        let (left, since) = (batches.len(), Instant::now());
-        let mut sent = Sent { number, left, next: made.next, records: 0, bytes: 0, since };
-        for (target, Fitted { batch, sources }) in batches {
+        let mut sent = Sent::new(number, send.len(), made.next, covered, held);
+        for There { target, sources, at, bytes } in there {
+            let pair = &open.lane.targets[target].pair;
+            let records = match note(&mut self.map, pair, &sources, at) {
+                Ok(records) => records,
+                Err(error) => return self.fail(&made.source, error),
+            };
+            sent.arrive(target, None, bytes as u64);
+            (sent.records, self.sum.records) = (sent.records + records, self.sum.records + records);
+            self.sum.bytes += bytes as u64;
+        }
+        for (target, Fitted { batch, sources }) in send {
             sent.records += u64::from(batch.records());
             sent.bytes += batch.total_bytes() as u64;
             let (source, bytes, _paid) = (made.source.clone(), batch.total_bytes(), paid.clone());
             let partition = &open.lane.targets[target].pair.target;
-            if !self.opened.contains(partition) {
-                self.producer.open(partition, 0);
-                self.opened.insert(partition.clone());
+            let token = Token { source, target, chunk: number, sources, bytes, _paid };
+            match &mut self.outlet {
+                Outlet::Within(transacting) => transacting.send(partition, batch, token),
+                Outlet::Plain(producer) => {
+                    if !self.opened.contains(partition) {
+                        producer.open(partition, 0);
+                        self.opened.insert(partition.clone());
+                    }
+                    producer.send(partition, batch, token);
+                }
             }
-            self.producer.send(partition, batch, Token { source, target, chunk: number, sources, bytes, _paid });
+        }
+        if let Outlet::Within(transacting) = &mut self.outlet {
+            transacting.reach(&made.source, made.next);
         }
         open.is_closing |= made.is_close;
         open.chunks.push_back(sent);
@@ -179,6 +277,9 @@ impl Sending {
             );
             self.sum.left_out += u64::from(*records);
         }
+        if let Some(standing) = self.standings.get_mut(source) {
+            standing.leave_out(left_out);
+        }
         if let Some(stages) = &self.stages {
             stages.count(left_out);
         }
@@ -188,33 +289,48 @@ impl Sending {
         // Also of a source that has ended: others go on behind it.
         let next = first + Offset::from(records);
         let expected = self.ends.insert(target.clone(), next).unwrap_or(first);
+        let is_within = matches!(self.outlet, Outlet::Within(_));
         if expected != first {
             let error = foreign(target, expected, first);
-            return self.fail_all(target, error);
+            // A transaction with it must not be committed: what was sent behind would be called right.
+            return if is_within { self.end_all(error) } else { self.fail_all(target, error) };
         }
-        let Some(open) = self.open.get_mut(&token.source) else { return };
-        let (mut at, pair) = (first, &open.lane.targets[token.target].pair);
-        for (source, length) in token.sources.iter() {
-            if let Err(error) = self.map.push(pair, source, at, length.into()) {
-                return self.fail(&token.source, error);
-            }
-            at += Offset::from(length);
+        // What a transaction has is in the map, whatever became of its source.
+        let lane = self.lanes.get(&token.source).filter(|_| is_within || self.open.contains_key(&token.source));
+        let Some(pair) = lane.map(|lane| &lane.targets[token.target].pair) else { return };
+        if let Err(error) = note(&mut self.map, pair, &token.sources, first) {
+            return if is_within { self.end_all(error) } else { self.fail(&token.source, error) };
         }
         self.sum.records += u64::from(records);
         self.sum.bytes += token.bytes as u64;
+        if let Some(journaling) = self.journaling.as_mut().filter(|_| !is_within) {
+            journaling.landed(token.bytes as u64);
+        }
+        let Some(open) = self.open.get_mut(&token.source) else { return };
         // Targets do not wait for each other: a later chunk may have landed in one of them.
         if let Some(sent) = open.chunks.iter_mut().find(|sent| sent.number == token.chunk) {
             sent.left -= 1;
+            sent.arrive(token.target, Some(next), token.bytes as u64);
         }
         self.advance(&token.source);
     }
 
     /// Tells what has become durable of a partition, and that it is closed where nothing more comes.
     fn advance(&mut self, source: &Partition) {
+        // In transactions nothing is durable before they are committed.
+        if self.outlet.transacting().is_none() {
+            self.pass(source);
+        }
+    }
+
+    fn pass(&mut self, source: &Partition) {
         let Some(open) = self.open.get_mut(source) else { return };
         let (mut records, mut bytes) = (0, 0);
         while open.chunks.front().is_some_and(|sent| sent.left == 0) {
             let Some(sent) = open.chunks.pop_front() else { break };
+            if let Some(standing) = self.standings.get_mut(source) {
+                standing.pass(sent.upto, &sent.held, &sent.arrived);
+            }
             records += sent.records;
             bytes += sent.bytes;
             if let Some(next) = sent.next {
@@ -229,7 +345,8 @@ impl Sending {
                 behind.records += std::mem::take(&mut records);
                 behind.bytes += std::mem::take(&mut bytes);
             } else {
-                open.chunks.push_front(Sent { records, bytes, ..sent });
+                // What has arrived of it is in the standing.
+                open.chunks.push_front(Sent { records, bytes, arrived: Vec::new(), ..sent });
                 break;
             }
         }
@@ -247,9 +364,64 @@ impl Sending {
         }
     }
 
+    fn on_answer(&mut self, answer: produce::Answer<Token>) -> Option<Answer> {
+        match answer {
+            produce::Answer::Landed { partition, first, records, token } => {
+                self.on_landed(&partition, first, records, token);
+            }
+            produce::Answer::Refused { partition, error, .. } => match self.outlet.transacting() {
+                None => self.fail_all(&partition, error),
+                // The transaction cannot be committed any more, and with it nothing of what the others have sent.
+                Some(_) => self.end_all(error),
+            },
+            produce::Answer::Fenced(error) => self.end_all(error),
+            produce::Answer::Trouble { subject, reason } => return Some(Answer::Trouble { subject, reason }),
+        }
+        None
+    }
+
+    /// Goes on with the running transaction.
+    fn on_turn(&mut self, turn: Result<Turn>) -> Option<Answer> {
+        match turn {
+            Err(error) => self.end_all(error),
+            Ok(Turn::Told(answer)) => return self.on_answer(answer),
+            Ok(Turn::Landed) => drop(self.on_step(Step::Due)),
+            Ok(Turn::Committed(targets)) => {
+                // The end of a transaction is a marker in each.
+                for target in targets {
+                    *self.ends.entry(target).or_default() += 1;
+                }
+                let open: Vec<_> = self.open.keys().cloned().collect();
+                open.iter().for_each(|source| self.pass(source));
+            }
+        }
+        None
+    }
+
+    /// Goes on with the journals.
+    fn on_step(&mut self, step: Step) -> Option<Answer> {
+        let subject = || "journal".to_owned();
+        if let (Step::Kept(_), Some(transacting)) = (&step, self.outlet.transacting()) {
+            transacting.kept();
+        }
+        match step {
+            Step::Due => {
+                if let Some(mut journaling) = self.journaling.take() {
+                    journaling.write(|journaling| self.journal(journaling), &self.map);
+                    self.journaling = Some(journaling);
+                }
+            }
+            Step::Kept(false) => {}
+            Step::Kept(true) => return Some(Answer::Trouble { subject: subject(), reason: None }),
+            Step::Late(error) => return Some(Answer::Trouble { subject: subject(), reason: Some(error.to_string()) }),
+            Step::Fenced(error) => self.end_all(error),
+        }
+        None
+    }
+
     /// Ends everything: nothing is sent any more, and nothing is heard of what is on its way.
-    fn on_fenced(&mut self, error: Error) {
-        self.is_fenced = true;
+    fn end_all(&mut self, error: Error) {
+        self.ended = Some(error.kind());
         self.answers.push_back(Answer::Failed { partition: None, error });
         let open: Vec<_> = self.open.keys().cloned().collect();
         for source in open {
@@ -291,7 +463,7 @@ impl Sink for Sending {
 
     fn open(&mut self, partition: &Partition) {
         let refused = |error| Answer::Failed { partition: Some(partition.clone()), error };
-        if self.is_fenced {
+        if self.ended.is_some() {
             return self.answers.push_back(refused(Error::failed("nothing more is sent")));
         }
         let Some(lane) = self.lanes.get(partition).cloned() else {
@@ -307,7 +479,8 @@ impl Sink for Sending {
             made: self.made.clone(),
         };
         let fitting = tokio::spawn(fitting.run(heard)).abort_handle();
-        let reached = lane.window.offsets.first;
+        let first = lane.window.offsets.first;
+        let reached = lane.targets.iter().map(|target| target.from).min().unwrap_or(first).max(first);
         let open = Open { lane, jobs, fitting, chunks: VecDeque::new(), sent: 0, reached, is_closing: false };
         self.open.insert(partition.clone(), open);
         let tip = Tip { next: Some(reached), leader_epoch: -1, generation: 1 };
@@ -342,21 +515,64 @@ impl Sink for Sending {
             if let Some(answer) = self.answers.pop_front() {
                 return answer;
             }
+            if self.ended.is_some() {
+                std::future::pending::<()>().await;
+            }
+            if let Outlet::Within(transacting) = &mut self.outlet {
+                // Who has ended waits for the others as long as they send.
+                if !self.open.is_empty() && self.open.values().all(|open| open.is_closing) {
+                    transacting.end();
+                }
+                let (may_send, is_journaling) = (transacting.is_sending(), transacting.is_journaling());
+                tokio::select! {
+                    Some(made) = self.fitted.recv(), if may_send => self.on_made(made),
+                    step = step(&mut self.journaling), if is_journaling => {
+                        if let Some(trouble) = self.on_step(step) {
+                            return trouble;
+                        }
+                    }
+                    turn = transacting.turn() => {
+                        if let Some(trouble) = self.on_turn(turn) {
+                            return trouble;
+                        }
+                    }
+                }
+                continue;
+            }
+            let Outlet::Plain(producer) = &mut self.outlet else { continue };
             tokio::select! {
                 Some(made) = self.fitted.recv() => self.on_made(made),
-                answer = self.producer.answer(), if !self.is_fenced => match answer {
-                    produce::Answer::Landed { partition, first, records, token } => {
-                        self.on_landed(&partition, first, records, token);
+                step = step(&mut self.journaling) => {
+                    if let Some(trouble) = self.on_step(step) {
+                        return trouble;
                     }
-                    produce::Answer::Refused { partition, error, .. } => {
-                        self.fail_all(&partition, error);
+                }
+                answer = producer.answer() => {
+                    if let Some(trouble) = self.on_answer(answer) {
+                        return trouble;
                     }
-                    produce::Answer::Fenced(error) => self.on_fenced(error),
-                    produce::Answer::Trouble { subject, reason } => return Answer::Trouble { subject, reason },
-                },
+                }
             }
         }
     }
+}
+
+async fn step(journaling: &mut Option<Journaling>) -> Step {
+    match journaling {
+        Some(journaling) => journaling.step().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Notes in the map where records are that lie one behind the other from `at` on; returns how many.
+fn note(map: &mut OffsetMap, pair: &Pair, sources: &Sources, mut at: Offset) -> Result<u64> {
+    let mut records = 0;
+    for (source, length) in sources.iter() {
+        map.push(pair, source, at, length.into())?;
+        at += Offset::from(length);
+        records += u64::from(length);
+    }
+    Ok(records)
 }
 
 impl Drop for Sending {

@@ -9,6 +9,7 @@
 //! | `map` | the whole offset map |
 //! | `done` | it is finished, and is never run again |
 //! | `cancelled` | somebody wants it to end: looked for before anything is sent, and at each journal |
+//! | `undone` | what it made is deleted ([`undo`](super::undo)): nobody goes on with it |
 //!
 //! None is ever overwritten: each is created if absent. Numbers rise from 0 without a gap. Of two processes that want
 //! one name one wins; the other reads what is there and hears which of them is the younger ([`State::begin`],
@@ -27,6 +28,7 @@
 //! | `done` | a finished restore | nothing |
 //!
 //! `cancelled` may come at any time; a restore that is both done and cancelled is done. The records that were sent stay.
+//! `undone` comes when it is done or cancelled, before the first topic is deleted.
 //!
 //! Retries are the caller's. Cancellation: a verb that is dropped may have created its object or not; called again with
 //! the same values it finds out.
@@ -48,7 +50,9 @@ use crate::store::{Creation, Store};
 pub use audit::Audit;
 pub use journals::Journals;
 pub use name::Name;
-pub use objects::{Attempt, Cancelled, Done, Journal, Landed, Outcome, Plan, Process, Start, Target};
+pub use objects::{
+    Attempt, Cancelled, Done, Found, Journal, Landed, Outcome, Plan, Process, Start, Sum, Target, Undone, UndoneTopic,
+};
 use objects::{Owned, digest};
 pub use seen::{Phase, Seen};
 
@@ -113,31 +117,45 @@ impl State {
     /// # Errors
     /// [`Kind::Fenced`] when the newest attempt is of a greater epoch of the same producer: that one is the younger, and
     /// has fenced this one. Which of two producer ids is the younger, Kafka alone knows.
-    pub async fn begin(&self, mut attempt: Attempt) -> Result<Attempt> {
-        self.store.prepare().await?;
+    pub async fn begin(&self, attempt: Attempt) -> Result<Attempt> {
         let mut existed = None;
         loop {
             let seen = self.look().await?;
-            if let Some(newest) = seen.attempt.as_ref().filter(|newest| newest.producer_id == attempt.producer_id) {
-                if (newest.epoch, &newest.process) == (attempt.epoch, &attempt.process) {
-                    // The answer to an earlier call was lost.
-                    return Ok(newest.clone());
-                }
-                if newest.epoch >= attempt.epoch {
-                    return Err(self.fenced_by(newest));
-                }
+            if let Some(begun) = self.begin_behind(&seen, &attempt).await? {
+                return Ok(begun);
             }
-            attempt.number = seen.attempts.last().map_or(0, |n| n + 1);
-            attempt.first_journal = seen.journals.last().map_or(0, |n| n + 1);
-            let name = Name::Attempt(attempt.number);
-            if let Held::Ours = self.create(name, sealed::pretty(&attempt)).await? {
-                return Ok(attempt);
-            }
+            let next = seen.attempts.last().map_or(0, |n| n + 1);
             // Another process was first; its attempt is listed now, unless listings lag behind what exists.
-            if existed.replace(name) == Some(name) {
+            if existed.replace(next) == Some(next) {
                 return Err(Error::transient("the store says that an attempt exists and does not list it")
-                    .with("object", self.describe(name)));
+                    .with("object", self.describe(Name::Attempt(next))));
             }
+        }
+    }
+
+    /// As [`begin`](Self::begin), of an attempt that goes on behind all that was `seen`; `None` where another process has
+    /// begun since: it is to be looked again where the restore stands.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub async fn begin_behind(&self, seen: &Seen, attempt: &Attempt) -> Result<Option<Attempt>> {
+        self.store.prepare().await?;
+        if let Some(newest) = seen.attempt.as_ref().filter(|newest| newest.producer_id == attempt.producer_id) {
+            if (newest.epoch, &newest.process) == (attempt.epoch, &attempt.process) {
+                // The answer to an earlier call was lost.
+                return Ok(Some(newest.clone()));
+            }
+            if newest.epoch >= attempt.epoch {
+                return Err(self.fenced_by(newest));
+            }
+        }
+        let number = seen.attempts.last().map_or(0, |n| n + 1);
+        // A journal that an older process writes from now on is no one that was seen.
+        let first_journal = seen.journals.last().map_or(0, |n| n + 1);
+        let attempt = Attempt { number, first_journal, ..attempt.clone() };
+        match self.create(Name::Attempt(number), sealed::pretty(&attempt)).await? {
+            Held::Ours => Ok(Some(attempt)),
+            Held::Other(_) => Ok(None),
         }
     }
 
@@ -178,6 +196,14 @@ impl State {
     pub async fn cancel(&self, cancelled: &Cancelled) -> Result<(Creation, Cancelled)> {
         self.store.prepare().await?;
         self.keep(Name::Cancelled, cancelled).await
+    }
+
+    /// Keeps that what the restore made is going to be deleted; returns what holds.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`] when that was begun before and cannot be read.
+    pub async fn undo(&self, undone: &Undone) -> Result<(Creation, Undone)> {
+        self.keep(Name::Undone, undone).await
     }
 
     /// Returns whether somebody wants the restore to end.
@@ -258,7 +284,8 @@ impl State {
             .source(error)
     }
 
-    fn fenced_by(&self, attempt: &Attempt) -> Error {
+    /// Makes the error of a process that a younger one has taken the place of.
+    pub(super) fn fenced_by(&self, attempt: &Attempt) -> Error {
         Error::new(Kind::Fenced, format!("a younger process goes on with the restore `{}`", self.restore_id))
             .with("attempt", attempt.number)
             .with("begun", &attempt.started_at)

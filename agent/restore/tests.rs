@@ -275,7 +275,7 @@ async fn sent(random: &mut Rng, fixture: &Fixture, task: Task) -> Vec<Fitted> {
 fn records_of(fitted: &[Fitted]) -> Vec<Record> {
     let mut all = Vec::new();
     for Fitted { batch, sources } in fitted {
-        let head = batch.seal(Identity { producer_id: 1, epoch: 0 }, 0);
+        let head = batch.seal(Identity { producer_id: 1, epoch: 0 }, 0, false);
         let bytes = [&head[..], batch.payload()].concat();
         let records: Vec<Record> =
             Records::read(&Bytes::from(bytes)).and_then(Iterator::collect).expect("it can be read");

@@ -79,7 +79,7 @@ fn two_sources_of_one_target_partition_are_refused() {
 }
 
 #[test]
-fn a_finished_restore_stays_finished_and_one_that_was_begun_is_not_begun_again() {
+fn a_finished_restore_stays_finished_and_one_that_was_stopped_goes_on() {
     let kafka = Kafka::shared();
     let (topic, backup) = backed_up(kafka, "refused-twice");
     let restore = Restore::named(kafka, &backup, &[&topic], "once");
@@ -93,22 +93,23 @@ fn a_finished_restore_stays_finished_and_one_that_was_begun_is_not_begun_again()
     let other = Restore::named(kafka, &backup, &[&topic], "once").to(&topic, "elsewhere");
     other.run().fails_with(2, &[restore.id(), "was planned before, and otherwise"]);
 
-    let slow = || Restore::named(kafka, &backup, &[&topic], "killed").pipeline("max_bytes_per_second = \"50KiB\"");
-    let running = slow().start(&[]);
+    let stopped = Restore::named(kafka, &backup, &[&topic], "stopped");
+    let slow = Restore::named(kafka, &backup, &[&topic], "stopped").pipeline("max_bytes_per_second = \"50KiB\"");
+    let mut running = slow.start(&[]);
     let sent = wait_for("some records have landed", || {
-        let is_there = kafka.topics().contains(slow().target());
-        is_there.then(|| kafka.ends(slow().target())[0]).filter(|end| *end > 20)
+        let is_there = kafka.topics().contains(slow.target());
+        is_there.then(|| kafka.ends(slow.target())[0]).filter(|end| *end > 20)
     });
-    running.kill();
     assert!(sent < 200);
-    slow().run().fails_with(2, &[slow().id(), "was begun before", "another restore_id"]);
-
-    let stopped = Restore::named(kafka, &backup, &[&topic], "stopped").pipeline("max_bytes_per_second = \"50KiB\"");
-    let mut running = stopped.start(&[]);
-    wait_for("it has begun", || kafka.topics().contains(stopped.target()).then_some(()));
     running.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(running.wait().code(), Some(130), "{}", running.log());
-    assert!(running.log().contains("interrupted: the restore is not finished"), "{}", running.log());
+    let (log, told) = (running.log(), ["interrupted: the restore is not finished", "start it again to go on"]);
+    assert!(told.iter().all(|told| log.contains(told)), "{log}");
+    assert!(stopped.state_names().contains(&"journal-0".to_owned()), "it has kept how far it has come");
+    let ended = stopped.run();
+    assert!(ended.stderr.contains("goes on"), "{}", ended.stderr);
+    let _ = ended.ok();
+    stopped.assert_brought(kafka, |_| true);
 }
 
 #[test]
@@ -151,7 +152,7 @@ fn what_a_restore_cannot_have_and_what_does_not_run_it_are_told() {
 }
 
 #[test]
-fn a_plan_that_was_kept_binds_the_next_starts_until_one_has_begun() {
+fn a_plan_that_was_kept_binds_the_next_starts_also_when_one_has_begun() {
     let kafka = Kafka::shared();
     let (topic, backup) = backed_up(kafka, "refused-half");
     let restore = Restore::of(kafka, &backup, &[&topic]);
@@ -160,12 +161,14 @@ fn a_plan_that_was_kept_binds_the_next_starts_until_one_has_begun() {
     let other = Restore::of(kafka, &backup, &[&topic]).source("until = \"2020-01-01T00:00:00Z\"");
     other.run().fails_with(2, &["was planned before, and otherwise", restore.id()]);
     assert_killed(&restore, "restore-attempt");
-    restore.run().fails_with(2, &["was begun before"]);
+    other.run().fails_with(2, &["was planned before, and otherwise", restore.id()]);
     // Its target has a marker by now, and no record.
     assert!(kafka.ends(restore.target())[0] > 0);
     let instead = Restore::named(kafka, &backup, &[&topic], "instead").to(&topic, restore.target());
     let _ = instead.run().ok();
     instead.assert_brought(kafka, |_| true);
+    // The one that has begun knows its target no more.
+    restore.run().fails_with(1, &["somebody else has written to", restore.target()]);
 }
 
 /// Kills a restore at a crash point.

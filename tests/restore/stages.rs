@@ -79,7 +79,7 @@ fn the_injector_writes_where_each_record_was_and_changes_nothing_else() {
     for (source, target) in &restore.topics {
         let held = injected(read[source].clone());
         assert_same_cells(target, &read[target], &held);
-        assert_leads(&map, (source, &held), (target, &read[target]));
+        assert_leads(&map, (source, &held), (target, &read[target]), false);
     }
 }
 
@@ -220,7 +220,7 @@ fn what_is_cut_away_comes_to_no_stage_and_what_is_left_is_changed() {
     let wanted = injected(held[41..150].to_vec());
     let brought = read_committed(kafka, restore.target());
     assert_same_cells(restore.target(), &brought, &wanted);
-    assert_leads(&restore.done().1, (&topic, &wanted), (restore.target(), &brought));
+    assert_leads(&restore.done().1, (&topic, &wanted), (restore.target(), &brought), false);
 }
 
 #[test]

@@ -66,11 +66,11 @@ fn pretend(kafka: &Kafka, restore: &Restore<'_>, pretended: &Restore<'_>, topic:
             map.push(&pair, 0, 0, hole.unsigned_abs()).expect("in order");
             map.push(&pair, hole, hole + skipped, (COUNT - hole).unsigned_abs()).expect("in order");
             map.finish(&pair, COUNT + skipped).expect("behind the last");
-            starts.push(Start { pair: pair.clone(), source_first: 0, target_next: 0 });
+            starts.push(Start::new(pair.clone(), 0, 0));
             outcomes.push(Outcome { pair, records: COUNT.unsigned_abs(), end: COUNT, digest: None });
         }
         let _ = state.put_plan(&plan).await.expect("kept");
-        let _ = state.begin(Attempt::new(&plan, 1, 0, Process::this(), starts)).await.expect("kept");
+        let _ = state.begin(Attempt::new(&plan, (1, 0), Process::this(), starts)).await.expect("kept");
         let (_, map_digest) = state.put_map(&map).await.expect("kept");
         let done = Done {
             restore_id: pretended.id().to_owned(),

@@ -337,6 +337,11 @@ pub(crate) fn program_with(arguments: &[&str]) -> Ended {
     ended(program().args(arguments))
 }
 
+/// As [`program_with`], with environment variables.
+pub(crate) fn program_in(arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
+    ended(program().args(arguments).envs(environment.iter().copied()))
+}
+
 /// As [`program_with`]; returns the most memory that it has had, too.
 pub(crate) fn program_watched(arguments: &[&str]) -> (Ended, u64) {
     let mut peak = 0;

@@ -1,4 +1,4 @@
-//! What a read-committed consumer sees of a topic: the independent witness for what the agent kept.
+//! What a consumer sees of a topic: the independent witness for what the agent kept.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,10 +31,16 @@ pub(crate) fn read_committed(kafka: &Kafka, topic: &str) -> Vec<Record> {
 
 /// Reads topics as one read-committed consumer does: each as [`read_committed`].
 pub(crate) fn read_all_committed(kafka: &Kafka, topics: &[&str]) -> BTreeMap<String, Vec<Record>> {
+    read_all(kafka, topics, "read_committed")
+}
+
+/// Reads topics as one consumer of that `isolation.level` does, each partition to its end, in order of partition and
+/// offset.
+pub(crate) fn read_all(kafka: &Kafka, topics: &[&str], isolation: &str) -> BTreeMap<String, Vec<Record>> {
     let consumer: BaseConsumer = kafka
         .client(&[
             ("group.id", "witness"),
-            ("isolation.level", "read_committed"),
+            ("isolation.level", isolation),
             ("enable.auto.commit", "false"),
             ("enable.partition.eof", "true"),
             // An end is told by an answer without records, for which the broker waits as long.

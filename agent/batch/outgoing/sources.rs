@@ -22,6 +22,12 @@ impl Sources {
         (self.first.1 > 0).then_some(self.first.0)
     }
 
+    /// Returns the last one; `None` where there is no record.
+    pub fn last(&self) -> Option<Offset> {
+        let (first, records) = self.more.last().unwrap_or(&self.first);
+        (*records > 0).then(|| first + Offset::from(*records) - 1)
+    }
+
     /// Returns the runs, as (first offset, number of records); no run is empty or begins where the one before it ends.
     pub fn iter(&self) -> impl Iterator<Item = (Offset, u32)> {
         std::iter::once(self.first).chain(self.more.iter().copied()).filter(|(_, records)| *records > 0)
@@ -65,9 +71,10 @@ mod tests {
     #[test]
     fn offsets_come_back_in_as_few_runs_as_there_are_holes() {
         assert_eq!((Sources::default().iter().count(), Sources::default().first()), (0, None));
+        assert_eq!(Sources::default().last(), None);
         let offsets = [7, 8, 9, 11, 12, 20];
         let sources: Sources = offsets.into_iter().collect();
-        assert_eq!(sources.first(), Some(7));
+        assert_eq!((sources.first(), sources.last()), (Some(7), Some(20)));
         assert_eq!(sources.iter().collect::<Vec<_>>(), [(7, 3), (11, 2), (20, 1)]);
         assert_eq!(sources.offsets().collect::<Vec<_>>(), offsets);
     }

@@ -103,6 +103,12 @@ pub static RESTORE_KEYS: &[Key] = &[
         "partitions that become another one of their topic: `orders-3:0` puts what partition 3 held into partition 0",
     ),
     optional(
+        "pipeline.sink.repartition",
+        Type::List,
+        "topics of the target whose records are spread over so many partitions by key, as Kafka's own partitioner does, as \
+         `orders:6`; several topics may go to one so (sink.topics)",
+    ),
+    optional(
         "pipeline.sink.restore_id",
         Type::Text,
         "names the restore; without it the pipeline's name and a digest of what is asked for",
@@ -131,6 +137,13 @@ pub static RESTORE_KEYS: &[Key] = &[
         Type::Size,
         "256MiB",
         "bound on what is read and not yet acknowledged; at least one largest batch of each partition in work should fit",
+    ),
+    with_default(
+        "pipeline.sink.journal_interval",
+        Type::Duration,
+        "10s",
+        "how often it is kept how far the restore has come, or after 256 MiB: after a crash so much of the target is looked \
+         through; longer saves a small object each, shorter saves that look",
     ),
     with_default(
         "pipeline.sink.shutdown_timeout",

@@ -2,7 +2,10 @@
 //!
 //! Order: chunk by chunk; of each target what was made comes in the order of the source, whatever waits to be merged.
 //! Memory: stages make more of a chunk than was paid for. That is paid for from what all partitions share
-//! ([`UNPAID_BYTES`]), until it has landed; nobody waits for it who holds some that is not sent.
+//! ([`UNPAID_BYTES`]), until it has landed; nobody waits for it who holds some that is not sent. Crash: what an earlier
+//! process has sent is made once more, found in the target ([`found`]), and not sent.
+
+mod found;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use self::found::Found;
+pub(super) use self::found::There;
 use crate::backoff::Backoff;
 use crate::batch;
 use crate::batch::outgoing::{Fitted, Limits, Refit, Window};
@@ -19,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::{Batch, Payload};
 use crate::record::{LeftOut, Offset, OffsetRange, Partition};
 use crate::restore::map::Pair;
+use crate::restore::state;
 use crate::stages::onward::{Onward, Piece, Targets, What};
 use crate::stages::{Passed, Stages};
 
@@ -55,6 +61,12 @@ pub(in crate::restore) struct Target {
     pub(in crate::restore) pair: Pair,
     /// How large batches are made.
     pub(in crate::restore) limits: Limits,
+    /// What is made of the source offsets before this one is in the target.
+    pub(in crate::restore) from: Offset,
+    /// Bytes of that.
+    pub(in crate::restore) bytes: u64,
+    /// And so much of what is made of the others, in order.
+    pub(in crate::restore) found: Vec<state::Found>,
 }
 
 impl Lane {
@@ -76,10 +88,10 @@ pub(super) enum Job {
 pub(super) struct Made {
     pub(super) source: Partition,
     /// The batches, each with the number of its target.
-    pub(super) outcome: Result<Vec<Bound>>,
+    pub(super) outcome: Result<Taken>,
     pub(super) paid: Paid,
-    /// What is covered when these have landed; `None` while something waits for more to be merged with.
-    pub(super) next: Option<Offset>,
+    /// The end of what was taken for these.
+    pub(super) next: Offset,
     /// What is in none of them because a stage failed at it.
     pub(super) left_out: Vec<LeftOut>,
     pub(super) is_close: bool,
@@ -107,15 +119,62 @@ pub(super) enum Work {
 /// A batch, and the number of the target that it goes to.
 pub(super) type Bound = (usize, Fitted);
 
+/// What has become of some work.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// What is sent now, in order for each target.
+    pub(super) send: Vec<Bound>,
+    /// What is in the targets already, in order for each; it is before what is sent there.
+    pub(super) there: Vec<There>,
+    /// What is covered when all of it has landed; `None` while something waits for more to be merged with.
+    pub(super) covered: Option<Offset>,
+    /// The targets that lack something of what was taken: what is made of the source offsets before this one, and nothing
+    /// else, is there then. `None` where no offset parts what is there from what is not.
+    pub(super) held: Vec<(usize, Option<Offset>)>,
+}
+
+/// What makes batches of one partition into what one target takes.
+struct Fit {
+    refit: Refit,
+    found: Found,
+    /// The source offset of the last record that was handed out.
+    last: Offset,
+}
+
+impl Fit {
+    fn new(target: &Target) -> Self {
+        Self { refit: Refit::new(target.limits), found: Found::of(target), last: -1 }
+    }
+
+    /// Returns what of all up to `next` the target lacks when what was handed out has landed; `None` where it is nothing.
+    fn held(&self, next: Offset) -> Option<Option<Offset>> {
+        if self.found.is_before(next) {
+            return Some(None);
+        }
+        // Of copies of one record some may have gone before; what waits may be there already.
+        let first = self.refit.waits_from()?;
+        Some(self.found.part(first).filter(|cut| *cut > self.last))
+    }
+}
+
 /// What makes batches of one partition into what its targets take: something for each target that has got records.
 #[derive(Default)]
-pub(super) struct Fits(BTreeMap<usize, Refit>);
+pub(super) struct Fits(BTreeMap<usize, Fit>);
 
 impl Fits {
-    /// Takes what is to be fitted; returns what is sent now, in order for each target, and what is covered then, if all up
-    /// to `next` was.
-    pub(super) fn take(&mut self, lane: &Lane, work: Work, next: Offset) -> Result<(Vec<Bound>, Option<Offset>)> {
-        let mut out = Vec::new();
+    /// Begins with a lane: what is in its targets is waited for from the first.
+    pub(super) fn of(lane: &Lane) -> Self {
+        let is_begun = |target: &Target| !target.found.is_empty() || target.from > lane.window.offsets.first;
+        let found = lane.targets.iter().enumerate().filter(|(_, target)| is_begun(target));
+        Self(found.map(|(number, target)| (number, Fit::new(target))).collect())
+    }
+
+    /// Takes what is to be fitted, all of the source up to `next`.
+    ///
+    /// # Errors
+    /// Those of [`Refit::put`]; [`Kind::Failed`](crate::error::Kind::Failed) when a target holds more than is made.
+    pub(super) fn take(&mut self, lane: &Lane, work: Work, next: Offset) -> Result<Taken> {
+        let mut out = Taken::default();
         let is_end = matches!(work, Work::End);
         match work {
             Work::Archived(range, bytes) => {
@@ -132,46 +191,66 @@ impl Fits {
                 for piece in pieces {
                     self.with(lane, piece.target, &mut out, |refit, out| put(refit, piece, &window, out))?;
                 }
-                self.0.values_mut().for_each(Refit::spare);
+                self.0.values_mut().for_each(|fit| fit.refit.spare());
             }
             Work::Nothing | Work::End => {}
         }
         if is_end || lane.is_paced || self.waiting_bytes() > MOST_WAITING_BYTES {
-            self.flush(&mut out)?;
+            self.flush(lane, &mut out)?;
         }
-        let covered = match self.0.values().filter_map(Refit::waits_from).min() {
+        if is_end && next >= lane.window.offsets.next {
+            self.check_found(lane)?;
+        }
+        out.covered = match self.0.values().filter_map(|fit| fit.refit.waits_from()).min() {
             None => Some(next),
-            Some(_) if out.is_empty() => None,
+            Some(_) if out.send.is_empty() && out.there.is_empty() => None,
             waits_from => waits_from,
         };
-        Ok((out, covered))
+        let held = |(target, fit): (&usize, &Fit)| Some((*target, fit.held(next)?));
+        out.held = self.0.iter().filter_map(held).collect();
+        Ok(out)
+    }
+
+    /// Makes sure that what is in the targets was made.
+    fn check_found(&self, lane: &Lane) -> Result<()> {
+        let Some((target, fit)) = self.0.iter().find(|(_, fit)| fit.found.left() > 0) else { return Ok(()) };
+        let pair = &lane.targets[*target].pair;
+        Err(Error::failed(format!(
+            "{} holds {} records more than {} gives",
+            pair.target,
+            fit.found.left(),
+            pair.source
+        ))
+        .hint("the archive, or a plugin, is not what it was when they were sent; nothing is sent again")
+        .with("restored from", &lane.source))
     }
 
     fn with(
         &mut self,
         lane: &Lane,
         target: usize,
-        out: &mut Vec<Bound>,
+        out: &mut Taken,
         put: impl FnOnce(&mut Refit, &mut Vec<Fitted>) -> Result<()>,
     ) -> Result<()> {
-        let refit = self.0.entry(target).or_insert_with(|| Refit::new(lane.targets[target].limits));
-        let mut fitted = Vec::new();
-        put(refit, &mut fitted)?;
-        out.extend(fitted.into_iter().map(|fitted| (target, fitted)));
+        let to = &lane.targets[target];
+        let fit = self.0.entry(target).or_insert_with(|| Fit::new(to));
+        let (mut fitted, mut send) = (Vec::new(), Vec::new());
+        put(&mut fit.refit, &mut fitted)?;
+        for fitted in fitted {
+            fit.last = fitted.sources.last().unwrap_or(fit.last);
+            fit.found.sift(fitted, (target, to.limits.most_bytes), &mut send, &mut out.there)?;
+        }
+        out.send.extend(send.into_iter().map(|fitted| (target, fitted)));
         Ok(())
     }
 
     fn waiting_bytes(&self) -> usize {
-        self.0.values().map(Refit::waiting_bytes).sum()
+        self.0.values().map(|fit| fit.refit.waiting_bytes()).sum()
     }
 
-    fn flush(&mut self, out: &mut Vec<Bound>) -> Result<()> {
-        for (target, refit) in &mut self.0 {
-            let mut fitted = Vec::new();
-            refit.flush(&mut fitted)?;
-            out.extend(fitted.into_iter().map(|fitted| (*target, fitted)));
-        }
-        Ok(())
+    fn flush(&mut self, lane: &Lane, out: &mut Taken) -> Result<()> {
+        let targets: Vec<usize> = self.0.keys().copied().collect();
+        targets.into_iter().try_for_each(|target| self.with(lane, target, out, Refit::flush))
     }
 }
 
@@ -202,7 +281,7 @@ impl Fitting {
     pub(super) async fn run(self, mut jobs: mpsc::UnboundedReceiver<Job>) {
         let targets = self.lane.targets.iter().map(|target| &target.pair.target);
         let targets = Arc::new(Targets::new(self.lane.source.index, targets));
-        let mut fits = Fits::default();
+        let mut fits = Fits::of(&self.lane);
         while let Some(job) = jobs.recv().await {
             let Ok(_core) = self.cores.acquire().await else { return };
             let done = match (job, &self.stages) {
@@ -275,17 +354,13 @@ impl Fitting {
 
     /// Fits what was read, or what was made of it, where computing is allowed.
     async fn fit(&self, fits: &mut Fits, work: Work, made: Made) -> Result<(), Over> {
-        let (mut own, lane, next) = (std::mem::take(fits), self.lane.clone(), made.next.unwrap_or_default());
+        let (mut own, lane, next) = (std::mem::take(fits), self.lane.clone(), made.next);
         let fitted = tokio::task::spawn_blocking(move || (own.take(&lane, work, next), own)).await;
         let Ok((outcome, again)) = fitted else {
             return self.fail(Error::failed("fitting batches ended by a defect"));
         };
         *fits = again;
-        let (outcome, next) = match outcome {
-            Ok((batches, next)) => (Ok(batches), next),
-            Err(error) => (Err(error), None),
-        };
-        self.made.send(Made { outcome, next, ..made }).map_err(|_| Over)
+        self.made.send(Made { outcome, ..made }).map_err(|_| Over)
     }
 
     fn fail(&self, error: Error) -> Result<(), Over> {
@@ -297,9 +372,9 @@ impl Fitting {
     fn blank(&self, next: Offset, is_close: bool) -> Made {
         Made {
             source: self.lane.source.clone(),
-            outcome: Ok(Vec::new()),
+            outcome: Ok(Taken::default()),
             paid: Paid::default(),
-            next: Some(next),
+            next,
             left_out: Vec::new(),
             is_close,
         }

@@ -1,8 +1,10 @@
+mod killed;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::fitting::{Fits, Work};
+use super::fitting::{Fits, Taken, Work};
 use super::*;
 use crate::batch::outgoing::{Identity, Limits, Window};
 use crate::batch::records::{self, Record, template};
@@ -26,6 +28,9 @@ fn lane(next: Offset, merge_below: usize) -> Lane {
         targets: vec![Target {
             pair: Pair { source: partition("orders"), target: partition("orders-restored") },
             limits: Limits { most_bytes: 1 << 20, merge_below, merge_to: 1 << 18 },
+            from: 0,
+            bytes: 0,
+            found: Vec::new(),
         }],
         window: Window { offsets: range(0, next), from: None, until: None },
         is_paced: false,
@@ -51,8 +56,8 @@ fn run(range: OffsetRange, batches: &[Bytes]) -> Work {
 
 /// Returns the source offsets of what is fitted, batch by batch, and what is covered then.
 fn fitted(fits: &mut Fits, lane: &Lane, work: Work, next: Offset) -> (Vec<Vec<Offset>>, Option<Offset>) {
-    let (batches, next) = fits.take(lane, work, next).expect("sound batches");
-    (batches.iter().map(|(_, fitted)| fitted.sources.offsets().collect()).collect(), next)
+    let Taken { send, covered: next, .. } = fits.take(lane, work, next).expect("sound batches");
+    (send.iter().map(|(_, fitted)| fitted.sources.offsets().collect()).collect(), next)
 }
 
 #[test]
@@ -82,7 +87,7 @@ fn what_waits_to_be_merged_is_not_covered_and_what_was_sent_before_it_is() {
 }
 
 /// A lane whose records can go to `eu` too.
-fn forked(next: Offset, merge_below: usize) -> Lane {
+pub(super) fn forked(next: Offset, merge_below: usize) -> Lane {
     let mut lane = lane(next, merge_below);
     let pair = Pair { source: lane.source.clone(), target: partition("eu") };
     lane.targets.push(Target { pair, ..lane.targets[0].clone() });
@@ -108,8 +113,8 @@ fn each_target_gets_its_records_in_order_and_what_waits_for_any_of_them_is_not_c
     assert_eq!(fitted(&mut fits, &lane, first, 6), (vec![], None));
     let second = staged(10, vec![archived(0, 6, What::Whole), piece(1, &[8]), archived(0, 8, What::Cut)]);
     assert_eq!(fitted(&mut fits, &lane, second, 10), (vec![], None), "all of it waits");
-    let (batches, covered) = fits.take(&lane, Work::End, 10).expect("sound batches");
-    let sent: Vec<_> = batches.iter().map(|(target, of)| (*target, of.sources.offsets().collect::<Vec<_>>())).collect();
+    let Taken { send, covered, .. } = fits.take(&lane, Work::End, 10).expect("sound batches");
+    let sent: Vec<_> = send.iter().map(|(target, of)| (*target, of.sources.offsets().collect::<Vec<_>>())).collect();
     assert_eq!((sent, covered), (vec![(0, vec![0, 1, 1, 5, 6, 7, 8, 9]), (1, vec![1, 4, 8])], Some(10)));
 }
 
@@ -137,8 +142,9 @@ fn what_waits_for_many_targets_is_bounded() {
         let what = What::Made((0..600).collect());
         Piece { target, header, bytes: bytes.clone(), what }
     });
-    let (batches, covered) = fits.take(&lane, Work::Staged(range(0, 600), pieces.collect()), 600).expect("sound");
-    assert_eq!((batches.len(), covered), (202, Some(600)), "{} bytes are too many to wait", 202 * bytes.len());
+    let work = Work::Staged(range(0, 600), pieces.collect());
+    let Taken { send, covered, .. } = fits.take(&lane, work, 600).expect("sound");
+    assert_eq!((send.len(), covered), (202, Some(600)), "{} bytes are too many to wait", 202 * bytes.len());
 }
 
 /// A sink of one partition whose target ends at 10; nobody hears what it sends.
@@ -153,7 +159,8 @@ fn sink_of(lanes: Vec<Lane>) -> Sending {
     let producer = Producer::start(&client, identity, produce::Settings::default());
     let ends = [(partition("orders-restored"), 10), (partition("eu"), 20)].into();
     let sources: Vec<_> = lanes.iter().map(|lane| lane.source.clone()).collect();
-    let mut sink = Sending::new(producer, lanes, ends, None).expect("sound lanes");
+    let begun = Begun { restore_id: "r1".to_owned(), ends, map: OffsetMap::default(), sum: Sum::default() };
+    let mut sink = Sending::new(Outlet::Plain(producer), lanes, begun, None, None).expect("sound lanes");
     for source in sources {
         sink.open(&source);
         assert!(matches!(sink.answers.pop_front(), Some(Answer::Restart { tip: Tip { next: Some(0), .. }, .. })));
@@ -168,7 +175,7 @@ fn land(sink: &mut Sending, first_source: Offset, count: u32, first: Offset) {
     open.reached = next;
     let number = open.sent;
     open.sent += 1;
-    open.chunks.push_back(Sent { number, left: 1, next: Some(next), records: 1, bytes: 1, since: Instant::now() });
+    open.chunks.push_back(Sent { records: 1, bytes: 1, ..Sent::new(number, 1, next, Some(next), Vec::new()) });
     let sources = Sources::dense(first_source, count);
     sink.on_landed(&partition("orders-restored"), first, count, token(number, sources));
 }
@@ -189,7 +196,7 @@ async fn a_record_of_somebody_else_is_noticed_by_its_offset() {
     assert!(text.contains("somebody else writes to orders-restored-0") && text.contains("offset 15"), "{text}");
     // What lands later is nobody's business any more.
     land_late(&mut sink);
-    assert!(sink.answers.is_empty() && !sink.finish().0.is_finished());
+    assert!(sink.answers.is_empty() && !sink.finish().await.0.is_finished());
 }
 
 fn land_late(sink: &mut Sending) {
@@ -204,7 +211,7 @@ async fn a_partition_is_restored_when_its_end_was_reached_and_not_when_it_was_cl
         sink.open.get_mut(&partition("orders")).expect("open").is_closing = true;
         sink.advance(&partition("orders"));
         assert!(matches!(sink.answers.pop_back(), Some(Answer::Closed { .. })));
-        let (map, sum) = sink.finish();
+        let (map, sum, _) = sink.finish().await;
         assert_eq!((map.is_finished(), sum.records), (is_finished, 5));
         let track = map.iter().next().expect("one").1;
         assert_eq!((track.covered(), track.end()), (5, is_finished.then_some(15)));
@@ -216,8 +223,7 @@ fn hand_over(sink: &mut Sending, next: Offset, is_close: bool, batches: &[(usize
     let open = sink.open.get_mut(&partition("orders")).expect("open");
     let left = batches.len();
     let records = batches.iter().map(|(_, offsets)| offsets.len() as u64).sum();
-    let since = Instant::now();
-    open.chunks.push_back(Sent { number: open.sent, left, next: Some(next), records, bytes: 1, since });
+    open.chunks.push_back(Sent { records, bytes: 1, ..Sent::new(open.sent, left, next, Some(next), Vec::new()) });
     (open.sent, open.reached) = (open.sent + 1, next);
     open.is_closing |= is_close;
 }
@@ -244,7 +250,7 @@ async fn what_has_landed_in_one_target_is_durable_only_when_all_of_its_chunk_has
     };
     assert_eq!([durable(sink.answers.pop_front()), durable(sink.answers.pop_front())], [(4, 5), (9, 2)]);
     assert!(matches!(sink.answers.pop_front(), Some(Answer::Closed { .. })));
-    let (map, sum) = sink.finish();
+    let (map, sum, _) = sink.finish().await;
     assert!(map.is_finished());
     assert_eq!(sum.records, 7, "copies were sent too");
     let lane = forked(9, 0);
@@ -277,7 +283,7 @@ async fn of_sources_that_share_a_target_one_goes_on_when_the_other_has_ended() {
 #[tokio::test]
 async fn a_process_that_was_fenced_says_so_once_closes_everything_and_is_silent() {
     let mut sink = sink(100).await;
-    sink.on_fenced(Error::new(crate::error::Kind::Fenced, "another process has taken over"));
+    sink.end_all(Error::new(crate::error::Kind::Fenced, "another process has taken over"));
     let Answer::Failed { partition: None, error } = sink.answer().await else { panic!("everything has failed") };
     assert_eq!(error.kind(), crate::error::Kind::Fenced);
     assert!(matches!(sink.answer().await, Answer::Failed { partition: Some(of), .. } if of == partition("orders")));

@@ -124,6 +124,12 @@ pub struct Attempt {
     pub process: Process,
     /// Journals of this number and greater may be its own; smaller ones are of attempts before.
     pub first_journal: u32,
+    /// Journals of transactions that were aborted, by number: what they say of records is not so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub void: Vec<u32>,
+    /// Records that stages failed at before what each start says that it goes on with.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
     /// Where it begins, pair by pair.
     pub starts: Vec<Start>,
 }
@@ -134,15 +140,42 @@ pub struct Start {
     /// The pair.
     #[serde(flatten)]
     pub pair: Pair,
-    /// The source offset that sequence 0 stands for: everything before it has landed.
+    /// Of what is made of the source offsets before this one everything has landed, and of those from here on what
+    /// `found` says: sequence 0 stands for the first record behind.
     pub source_first: Offset,
     /// Where the target ended after the fence.
     pub target_next: Offset,
+    /// Records that were sent of the source offsets before `source_first`, of all attempts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub records: u64,
+    /// Bytes of their batches.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bytes: u64,
+    /// Where the first records are in the target that were made of `source_first` and the offsets behind it, in order:
+    /// earlier attempts have sent them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub found: Vec<Found>,
+}
+
+impl Start {
+    /// Makes that of a pair of which nothing was sent yet.
+    pub fn new(pair: Pair, source_first: Offset, target_next: Offset) -> Self {
+        Self { pair, source_first, target_next, records: 0, bytes: 0, found: Vec::new() }
+    }
+}
+
+/// Records of one attempt in a target, one behind the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// The target offset of the first.
+    pub target: Offset,
+    /// How many, at least one.
+    pub records: u64,
 }
 
 impl Attempt {
     /// Makes the attempt of a producer; its numbers are given when it is kept.
-    pub fn new(plan: &Plan, producer_id: i64, epoch: i16, process: Process, starts: Vec<Start>) -> Self {
+    pub fn new(plan: &Plan, (producer_id, epoch): (i64, i16), process: Process, starts: Vec<Start>) -> Self {
         Self {
             restore_id: plan.restore_id.clone(),
             number: 0,
@@ -152,9 +185,22 @@ impl Attempt {
             epoch,
             process,
             first_journal: 0,
+            void: Vec::new(),
+            left_out: 0,
             starts,
         }
     }
+}
+
+/// What came of all partitions, of all attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sum {
+    /// Records that have landed, copies among them.
+    pub records: u64,
+    /// Bytes of their batches.
+    pub bytes: u64,
+    /// Records that were left out because a stage failed at them.
+    pub left_out: u64,
 }
 
 /// How far an attempt has come.
@@ -168,17 +214,24 @@ pub struct Journal {
     pub attempt: u32,
     /// When, RFC 3339.
     pub written_at: String,
+    /// It is of a transaction, and was written before that was committed: whether it was, the restore's group tells.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_transactional: bool,
     /// Records that have landed, of all attempts.
     pub records: u64,
     /// Bytes of their batches.
     pub bytes: u64,
-    /// What has landed, pair by pair.
+    /// Records that stages failed at, before what a later attempt goes on with.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u64,
+    /// What has landed, pair by pair. Of a pair that is not here a later attempt goes on where this one has begun.
     pub landed: Vec<Landed>,
     /// What of the offset map no journal before has, in base64.
     map: String,
 }
 
-/// How far an attempt has come with one pair of partitions.
+/// How far an attempt has come with one pair of partitions: what is made of the source offsets before `source_next`, all of
+/// it and nothing else, is in the target before `target_next`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Landed {
     /// The pair.
@@ -186,23 +239,29 @@ pub struct Landed {
     pub pair: Pair,
     /// The source offset before which everything is done.
     pub source_next: Offset,
-    /// Sequences of this attempt that have landed in the target.
+    /// Sequences of this attempt among that.
     pub sequences: u64,
     /// The target offset after the last of them; where there is none, where the attempt found the end.
     pub target_next: Offset,
+    /// Bytes of their batches, those of earlier attempts among them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bytes: u64,
 }
 
 impl Journal {
     /// Makes a journal; its numbers are given when it is kept. `map` is what no journal before has
     /// ([`OffsetMap::after`]).
-    pub fn new(restore_id: &str, records: u64, bytes: u64, landed: Vec<Landed>, map: &OffsetMap) -> Self {
+    pub fn new(restore_id: &str, sum: Sum, landed: Vec<Landed>, map: &OffsetMap) -> Self {
+        let Sum { records, bytes, left_out } = sum;
         Self {
             restore_id: restore_id.to_owned(),
             number: 0,
             attempt: 0,
             written_at: Timestamp::now().to_string(),
+            is_transactional: false,
             records,
             bytes,
+            left_out,
             landed,
             map: STANDARD.encode(map.encode()),
         }
@@ -278,6 +337,35 @@ impl Cancelled {
     }
 }
 
+/// What the restore made is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undone {
+    /// The restore.
+    pub restore_id: String,
+    /// When that began, RFC 3339.
+    pub undone_at: String,
+    /// Who.
+    pub process: Process,
+    /// The topics that were to be deleted then.
+    pub topics: Vec<UndoneTopic>,
+}
+
+/// A topic that is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndoneTopic {
+    /// Its name.
+    pub topic: String,
+    /// Its id, as Kafka writes it.
+    pub topic_id: String,
+}
+
+impl Undone {
+    /// Makes one of this moment.
+    pub fn now(restore_id: &str, process: Process, topics: Vec<UndoneTopic>) -> Self {
+        Self { restore_id: restore_id.to_owned(), undone_at: Timestamp::now().to_string(), process, topics }
+    }
+}
+
 impl Owned for Plan {
     fn owner(&self) -> (&str, Name) {
         (&self.restore_id, Name::Plan)
@@ -305,6 +393,12 @@ impl Owned for Done {
 impl Owned for Cancelled {
     fn owner(&self) -> (&str, Name) {
         (&self.restore_id, Name::Cancelled)
+    }
+}
+
+impl Owned for Undone {
+    fn owner(&self) -> (&str, Name) {
+        (&self.restore_id, Name::Undone)
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::objects::Owned;
-use super::{Attempt, Cancelled, Done, Journal, Name, Plan, State};
+use super::{Attempt, Cancelled, Done, Journal, Name, Plan, State, Undone};
 use crate::archive::source::side_by_side;
 use crate::error::{Error, Result};
 use crate::restore::map::OffsetMap;
@@ -23,6 +23,8 @@ pub enum Phase {
     Done,
     /// Somebody wanted it to end before it was finished.
     Cancelled,
+    /// What it made is deleted, or is being deleted.
+    Undone,
 }
 
 impl std::fmt::Display for Phase {
@@ -32,6 +34,7 @@ impl std::fmt::Display for Phase {
             Self::Running => "running",
             Self::Done => "done",
             Self::Cancelled => "cancelled",
+            Self::Undone => "undone",
         })
     }
 }
@@ -57,6 +60,8 @@ pub struct Seen {
     pub done: Option<Done>,
     /// That it shall end.
     pub cancelled: Option<Cancelled>,
+    /// That what it made is deleted.
+    pub undone: Option<Undone>,
     /// Those that cannot be read, each with its object.
     pub damaged: Vec<Error>,
 }
@@ -66,10 +71,21 @@ impl Seen {
     pub fn phase(&self) -> Phase {
         let has = |name| self.names.contains(&name);
         match self.attempts.is_empty() {
+            _ if has(Name::Undone) => Phase::Undone,
             _ if has(Name::Done) => Phase::Done,
             _ if has(Name::Cancelled) => Phase::Cancelled,
             false => Phase::Running,
             true => Phase::Planned,
+        }
+    }
+
+    /// Returns whether what a journal says is so, as far as the objects tell: that of a transaction is, when a later one of
+    /// its attempt was begun, or a later attempt does not call it void.
+    fn is_valid(&self, journal: &Journal) -> bool {
+        let Some(attempt) = self.attempt.as_ref().filter(|_| journal.is_transactional) else { return true };
+        match journal.attempt == attempt.number {
+            true => self.journals.last() != Some(&journal.number),
+            false => journal.number < attempt.first_journal && !attempt.void.contains(&journal.number),
         }
     }
 
@@ -101,6 +117,7 @@ impl State {
         self.newest_journal(&mut seen).await?;
         seen.done = self.listed(&mut seen, Name::Done).await?;
         seen.cancelled = self.listed(&mut seen, Name::Cancelled).await?;
+        seen.undone = self.listed(&mut seen, Name::Undone).await?;
         Ok(seen)
     }
 
@@ -161,26 +178,38 @@ impl State {
             return self.decode_map(&bytes, seen.done.as_ref()).map(Some);
         }
         let Some(&last) = seen.journals.last() else { return Ok(None) };
-        let read = side_by_side::each(0..=last, SIDE_BY_SIDE, |n| {
-            let state = self.clone();
-            async move { state.piece(n).await }
-        });
-        let mut pieces = read.await?.into_iter().collect::<Result<Vec<_>>>()?;
-        // What an older attempt wrote late lies before what the younger one has found.
-        pieces.sort_by_key(|(attempt, n, _)| (*attempt, *n));
-        let mut map = OffsetMap::default();
-        for (_, n, piece) in pieces {
-            let contradicts = |error: Error| self.unreadable(Name::Journal(n), Error::damaged(error.to_string()));
-            map.absorb(&piece).map_err(contradicts)?;
-        }
-        Ok(Some(map))
+        let mut journals = self.journals_to(last).await?;
+        journals.retain(|journal| seen.is_valid(journal));
+        self.map_of(&journals).map(Some)
     }
 
-    /// Returns what journal `n` adds to the offset map, with its attempt.
-    async fn piece(&self, n: u32) -> Result<(u32, u32, OffsetMap)> {
-        let name = Name::Journal(n);
-        let journal = self.journal(n).await?.ok_or_else(|| self.missing(name))?;
-        let map = journal.map().map_err(|error| self.unreadable(name, error))?;
-        Ok((journal.attempt, n, map))
+    /// Reads all journals up to the last one, in the order of what they say.
+    ///
+    /// # Errors
+    /// As [`offset_map`](Self::offset_map).
+    pub(in crate::restore) async fn journals_to(&self, last: u32) -> Result<Vec<Journal>> {
+        let read = side_by_side::each(0..=last, SIDE_BY_SIDE, |n| {
+            let state = self.clone();
+            async move { state.journal(n).await?.ok_or_else(|| state.missing(Name::Journal(n))) }
+        });
+        let mut journals = read.await?.into_iter().collect::<Result<Vec<_>>>()?;
+        // What an older attempt wrote late lies before what the younger one has found.
+        journals.sort_by_key(|journal| (journal.attempt, journal.number));
+        Ok(journals)
+    }
+
+    /// Returns what journals say together.
+    ///
+    /// # Errors
+    /// As [`offset_map`](Self::offset_map).
+    pub(in crate::restore) fn map_of(&self, journals: &[Journal]) -> Result<OffsetMap> {
+        let mut map = OffsetMap::default();
+        for journal in journals {
+            let name = Name::Journal(journal.number);
+            let piece = journal.map().map_err(|error| self.unreadable(name, error))?;
+            let contradicts = |error: Error| self.unreadable(name, Error::damaged(error.to_string()));
+            map.absorb(&piece).map_err(contradicts)?;
+        }
+        Ok(map)
     }
 }

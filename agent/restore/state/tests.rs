@@ -25,8 +25,8 @@ fn plan() -> Plan {
 }
 
 pub(crate) fn attempt(producer_id: i64, epoch: i16) -> Attempt {
-    let starts = vec![Start { pair: pair(), source_first: 0, target_next: 1 }];
-    Attempt::new(&plan(), producer_id, epoch, Process::this(), starts)
+    let starts = vec![Start::new(pair(), 0, 1)];
+    Attempt::new(&plan(), (producer_id, epoch), Process::this(), starts)
 }
 
 /// What of the map these runs, each (source, target, length), make.
@@ -47,8 +47,9 @@ pub(crate) fn journal(runs: &[(Offset, Offset, u64)]) -> Journal {
         source_next: track.covered(),
         sequences: track.records(),
         target_next: track.target_next(),
+        bytes: 100,
     };
-    Journal::new("r1", track.records(), 100, vec![landed], &map)
+    Journal::new("r1", Sum { records: track.records(), bytes: 100, left_out: 0 }, vec![landed], &map)
 }
 
 fn done(map_digest: &str) -> Done {
@@ -84,6 +85,12 @@ pub(crate) async fn whole(store: &Store) -> State {
     state
 }
 
+/// Keeps that the restore `r1` is undone.
+pub(crate) async fn undone(state: &State) -> Undone {
+    let topics = vec![UndoneTopic { topic: "orders-restored".to_owned(), topic_id: TopicId::NONE.to_string() }];
+    state.undo(&Undone::now("r1", Process::this(), topics)).await.expect("kept").1
+}
+
 /// A store like this one, with `change` done to each object of the restore (`None`: it is left out).
 async fn but(store: &Store, change: impl Fn(&str, Bytes) -> Option<Bytes>) -> State {
     let other = memory();
@@ -111,7 +118,7 @@ async fn what_is_kept_is_read_back_from_memory_and_from_a_folder() {
         assert_eq!((begun.number, &begun.plan_digest, &begun.starts[0].pair), (0, &kept.digest, &pair()));
         let journal = seen.journal.expect("kept");
         assert_eq!(journal.map().expect("sound"), piece(&[(0, 1, 10)]));
-        let landed = Landed { pair: pair(), source_next: 10, sequences: 10, target_next: 11 };
+        let landed = Landed { pair: pair(), source_next: 10, sequences: 10, target_next: 11, bytes: 100 };
         assert_eq!((journal.records, journal.landed), (10, vec![landed]));
         assert_eq!(seen.done.map(|done| done.partitions[0].end), Some(11));
         assert!(seen.cancelled.is_some() && state.is_cancelled().await.expect("asked"));
