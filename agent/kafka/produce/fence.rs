@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::coordinator::{Coordinator, FORBIDDEN, Failure, Of, STEP_WITHIN, Step, TIMEOUT_TOO_LONG, passes};
 use crate::batch::outgoing::Identity;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::kafka::{Client, code_name};
 use crate::record::Partition;
 
@@ -27,6 +27,9 @@ const FENCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// replicas while brokers are restarted one after the other would end them, and with them the process; with more, readers
 /// of committed data wait longer behind a process that has died and is not started again.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// How often the place is taken that another process takes at the same time.
+const TRIES: u32 = 5;
 
 /// Fences off whoever produced under `transactional_id` before, in all of `partitions`, and returns whom to produce as,
 /// from sequence 0 on, outside of transactions or in them.
@@ -41,12 +44,27 @@ pub async fn fence(client: &Client, transactional_id: &str, partitions: &[Partit
     let mut partitions: Vec<&Partition> = partitions.iter().collect();
     partitions.sort_unstable();
     partitions.dedup_by(|a, b| (&a.topic, a.index) == (&b.topic, b.index));
-    if !partitions.is_empty() {
-        let identity = coordinator.init(None, FENCE_TIMEOUT).await.map_err(|failure| failed(&coordinator, failure))?;
-        coordinator.add(identity, &partitions).await?;
-        coordinator.end(identity, false).await?;
+    for _ in 0..TRIES {
+        let mut before = None;
+        if !partitions.is_empty() {
+            let identity =
+                coordinator.init(None, FENCE_TIMEOUT).await.map_err(|failure| failed(&coordinator, failure))?;
+            coordinator.add(identity, &partitions).await?;
+            coordinator.end(identity, false).await?;
+            before = Some(identity);
+        }
+        let taken = take(&mut coordinator, None).await.map_err(|failure| failed(&coordinator, failure))?;
+        // Another process may have fenced, and sent, since our markers were written: then they fence nobody off.
+        let is_next = |before: Identity| (before.producer_id, before.epoch + 1) == (taken.producer_id, taken.epoch);
+        if before.is_none_or(is_next) {
+            return Ok(taken);
+        }
     }
-    take(&mut coordinator, None).await.map_err(|failure| failed(&coordinator, failure))
+    Err(Error::new(
+        Kind::Fenced,
+        format!("others take the place of transactional id \"{transactional_id}\" all the time"),
+    )
+    .hint("one process of a restore is enough"))
 }
 
 /// Takes the id for what follows, and lets its transactions be open for as long as the brokers allow, where that is
