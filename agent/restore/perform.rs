@@ -158,11 +158,12 @@ impl Planned<'_> {
         };
         let (created, map_digest) = self.state.put_map(&map).await?;
         if created == Creation::Exists {
-            if let Some(younger) = self.state.look().await?.attempt.filter(|newest| newest.number > attempt.number) {
-                return Err(self.state.fenced_by(&younger));
-            }
-            return Err(Error::failed(format!("restore `{id}` has an offset map already, and it is another one"))
-                .hint("another process restores under the same id; `restores show` tells of it"));
+            let seen = self.state.look().await?;
+            return match seen.attempt.as_ref().filter(|newest| newest.number > attempt.number) {
+                Some(younger) => Err(self.state.fenced_by(younger)),
+                // Of an older process: all that it sent had been acknowledged before it was fenced off.
+                None => self.end(&seen).await,
+            };
         }
         targets::set_afterwards(self.client, self.plan).await?;
         let summary = Summary { records, bytes, partitions: assigned.len(), left_out };
@@ -245,6 +246,13 @@ impl Planned<'_> {
     async fn end(&self, seen: &Seen) -> Result<Summary> {
         let lost = || Error::transient("the offset map was there, and is not told");
         let map = self.state.offset_map(seen).await?.ok_or_else(lost)?;
+        if !map.is_finished() {
+            return Err(Error::damaged(format!(
+                "the offset map of restore `{}` is not whole",
+                self.state.restore_id()
+            ))
+            .hint("`restores show` prints it; nothing was sent since"));
+        }
         let (_, map_digest) = self.state.put_map(&map).await?;
         targets::set_afterwards(self.client, self.plan).await?;
         let partitions = self.plan.partitions().filter(|(_, of)| !of.range().is_empty()).count();
