@@ -114,7 +114,13 @@ impl Planned<'_> {
                 .hint("allow WRITE and DESCRIBE on its transactional id for this principal"));
         }
         let identity = match is_fenced {
-            true => fence(self.client, &transactional_id(id), &targets).await?,
+            true => match fence(self.client, &transactional_id(id), &targets).await {
+                Ok(identity) => identity,
+                Err(error) if error.kind() == Kind::Fenced => {
+                    return Err(self.fenced(error, seen.attempts.last()).await);
+                }
+                Err(error) => return Err(error),
+            },
             false => produce::unfenced(self.client).await?,
         };
         crash::point("restore-fence", &id);
@@ -483,28 +489,33 @@ impl Planned<'_> {
         let id = self.state.restore_id();
         match error.kind() {
             Kind::Interrupted => error.with("restore", id),
-            Kind::Fenced => match self.younger(attempt).await {
-                Some(younger) => self.state.fenced_by(&younger).source(error),
-                None => error.with("restore", id).hint(
-                    "no other process has kept that it goes on: where the restore was stopped for minutes, or waited as \
-                     long for brokers or its store, its place has expired; start it again",
-                ),
-            },
+            Kind::Fenced => self.fenced(error, Some(&attempt.number)).await,
             kind => Error::new(kind, format!("restore `{id}` is not finished"))
                 .source(error)
                 .hint("what was acknowledged stays in the target; started again, the restore goes on behind it"),
         }
     }
 
+    /// Makes the error of a process that was fenced off by one whose attempt comes behind `last`.
+    async fn fenced(&self, error: Error, last: Option<&u32>) -> Error {
+        match self.younger(last).await {
+            Some(younger) => self.state.fenced_by(&younger).source(error),
+            None => error.with("restore", self.state.restore_id()).hint(
+                "no other process has kept that it goes on: where the restore was stopped for minutes, or waited as long \
+                 for brokers or its store, its place has expired; start it again",
+            ),
+        }
+    }
+
     /// Waits for the attempt of the process that has fenced this one off; `None` where it does not tell of itself.
-    async fn younger(&self, attempt: &Attempt) -> Option<Attempt> {
+    async fn younger(&self, last: Option<&u32>) -> Option<Attempt> {
         let deadline = Instant::now() + YOUNGER_WITHIN;
         loop {
             let seen = self.state.look().await.ok();
             if seen.as_ref().is_some_and(|seen| seen.cancelled.is_some()) {
                 return None;
             }
-            match seen.and_then(|seen| seen.attempt).filter(|newest| newest.number > attempt.number) {
+            match seen.and_then(|seen| seen.attempt).filter(|newest| Some(&newest.number) > last) {
                 None if Instant::now() < deadline => tokio::time::sleep(YOUNGER_WITHIN / 30).await,
                 younger => return younger,
             }

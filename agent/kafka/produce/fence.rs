@@ -55,7 +55,8 @@ pub async fn fence(client: &Client, transactional_id: &str, partitions: &[Partit
         }
         let taken = take(&mut coordinator, None).await.map_err(|failure| failed(&coordinator, failure))?;
         // Another process may have fenced, and sent, since our markers were written: then they fence nobody off.
-        let is_next = |before: Identity| (before.producer_id, before.epoch + 1) == (taken.producer_id, taken.epoch);
+        // Another producer's id comes when the epochs of the one before are used up: there nobody is in between.
+        let is_next = |before: Identity| before.producer_id != taken.producer_id || before.epoch + 1 == taken.epoch;
         if before.is_none_or(is_next) {
             return Ok(taken);
         }
