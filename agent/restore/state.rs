@@ -27,6 +27,9 @@
 //! | `map` | a restore that lacks its last word | finds that everything has landed, takes the map that is there, writes `done` |
 //! | `done` | a finished restore | nothing |
 //!
+//! Where records go in transactions, each has its journal before it is committed: a crash between the two leaves a journal
+//! that says of records what is not so. The progress that was committed tells the next start, whose attempt calls it void.
+//!
 //! `cancelled` may come at any time; a restore that is both done and cancelled is done. The records that were sent stay.
 //! `undone` comes when it is done or cancelled, before the first topic is deleted.
 //!
