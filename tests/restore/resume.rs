@@ -108,6 +108,12 @@ impl Case {
         self.fast(kafka, name).pipeline(&format!("max_records_per_second = {A_SECOND}"))
     }
 
+    /// Configures one that is killed long before its end, however late the kill comes.
+    fn endless(&self, kafka: &Kafka, name: &str) -> Restore<'_> {
+        let a_second = COUNT * i64::from(kafka.partitions(&self.topic)) / 8;
+        self.fast(kafka, name).pipeline(&format!("max_records_per_second = {a_second}"))
+    }
+
     /// Configures a slow one that keeps journals all the time.
     fn journaling(&self, kafka: &Kafka, name: &str) -> Restore<'_> {
         self.slow(kafka, name).sink("journal_interval = \"100ms\"")
@@ -139,7 +145,8 @@ impl Case {
         })
     }
 
-    /// Starts a restore and kills it when some of its records have landed; returns where the target ended then.
+    /// Starts an [`endless`](Self::endless) restore and kills it when some of its records have landed; returns where the
+    /// target ended then.
     fn kill_midway(&self, kafka: &Kafka, restore: &Restore<'_>) -> Vec<i64> {
         let running = restore.start(&[]);
         let _ = self.wait_for_some(kafka, restore, COUNT / 4);
@@ -366,7 +373,7 @@ fn a_restore_goes_on_from_its_last_journal() {
 fn a_killed_restore_that_was_cancelled_is_not_gone_on_with() {
     let kafka = Kafka::shared();
     let case = Case::new(kafka, "resume-cancelled", Way::Verbatim);
-    let slow = case.slow(kafka, "slow");
+    let slow = case.endless(kafka, "slow");
     let ends = case.kill_midway(kafka, &slow);
     let archive = ["--path", case.backup.archive(), "--backup-id", "test", "--restore-id", slow.id()];
     let _ = program_with(&[&["restores", "cancel"], &archive[..]].concat()).ok();

@@ -159,7 +159,7 @@ fn set(kafka: &Kafka, topic: &str, setting: &str, value: &str) {
 fn what_the_target_has_deleted_is_not_sent_again_and_where_nobody_can_tell_that_is_said() {
     let kafka = Kafka::shared();
     let case = Case::new(kafka, "resume-deleted", Way::Merged);
-    let (all, half) = (case.slow(kafka, "all"), case.slow(kafka, "half"));
+    let (all, half) = (case.endless(kafka, "all"), case.endless(kafka, "half"));
     std::thread::scope(|scope| {
         let _ = scope.spawn(|| {
             let ends = case.kill_midway(kafka, &all);
@@ -185,7 +185,7 @@ fn a_target_that_was_told_to_compress_or_stamp_anew_meanwhile_is_restored_or_ref
     let settings = [("compression.type", "gzip"), ("message.timestamp.type", "LogAppendTime")];
     let change = |setting: (&str, &str), is_made: bool| {
         let name = format!("{}-{is_made}", setting.1.to_lowercase());
-        let slow = case.slow(kafka, &name);
+        let slow = case.endless(kafka, &name);
         if !is_made {
             kafka.create(slow.target(), PARTITIONS, &[]);
         }
@@ -221,7 +221,7 @@ fn what_the_target_has_compacted_away_is_not_sent_again() {
         let _ = writer.write(&topic, &records);
     }
     let case = Case::of(kafka, topic, Way::Verbatim);
-    let slow = case.slow(kafka, "slow");
+    let slow = case.endless(kafka, "slow");
     kafka.create(slow.target(), 1, &COMPACTED);
     let landed = case.kill_midway(kafka, &slow)[0];
     let count = || -> i64 { headers(&kafka.log_bytes(slow.target(), 0)).iter().map(|it| i64::from(it.count)).sum() };
