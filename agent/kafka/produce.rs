@@ -40,11 +40,15 @@ pub use transactions::{Transactions, progress};
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// The bytes of a request, but for a single larger batch. With half, a hundred partitions of small batches need twice
-    /// the requests; more, and their memory is not used again.
+    /// the requests; with double, a connection has less on its way at once.
     pub request_bytes: usize,
-    /// The bytes on their way to one broker. With half, a broker that syncs its disk leaves the line idle; each doubling
-    /// costs its size in memory for each broker.
+    /// The bytes on their way over one connection. With half, a broker that syncs its disk leaves the line idle; each
+    /// doubling costs its size in memory for each connection.
     pub in_flight_bytes: usize,
+    /// How many connections to each broker the partitions share, each partition always the same: a broker works on the
+    /// requests of one connection one after the other, and unpacks every batch for that. With one, one of its cores does
+    /// all; more than it has cores only wait for each other.
+    pub connections: usize,
     /// How long a topic may be unknown, or another one under its name, before its partitions are refused: brokers
     /// learn of a new topic one after the other.
     pub settle: Duration,
@@ -52,7 +56,8 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { request_bytes: (8 << 20) - (64 << 10), in_flight_bytes: 16 << 20, settle: Duration::from_secs(30) }
+        let settle = Duration::from_secs(30);
+        Self { request_bytes: (2 << 20) - (16 << 10), in_flight_bytes: 4 << 20, connections: 4, settle }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::lane::{Lane, State};
-use super::link::{Event, Told};
+use super::link::{Event, Told, Way};
 use super::request::{Head, Layout};
 use super::trouble::Troubles;
 use super::verdict::{self, MESSAGE_TOO_LARGE, NO_CODE, Verdict};
@@ -59,7 +59,7 @@ pub(super) struct Dispatch<T> {
     lanes: Vec<Lane<T>>,
     by_id: HashMap<TopicId, HashMap<i32, usize>>,
     by_name: HashMap<Arc<str>, HashMap<i32, usize>>,
-    links: HashMap<i32, Link>,
+    links: HashMap<Way, Link>,
     /// The number of the next connection.
     serial: u64,
     seeking: BTreeSet<usize>,
@@ -146,9 +146,9 @@ impl<T: Send + 'static> Dispatch<T> {
             }
             let now = Instant::now();
             self.look_up(now);
-            let brokers: Vec<i32> = self.links.keys().copied().collect();
-            for broker in brokers {
-                while self.ship(broker) {}
+            let ways: Vec<Way> = self.links.keys().copied().collect();
+            for way in ways {
+                while self.ship(way) {}
             }
             for (subject, reason) in self.troubles.tell(now) {
                 self.answer(Answer::Trouble { subject, reason: Some(reason) });
@@ -221,28 +221,28 @@ impl<T: Send + 'static> Dispatch<T> {
     fn hear(&mut self, told: Told) {
         match told {
             Told::Looked(began, metadata) => self.looked(began, metadata),
-            Told::Link(broker, serial, event) => {
-                if self.links.get(&broker).is_none_or(|link| link.serial != serial) {
+            Told::Link(way, serial, event) => {
+                if self.links.get(&way).is_none_or(|link| link.serial != serial) {
                     return;
                 }
                 match event {
-                    Event::Up(versions) => self.up(broker, versions),
-                    Event::Answered(answer) => self.answered(broker, answer),
-                    Event::Overdue => self.overdue(broker),
-                    Event::Lost(error) => self.lost(broker, &error),
+                    Event::Up(versions) => self.up(way, versions),
+                    Event::Answered(answer) => self.answered(way, answer),
+                    Event::Overdue => self.overdue(way),
+                    Event::Lost(error) => self.lost(way, &error),
                 }
             }
         }
     }
 
-    /// Hears the answer to the first request that is on its way to a broker.
-    fn answered(&mut self, broker: i32, answer: m::ProduceResponse) {
+    /// Hears the answer to the first request that is on its way over a connection.
+    fn answered(&mut self, way: Way, answer: m::ProduceResponse) {
         // What lay there while we were stopped says nothing of now.
         if !self.is_silent() {
             self.heard = Timestamp::now();
         }
-        let Some(parts) = self.links.get_mut(&broker).and_then(Link::arrived) else { return };
-        self.right_again(&format!("broker {broker}"));
+        let Some(parts) = self.links.get_mut(&way).and_then(Link::arrived) else { return };
+        self.right_again(&way.to_string());
         let now = Instant::now();
         let mut left = parts.len();
         let mut heard = vec![false; parts.len()];
@@ -264,7 +264,7 @@ impl<T: Send + 'static> Dispatch<T> {
                 if !std::mem::replace(&mut heard[at], true) {
                     left -= 1;
                     let said = told.error_message.as_ref().map(|said| said.as_str());
-                    self.landing(broker, parts[at], (told.error_code, told.base_offset), said, now);
+                    self.landing(way, parts[at], (told.error_code, told.base_offset), said, now);
                 }
             }
         }
@@ -274,15 +274,15 @@ impl<T: Send + 'static> Dispatch<T> {
         }
     }
 
-    fn landing(&mut self, broker: i32, part: Part, told: (i16, i64), said: Option<&str>, now: Instant) {
+    fn landing(&mut self, way: Way, part: Part, told: (i16, i64), said: Option<&str>, now: Instant) {
         let lane = &mut self.lanes[part.lane];
         let (verdict, again) = lane.answered(part.sequence, told, said, now);
         if let Some(reason) = again {
             let subject = lane.partition.to_string();
-            self.troubles.note(subject, format!("broker {broker} answers {reason}"), now);
+            self.troubles.note(subject, format!("{way} answers {reason}"), now);
         }
         if verdict == Verdict::Fenced {
-            let what = format!("broker {broker}, asked to append to {},", self.lanes[part.lane].partition);
+            let what = format!("{way}, asked to append to {},", self.lanes[part.lane].partition);
             self.fenced.get_or_insert_with(|| verdict::fenced(&what, told.0));
         }
         self.go_on(part.lane, now);
@@ -326,10 +326,10 @@ impl<T: Send + 'static> Dispatch<T> {
         self.settle(at, None, now);
     }
 
-    /// Sends the next request to a broker; returns whether there was one.
-    fn ship(&mut self, broker: i32) -> bool {
-        let Some((parts, version)) = self.gather(broker) else { return false };
-        let Some(link) = self.links.get_mut(&broker) else { return false };
+    /// Sends the next request on its way; returns whether there was one.
+    fn ship(&mut self, way: Way) -> bool {
+        let Some((parts, version)) = self.gather(way) else { return false };
+        let Some(link) = self.links.get_mut(&way) else { return false };
         let mut order: Vec<&Part> = parts.iter().collect();
         order.sort_by(|a, b| self.lanes[a.lane].partition.cmp(&self.lanes[b.lane].partition));
         let is_transactional = self.transactional_id.is_some();
@@ -349,10 +349,10 @@ impl<T: Send + 'static> Dispatch<T> {
         true
     }
 
-    /// Takes from a broker's queue what goes into its next request, in order of the partitions' numbers, and the version
+    /// Takes from a connection's queue what goes into its next request, in order of the partitions' numbers, and the version
     /// of the request.
-    fn gather(&mut self, broker: i32) -> Option<(Vec<Part>, i16)> {
-        let link = self.links.get_mut(&broker)?;
+    fn gather(&mut self, way: Way) -> Option<(Vec<Part>, i16)> {
+        let link = self.links.get_mut(&way)?;
         let mut room = link.room(self.settings.in_flight_bytes)?;
         room = room.min(self.settings.request_bytes);
         let (mut parts, mut later, mut refused) = (Vec::new(), Vec::new(), Vec::new());
@@ -369,8 +369,7 @@ impl<T: Send + 'static> Dispatch<T> {
                 continue;
             }
             let Some(version) = link.version(lane.partition.topic_id) else {
-                let error =
-                    Error::failed(format!("broker {broker} knows topics by id only, and {} has none", lane.partition));
+                let error = Error::failed(format!("{way} knows topics by id only, and {} has none", lane.partition));
                 refused.push((at, NO_CODE, error));
                 continue;
             };

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::link::Way;
 use super::request::Sealed;
 use super::verdict::{self, Verdict};
 use crate::backoff::Backoff;
@@ -31,7 +32,7 @@ const PATIENT: u32 = 2;
 pub(super) struct Lane<T> {
     pub(super) partition: Partition,
     pub(super) state: State,
-    /// Whether it stands in its broker's queue.
+    /// Whether it stands in its connection's queue.
     pub(super) queued: bool,
     next_sequence: i32,
     waiting: VecDeque<(Outgoing, T)>,
@@ -49,10 +50,10 @@ pub(super) struct Lane<T> {
 pub(super) enum State {
     /// Nothing is on its way, and who leads it is to be looked up then.
     Seeking(Instant),
-    /// It goes to this broker.
-    Led(i32),
-    /// Something failed; what is on its way to this broker is waited for, until then nothing is sent.
-    Draining(i32, Option<Refusal>),
+    /// It goes this way, to its leader.
+    Led(Way),
+    /// Something failed; what is on its way is waited for, until then nothing is sent.
+    Draining(Option<Refusal>),
     /// Nothing more is sent, for this error code.
     Over(i16),
 }
@@ -203,19 +204,16 @@ impl<T> Lane<T> {
 
     /// Sends nothing more until nothing is on its way.
     pub(super) fn drain(&mut self) {
-        if let State::Led(broker) = self.state {
-            self.state = State::Draining(broker, None);
+        if let State::Led(_) = self.state {
+            self.state = State::Draining(None);
         }
     }
 
     /// Ends with an error, when nothing is on its way any more.
     pub(super) fn refuse(&mut self, code: i16, error: Error) {
-        let broker = match &self.state {
-            State::Led(broker) | State::Draining(broker, None) => *broker,
-            State::Seeking(_) => -1,
-            State::Draining(_, Some(_)) | State::Over(_) => return,
-        };
-        self.state = State::Draining(broker, Some(Refusal { code, error }));
+        if !matches!(self.state, State::Draining(Some(_)) | State::Over(_)) {
+            self.state = State::Draining(Some(Refusal { code, error }));
+        }
     }
 
     /// Takes the first batch where it has landed: everything before it has been taken.
@@ -235,7 +233,7 @@ impl<T> Lane<T> {
             return None;
         }
         match &mut self.state {
-            State::Draining(_, refusal) => match refusal.take() {
+            State::Draining(refusal) => match refusal.take() {
                 Some(refusal) => {
                     self.state = State::Over(refusal.code);
                     let returned = self.give_back();

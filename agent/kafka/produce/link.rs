@@ -1,10 +1,11 @@
-//! The connection to one broker: requests go out as they come, answers come back in their order, several are on their
+//! A connection to one broker: requests go out as they come, answers come back in their order, several are on their
 //! way at once.
 //!
 //! Retry: none here; whatever goes wrong ends the connection and is told, and what was on its way has no answer. Cancel:
 //! at any point, nothing is kept here.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -50,11 +51,27 @@ pub(super) struct Versions {
     pub(super) by_name: Option<i16>,
 }
 
+/// Which of the connections to which broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Way {
+    /// The broker's id.
+    pub(super) broker: i32,
+    /// Which one of those to it.
+    pub(super) number: usize,
+}
+
+impl fmt::Display for Way {
+    /// To a reader it is the broker that matters.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "broker {}", self.broker)
+    }
+}
+
 /// What the tasks tell.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// The connection of this number to a broker.
-    Link(i32, u64, Event),
+    /// The connection of that way that has this number among all that there were.
+    Link(Way, u64, Event),
     /// A look at the cluster that began then.
     Looked(Instant, Result<Metadata>),
 }
@@ -70,7 +87,7 @@ pub(super) struct Shipment {
 
 /// A connection to a broker.
 pub(super) struct Line {
-    pub(super) broker: i32,
+    pub(super) way: Way,
     pub(super) serial: u64,
     pub(super) client: Client,
     /// Whether its batches are in transactions.
@@ -87,7 +104,7 @@ impl Line {
     }
 
     async fn serve(&mut self) -> Result<Infallible> {
-        let broker = self.broker;
+        let Way { broker, .. } = self.way;
         let unknown = || Error::transient(format!("broker {broker} is not in the cluster's metadata"));
         let address = self.client.address(broker).ok_or_else(unknown)?;
         let connection = self.client.connect(&address).await?;
@@ -98,7 +115,7 @@ impl Line {
         let (sending, receiving) = connection.split();
         // Bounded by what may be on its way.
         let (sent, awaited) = mpsc::unbounded_channel();
-        let (number, tell) = ((broker, self.serial), self.tell.clone());
+        let (number, tell) = ((self.way, self.serial), self.tell.clone());
         tokio::select! {
             ended = write(sending, &mut self.shipments, sent) => ended,
             ended = read(receiving, awaited, number, &tell) => ended,
@@ -107,7 +124,7 @@ impl Line {
 
     fn tell(&self, event: Event) {
         // Nobody hears it only when the producer was dropped, and this task with it.
-        let _ = self.tell.send(Told::Link(self.broker, self.serial, event));
+        let _ = self.tell.send(Told::Link(self.way, self.serial, event));
     }
 }
 
@@ -126,7 +143,7 @@ async fn write(
 async fn read(
     mut receiving: Receiving,
     mut awaited: mpsc::UnboundedReceiver<(i16, i32)>,
-    (broker, serial): (i32, u64),
+    (way, serial): (Way, u64),
     tell: &mpsc::UnboundedSender<Told>,
 ) -> Result<Infallible> {
     loop {
@@ -139,11 +156,11 @@ async fn read(
         let answer = loop {
             match timeout(patience, &mut answer).await {
                 Ok(answer) => break answer?,
-                Err(_) => drop(tell.send(Told::Link(broker, serial, Event::Overdue))),
+                Err(_) => drop(tell.send(Told::Link(way, serial, Event::Overdue))),
             }
             patience = OVERDUE;
         };
-        let _ = tell.send(Told::Link(broker, serial, Event::Answered(answer.message)));
+        let _ = tell.send(Told::Link(way, serial, Event::Answered(answer.message)));
     }
 }
 

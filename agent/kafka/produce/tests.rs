@@ -91,7 +91,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 async fn batches_of_many_partitions_go_together_and_land_in_order() {
     for version in [3, 9, 13] {
         let cluster = Cluster::start(2, 8, version).await;
-        let mut producer = producer(&cluster, Settings::default());
+        let mut producer = producer(&cluster, Settings { connections: 1, ..Settings::default() });
         for index in 0..8 {
             producer.open(&cluster.partition(index), 0);
             send(&producer, &cluster.partition(index), 0..40);

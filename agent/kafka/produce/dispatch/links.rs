@@ -12,7 +12,7 @@ use super::{Dispatch, NO_CODE, waits};
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::kafka::produce::lane::State;
-use crate::kafka::produce::link::{Line, Shipment, Versions};
+use crate::kafka::produce::link::{Line, Shipment, Versions, Way};
 use crate::record::TopicId;
 
 /// The requests on their way over one connection. With fewer, a broker that waits for its replicas idles between two of
@@ -112,15 +112,15 @@ impl Link {
 }
 
 impl<T: Send + 'static> Dispatch<T> {
-    /// Puts a partition into its broker's queue, where it has something to send; opens a connection where there is none.
+    /// Puts a partition into its connection's queue, where it has something to send; opens a connection where there is none.
     pub(super) fn queue(&mut self, at: usize) {
         let lane = &mut self.lanes[at];
-        let State::Led(broker) = lane.state else { return };
+        let State::Led(way) = lane.state else { return };
         if lane.queued || lane.next_bytes().is_none() {
             return;
         }
         let now = Instant::now();
-        let link = self.links.entry(broker).or_insert_with(|| Link::new(waits(&self.client)));
+        let link = self.links.entry(way).or_insert_with(|| Link::new(waits(&self.client)));
         if let Some(until) = link.is_down(now) {
             lane.drain();
             self.settle(at, Some(until), now);
@@ -129,27 +129,27 @@ impl<T: Send + 'static> Dispatch<T> {
         lane.queued = true;
         link.ready.push_back(at);
         if link.line.is_none() {
-            self.connect(broker);
+            self.connect(way);
         }
     }
 
-    fn connect(&mut self, broker: i32) {
-        let Some(link) = self.links.get_mut(&broker) else { return };
+    fn connect(&mut self, way: Way) {
+        let Some(link) = self.links.get_mut(&way) else { return };
         self.serial += 1;
         link.serial = self.serial;
         let (shipments, ordered) = mpsc::unbounded_channel();
         let (client, tell) = (self.client.clone(), self.tell.clone());
         let transactional = self.transactional_id.is_some();
-        let line = Line { broker, serial: link.serial, client, transactional, shipments: ordered, tell };
+        let line = Line { way, serial: link.serial, client, transactional, shipments: ordered, tell };
         link.line = Some((shipments, self.tasks.spawn(line.run())));
     }
 
     /// Hears that a connection is open.
-    pub(super) fn up(&mut self, broker: i32, versions: Versions) {
-        let Some(link) = self.links.get_mut(&broker) else { return };
+    pub(super) fn up(&mut self, way: Way, versions: Versions) {
+        let Some(link) = self.links.get_mut(&way) else { return };
         if versions.by_name.is_none() && versions.by_id.is_none() {
-            let error = Error::failed(format!("broker {broker} has no version of Produce that we know"));
-            self.lost(broker, &error);
+            let error = Error::failed(format!("{way} has no version of Produce that we know"));
+            self.lost(way, &error);
             return;
         }
         link.versions = Some(versions);
@@ -157,20 +157,20 @@ impl<T: Send + 'static> Dispatch<T> {
     }
 
     /// Hears that an answer is late: the cluster may have another leader by now.
-    pub(super) fn overdue(&mut self, broker: i32) {
-        if let Some(link) = self.links.get_mut(&broker) {
+    pub(super) fn overdue(&mut self, way: Way) {
+        if let Some(link) = self.links.get_mut(&way) {
             link.overdue = true;
             self.look_due = true;
             let reason = "it has not answered for some seconds".to_owned();
-            self.troubles.note(format!("broker {broker}"), reason, Instant::now());
+            self.troubles.note(way.to_string(), reason, Instant::now());
         }
     }
 
     /// Hears that a connection is lost: what was on its way has no answer, and what waits for it looks for the leader
     /// anew.
-    pub(super) fn lost(&mut self, broker: i32, error: &Error) {
+    pub(super) fn lost(&mut self, way: Way, error: &Error) {
         let now = Instant::now();
-        let Some(link) = self.links.get_mut(&broker) else { return };
+        let Some(link) = self.links.get_mut(&way) else { return };
         if let Some((_, task)) = link.line.take() {
             task.abort();
         }
@@ -189,9 +189,9 @@ impl<T: Send + 'static> Dispatch<T> {
             self.lanes[at].queued = false;
             self.lanes[at].drain();
         }
-        tracing::debug!("broker {broker}: {error}");
+        tracing::debug!("{way}: {error}");
         if error.retryable() {
-            self.troubles.note(format!("broker {broker}"), error.to_string(), now);
+            self.troubles.note(way.to_string(), error.to_string(), now);
         }
         for at in lanes {
             if error.retryable() {
@@ -208,12 +208,12 @@ impl<T: Send + 'static> Dispatch<T> {
             // One of these may need it in a moment; there will be another look.
             return;
         }
-        let needed = |broker: &i32| self.lanes.iter().any(|lane| matches!(lane.state, State::Led(id) if id == *broker));
-        let down = self.links.iter().filter(|(_, link)| link.line.is_none()).map(|(broker, _)| *broker);
-        let gone: Vec<i32> = down.filter(|broker| !needed(broker)).collect();
-        for broker in gone {
-            self.links.remove(&broker);
-            self.right_again(&format!("broker {broker}"));
+        let needed = |way: &Way| self.lanes.iter().any(|lane| matches!(lane.state, State::Led(of) if of == *way));
+        let down = self.links.iter().filter(|(_, link)| link.line.is_none()).map(|(way, _)| *way);
+        let gone: Vec<Way> = down.filter(|way| !needed(way)).collect();
+        for way in gone {
+            self.links.remove(&way);
+            self.right_again(&way.to_string());
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::kafka::client::{Metadata, TopicMetadata};
 use crate::kafka::code_name;
 use crate::kafka::produce::lane::State;
-use crate::kafka::produce::link::Told;
+use crate::kafka::produce::link::{Told, Way};
 use crate::kafka::produce::verdict::{self, TOPIC_AUTHORIZATION_FAILED, UNKNOWN_TOPIC_OR_PARTITION};
 use crate::record::Partition;
 
@@ -84,7 +84,7 @@ impl<T: Send + 'static> Dispatch<T> {
         let lane = &mut self.lanes[at];
         let why = match place {
             Place::Led(broker) => {
-                lane.state = State::Led(broker);
+                lane.state = State::Led(Way { broker, number: at % self.settings.connections.max(1) });
                 self.seeking.remove(&at);
                 self.queue(at);
                 return;
@@ -114,16 +114,16 @@ impl<T: Send + 'static> Dispatch<T> {
 
     /// Gives up connections on which an answer is late, where another broker leads by now what is on its way there.
     fn leave_the_late(&mut self, topics: &HashMap<&str, &TopicMetadata>) {
-        let moved = |broker: i32, lane: usize| matches!(place(&self.lanes[lane].partition, topics), Place::Led(leader) if leader != broker);
-        let left: Vec<i32> = self
+        let moved = |way: Way, lane: usize| matches!(place(&self.lanes[lane].partition, topics), Place::Led(leader) if leader != way.broker);
+        let left: Vec<Way> = self
             .links
             .iter()
-            .filter(|(broker, link)| link.late_lanes().any(|lane| moved(**broker, lane)))
-            .map(|(broker, _)| *broker)
+            .filter(|(way, link)| link.late_lanes().any(|lane| moved(**way, lane)))
+            .map(|(way, _)| *way)
             .collect();
-        for broker in left {
-            let error = format!("broker {broker} does not answer, and another one leads what it was sent");
-            self.lost(broker, &Error::transient(error));
+        for way in left {
+            let error = format!("{way} does not answer, and another one leads what it was sent");
+            self.lost(way, &Error::transient(error));
         }
     }
 }

@@ -9,7 +9,7 @@ fn lane(batches: u32) -> Lane<u32> {
     let backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(10));
     let mut lane = Lane::new(partition, 0, backoff, Instant::now());
     (0..batches).for_each(|number| lane.put(batch(1, &[]), number));
-    (lane.state, lane.known) = (State::Led(1), true);
+    (lane.state, lane.known) = (State::Led(Way { broker: 1, number: 0 }), true);
     lane
 }
 
@@ -33,7 +33,7 @@ fn what_lands_behind_a_failed_batch_waits_for_it_and_does_not_go_out_again() {
         assert_eq!(answer(&mut lane, sequence, 45, -1), Verdict::Again, "it is behind a failed one");
     }
     assert!(lane.settle(None, Instant::now()).is_none() && matches!(lane.state, State::Seeking(_)));
-    lane.state = State::Led(2);
+    lane.state = State::Led(Way { broker: 2, number: 0 });
     assert_eq!(depart_all(&mut lane), [0, 2, 3, 4], "the same again, in order, and no more than five");
     assert_eq!(answer(&mut lane, 0, 0, 0), Verdict::Landed);
     let landed: Vec<_> = std::iter::from_fn(|| lane.land()).map(|landed| (landed.token, landed.first)).collect();
@@ -51,7 +51,7 @@ fn after_failures_in_a_row_only_the_first_batch_is_tried_until_it_lands() {
             answer(&mut lane, sequence, 19, -1);
         }
         assert!(lane.settle(None, Instant::now()).is_none());
-        lane.state = State::Led(1);
+        lane.state = State::Led(Way { broker: 1, number: 0 });
     }
     assert_eq!(depart_all(&mut lane), [0]);
     answer(&mut lane, 0, 0, 0);
