@@ -18,6 +18,9 @@ use crate::budget::{Budget, Permit};
 use crate::error::{Error, Result};
 use crate::record::{AbortedTransaction, Offset, OffsetRange, Partition, Timestamp};
 
+/// What a source counts by what one partition has on its way; dropped, it is there no more.
+pub type InFlight = Box<dyn Send + Sync>;
+
 /// Consecutive record batches of one partition, or a gap in it.
 pub struct Batch {
     partition: Partition,
@@ -28,7 +31,7 @@ pub struct Batch {
     pub payload: Payload,
     /// The memory that the payload costs; it goes back when it is dropped.
     pub permit: Permit,
-    in_flight: Option<Box<dyn Send>>,
+    in_flight: Option<InFlight>,
 }
 
 impl std::fmt::Debug for Batch {
@@ -62,15 +65,15 @@ impl Batch {
         Self { partition, generation, range, payload, permit, in_flight: None }
     }
 
-    /// Adds what shall be dropped when the sink has taken the batch in, durable or not: with it a source bounds what
-    /// one partition has on its way.
-    pub fn in_flight(self, token: impl Send + 'static) -> Self {
+    /// Adds what shall be dropped when the sink has taken the batch in, at the latest when it is durable: with it a source
+    /// bounds what one partition has on its way.
+    pub fn in_flight(self, token: impl Send + Sync + 'static) -> Self {
         Self { in_flight: Some(Box::new(token)), ..self }
     }
 
     /// Takes the batch apart: range, payload, the memory it costs, and the token of
-    /// [`in_flight`](Self::in_flight), to be dropped when the payload has been taken in.
-    pub fn into_parts(self) -> (OffsetRange, Payload, Permit, Option<Box<dyn Send>>) {
+    /// [`in_flight`](Self::in_flight).
+    pub fn into_parts(self) -> (OffsetRange, Payload, Permit, Option<InFlight>) {
         (self.range, self.payload, self.permit, self.in_flight)
     }
 

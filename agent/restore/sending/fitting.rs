@@ -21,7 +21,7 @@ use crate::batch;
 use crate::batch::outgoing::{Fitted, Limits, Refit, Window};
 use crate::budget::Permit;
 use crate::error::{Error, Result};
-use crate::pipeline::{Batch, Payload};
+use crate::pipeline::{Batch, InFlight, Payload};
 use crate::record::{LeftOut, Offset, OffsetRange, Partition};
 use crate::restore::map::Pair;
 use crate::restore::state;
@@ -101,6 +101,8 @@ pub(super) struct Made {
 #[derive(Default)]
 pub(super) struct Paid {
     _read: Permit,
+    /// Of a partition only so much is read ahead of what has landed, so that its memory is used again.
+    _in_flight: Option<InFlight>,
     _beyond: Option<OwnedSemaphorePermit>,
 }
 
@@ -288,12 +290,12 @@ impl Fitting {
                 (Job::Close(reached), _) => self.fit(&mut fits, Work::End, self.blank(reached, true)).await,
                 (Job::Fit(batch), Some(stages)) => self.stage(&mut fits, stages, &targets, batch).await,
                 (Job::Fit(batch), None) => {
-                    let (range, payload, read, _under_way) = batch.into_parts();
+                    let (range, payload, read, in_flight) = batch.into_parts();
                     let work = match payload {
                         Payload::Encoded { bytes, .. } => Work::Archived(range, bytes),
                         Payload::Gap { .. } => Work::Nothing,
                     };
-                    let paid = Paid { _read: read, _beyond: None };
+                    let paid = Paid { _read: read, _in_flight: in_flight, _beyond: None };
                     self.fit(&mut fits, work, Made { paid, ..self.blank(range.next, false) }).await
                 }
             };
@@ -305,9 +307,10 @@ impl Fitting {
 
     /// Passes a run through the stages, part by part, and fits what they make of it.
     async fn stage(&self, fits: &mut Fits, stages: &Stages, targets: &Arc<Targets>, batch: Batch) -> Result<(), Over> {
-        let (range, payload, mut read, _under_way) = batch.into_parts();
+        let (range, payload, mut read, _in_flight) = batch.into_parts();
         let Payload::Encoded { bytes: mut rest, .. } = payload else {
-            let made = Made { paid: Paid { _read: read, _beyond: None }, ..self.blank(range.next, false) };
+            let paid = Paid { _read: read, ..Paid::default() };
+            let made = Made { paid, ..self.blank(range.next, false) };
             return self.fit(fits, Work::Nothing, made).await;
         };
         let onward = Onward { window: self.lane.window_of(range), targets: targets.clone() };
@@ -326,7 +329,7 @@ impl Fitting {
             if passed_bytes > 0 {
                 let next = if rest.is_empty() { range.next } else { next.unwrap_or(range.first).min(range.next) };
                 let beyond = self.pay(made_bytes.saturating_sub(passed_bytes)).await?;
-                let paid = Paid { _read: read.split(passed_bytes), _beyond: beyond };
+                let paid = Paid { _read: read.split(passed_bytes), _in_flight: None, _beyond: beyond };
                 let made = Made { paid, left_out, ..self.blank(next, false) };
                 self.fit(fits, Work::Staged(range, pieces), made).await?;
                 waits.reset();
