@@ -132,7 +132,8 @@ async fn run(case: &mut Case, state: &State, plan: &state::Plan, logs: &mut [Log
         let start = |(pair, log): (&Pair, &Log)| Start::new(pair.clone(), 0, log.end());
         (pairs.iter().zip(&*logs).map(start).collect(), OffsetMap::default(), Sum::default())
     } else {
-        let mut tails = Tails::new(&seen, &pairs, &ranges, identity).expect("it was begun with these");
+        let map = state.offset_map(&seen).await.expect("read").unwrap_or_default();
+        let mut tails = Tails::new(&seen, &pairs, &ranges, (identity, &map)).expect("it was begun with these");
         for (pair, log) in pairs.iter().zip(&*logs) {
             log.batches.iter().for_each(|header| {
                 let goes_on = tails.see(&pair.target, Some(header)).expect("its own");
@@ -141,7 +142,7 @@ async fn run(case: &mut Case, state: &State, plan: &state::Plan, logs: &mut [Log
         }
         let starts: Vec<Start> = tails.starts(true).expect("it tells");
         let sum = Sum { records: starts.iter().map(|start| start.records).sum(), ..Sum::default() };
-        (starts, state.offset_map(&seen).await.expect("read").unwrap_or_default(), sum)
+        (starts, map, sum)
     };
     let attempt = Attempt::new(plan, (identity.producer_id, identity.epoch), Process::this(), starts);
     let attempt = state.begin(attempt).await.expect("the youngest");
