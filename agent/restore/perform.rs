@@ -262,16 +262,7 @@ impl Planned<'_> {
         let (_, map_digest) = self.state.put_map(&map).await?;
         targets::set_afterwards(self.client, self.plan).await?;
         let partitions = self.plan.partitions().filter(|(_, of)| !of.range().is_empty()).count();
-        // The last journal was kept before the map, unless the store did not take it.
-        let summary = match &seen.journal {
-            Some(Journal { records, bytes, left_out, .. }) => {
-                Summary { records: *records, bytes: *bytes, partitions, left_out: *left_out }
-            }
-            None => {
-                let records = map.iter().map(|(_, track)| track.records()).sum();
-                Summary { records, bytes: self.plan.size().1, partitions, left_out: 0 }
-            }
-        };
+        let summary = came_to(&map, seen.journal.as_ref(), partitions);
         let attempt = seen.attempts.last().copied().unwrap_or_default();
         let _ = self.state.finish(&self.done(attempt, &map, map_digest, summary)).await?;
         Ok(summary)
@@ -309,7 +300,7 @@ impl Planned<'_> {
         (map, sum): (OffsetMap, Sum),
         stop: watch::Receiver<bool>,
     ) -> Result<(OffsetMap, Sum)> {
-        let budget = Budget::new(self.restore.sink.memory_bytes);
+        let (budget, is_within) = (Budget::new(self.restore.sink.memory_bytes), within.is_some());
         let starts = attempt.starts.iter().map(|start| (&start.pair, start)).collect();
         let mut lanes = assigned.iter().map(|assigned| self.lane(assigned, &starts)).collect::<Result<Vec<_>>>()?;
         let outlet = match within {
@@ -366,12 +357,11 @@ impl Planned<'_> {
         if let Some(error) = failure {
             return Err(error);
         }
-        if let Err(error) = kept {
-            // The map tells all that it would.
-            match error.kind() {
-                Kind::Fenced => return Err(error),
-                _ => tracing::warn!("the last journal is not kept: {error}"),
-            }
+        match kept {
+            // Nothing runs any more that could be taken back.
+            Err(error) if is_within && error.kind() != Kind::Fenced => tracing::warn!("{error}"),
+            // Without the last journal `done` would say too little, were this process killed behind the map.
+            kept => kept?,
         }
         match map.is_finished() {
             true => Ok((map, sum)),
@@ -552,6 +542,15 @@ impl Why {
                 .hint("start it again to go on"),
             Self::Cancelled => Error::new(Kind::Interrupted, "the restore was cancelled"),
         };
+/// Returns what has come of a restore whose map is kept: the last journal, which is kept before it, tells. Where that cannot
+/// be read, the map tells of each record, and not of its copies.
+fn came_to(map: &OffsetMap, last: Option<&Journal>, partitions: usize) -> Summary {
+    let of = |last: &Journal| (last.records, last.bytes, last.left_out);
+    let (records, bytes, left_out) = last.map(of).unwrap_or_default();
+    let mapped = map.iter().map(|(_, track)| track.records()).sum();
+    Summary { records: records.max(mapped), bytes, partitions, left_out }
+}
+
         match closed {
             Ok(()) => error,
             Err(why) => error.source(why),
@@ -585,4 +584,21 @@ pub fn before(restore: &Restore, restore_id: &str, seen: &Seen) -> Result<Option
 /// Returns the transactional id of a restore: whoever has it newest is the one that sends.
 pub(super) fn transactional_id(restore_id: &str) -> String {
     format!("kafka-backup-restore-{restore_id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restore::state::tests as kept;
+
+    #[test]
+    fn what_a_restore_says_that_it_restored_is_not_less_than_what_its_map_leads_to() {
+        let (behind, last) = (kept::journal(&[(0, 1, 10)]), kept::journal(&[(0, 1, 30)]));
+        let map = last.map().expect("sound");
+        let came = |journal: Option<&Journal>| came_to(&map, journal, 1);
+        assert_eq!((came(Some(&last)).records, came(Some(&behind)).records, came(None).records), (30, 30, 30));
+        let mut copied = last.clone();
+        copied.records = 45;
+        assert_eq!((came(Some(&copied)).records, came(Some(&copied)).bytes), (45, 100), "copies count");
+    }
 }
