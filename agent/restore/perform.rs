@@ -1,11 +1,12 @@
 //! Performs the plan of a restore.
 //!
 //! Order of durable effects: the plan's object, the target topics, the fence, the attempt's object, the batches and now and
-//! then a journal, the last journal, the offset map, the settings that topics get afterwards, `done`. What a crash between two
-//! of them leaves is said in [`state`](super::state). A start that finds a plan performs that plan ([`before`]); one that finds
-//! an attempt goes on where that has come to ([`resume`](super::resume)); one that finds the map only gives the topics their
-//! settings, and writes `done`. Cancel: SIGTERM, SIGINT and `restores cancel` stop the reading; what is on its way is
-//! acknowledged within `shutdown_timeout`. Nothing that was sent is taken back.
+//! then a journal, the last journal, the offset map, the settings that topics get afterwards, `done`. What a crash between
+//! two of them leaves is said in [`state`](super::state). A start that finds a plan performs that plan ([`before`]); one
+//! that finds an attempt goes on where that has come to ([`resume`](super::resume)); one that finds the map only gives the
+//! topics their settings, and writes `done`, also when it was cancelled meanwhile. Cancel: SIGTERM, SIGINT and `restores
+//! cancel` stop the reading; what is on its way is acknowledged within `shutdown_timeout`. Nothing that was sent is taken
+//! back.
 
 pub(super) mod targets;
 
@@ -94,12 +95,12 @@ impl Planned<'_> {
         self.check()?;
         let id = self.state.restore_id();
         let seen = self.state.look().await?;
-        check_cancelled(id, &seen)?;
         self.check_cluster(&seen)?;
-        if seen.names.contains(&Name::Map) {
+        if seen.has_landed() {
             return self.end(&seen).await;
         }
         let kept = self.keep_plan().await?;
+        check_cancelled(id, &seen)?;
         let is_fenced = self.may_fence().await?;
         if seen.attempts.is_empty() {
             self.make_topics().await?;
@@ -131,9 +132,9 @@ impl Planned<'_> {
         let process = Process::this();
         let (attempt, map, sum) = loop {
             // Whoever has begun before the fence may have sent, and can no more.
-            let seen = self.state.look().await?;
             check_cancelled(id, &seen)?;
-            if seen.names.contains(&Name::Map) {
+            let seen = self.state.look().await?;
+            if seen.has_landed() {
                 return self.end(&seen).await;
             }
             self.check_youngest(&seen, identity)?;
