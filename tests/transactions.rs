@@ -6,7 +6,7 @@ use std::time::Duration;
 use kafka_backup::error::Error;
 use kafka_backup::kafka::Client;
 use kafka_backup::kafka::client::groups::CommittedOffset;
-use kafka_backup::kafka::produce::{Answer, Places, Settings, Transactions, fence, progress};
+use kafka_backup::kafka::produce::{Answer, Places, Settings, Transactions, fence, hindrance, progress};
 use kafka_backup::record::Partition;
 use tokio::time::timeout;
 
@@ -191,6 +191,31 @@ fn a_younger_process_ends_the_transaction_of_an_older_one() {
         assert!(matches!(&told, Answer::Fenced(error) if error.exit_code() == 11), "{told:?}");
     });
     assert_eq!(seen(kafka, &topic), [(0, vec![0]), (1, vec![0])].into());
+}
+
+#[test]
+fn who_asks_whether_a_place_may_be_taken_leaves_it_and_its_transaction_to_who_has_it() {
+    let kafka = Kafka::shared();
+    let (topic, id) = (kafka.topic("asked", 2, &[]), new_id());
+    block_on(async {
+        let client = client(kafka.brokers());
+        for _ in 0..2 {
+            assert_eq!(hindrance(&client, &id, true).await.expect("asked"), None, "nobody has it");
+        }
+        let mut old = Sender::start(&client, &id, &topic).await;
+        for _ in 0..2 {
+            old.send();
+            while old.transactions.outstanding() > 0 {
+                assert_lands(timeout(DEADLINE, old.transactions.answer()).await.expect("in time"));
+            }
+            assert_eq!(hindrance(&client, &id, true).await.expect("asked"), None);
+            old.commit().await.expect("it goes on");
+        }
+        assert_eq!(hindrance(&client, &id, true).await.expect("asked"), None, "no transaction runs");
+        old.send();
+        old.commit().await.expect("it goes on");
+    });
+    assert_holds(kafka, &topic, 2, 3);
 }
 
 #[test]

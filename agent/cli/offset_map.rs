@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use super::Format;
-use super::restores::StateArgs;
+use super::restores::RestoreArgs;
 use super::table::{self, Output, Page};
 use crate::error::{Error, Result};
 use crate::record::{Offset, TopicId};
@@ -28,10 +28,7 @@ use crate::restore::state::{Phase, State};
 )]
 pub struct Args {
     #[command(flatten)]
-    state: StateArgs,
-    /// The restore
-    #[arg(long, value_name = "ID", value_parser = super::restores::restore_id)]
-    restore_id: String,
+    restore: RestoreArgs,
     /// The topic, by its name at the source; `topic@<topic-id>` for one of several timelines
     #[arg(long, value_name = "TOPIC", allow_hyphen_values = true)]
     topic: Option<String>,
@@ -91,7 +88,7 @@ pub(super) struct PairRow {
 /// [`Kind::Usage`](crate::error::Kind::Usage) for a topic or partition that was not restored. After printing,
 /// [`Kind::Failed`](crate::error::Kind::Failed) where there is no target offset.
 pub async fn run(args: Args) -> Result<()> {
-    let state = State::open(&args.state.open().await?, &args.restore_id).await?;
+    let state = args.restore.open().await?;
     let mut output = Output::stdout()?;
     let result = show(&state, &args, &mut output).await;
     output.finish()?;
@@ -100,13 +97,13 @@ pub async fn run(args: Args) -> Result<()> {
 
 async fn show(state: &State, args: &Args, output: &mut Output) -> Result<()> {
     let map = held(state).await?;
-    let chosen = choose(&map, &args.restore_id, args.topic.as_deref(), args.partition)?;
+    let chosen = choose(&map, &args.restore.restore_id, args.topic.as_deref(), args.partition)?;
     let Some(offset) = args.offset else {
         let rows: Vec<_> = chosen.into_iter().map(|(pair, track)| PairRow::of(pair, track)).collect();
-        return print_pairs(&args.restore_id, &rows, args.format, output);
+        return print_pairs(&args.restore.restore_id, &rows, args.format, output);
     };
     let found: Vec<_> = chosen.into_iter().map(|(pair, track)| Found::of(pair, track, offset)).collect();
-    print_found(&args.restore_id, &found, args.format, output)?;
+    print_found(&args.restore.restore_id, &found, args.format, output)?;
     match found.iter().find(|found| found.target_offset.is_none()) {
         Some(Found { pair, note, .. }) => {
             Err(Error::failed(format!("offset {offset} of {} has no place in {}: {note}", pair.source, pair.target)))

@@ -50,6 +50,26 @@ impl StateArgs {
     }
 }
 
+/// One restore of a backup.
+#[derive(Debug, clap::Args)]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    state: StateArgs,
+    /// The restore
+    #[arg(long, value_name = "ID", value_parser = restore_id)]
+    pub(super) restore_id: String,
+}
+
+impl RestoreArgs {
+    /// Finds what it has kept.
+    ///
+    /// # Errors
+    /// As [`StateArgs::open`] and [`State::open`].
+    pub(super) async fn open(&self) -> Result<State> {
+        State::open(&self.state.open().await?, &self.restore_id).await
+    }
+}
+
 /// Opens the store of the restores of a backup that are not kept with it.
 pub(super) fn beside(state: &str, backup_id: &str) -> Result<Store> {
     Ok(super::open_as(state, "--state is where the restores keep their objects")?.within(backup_id))
@@ -77,7 +97,7 @@ pub enum Verb {
         kafka-backup restores cancel --path s3://my-kafka-backups --backup-id production-backup-001 \\\n    \
         --restore-id orders-restore-1f2e3d4c --dry-run")]
     Cancel(CancelArgs),
-    /// Delete the topics that a restore made, where nobody else has written to them
+    /// Delete what a restore made, where nobody else has written to it; one that is not finished is to be cancelled first
     #[command(after_help = "Examples:\n  \
         kafka-backup restores undo --path s3://my-kafka-backups --backup-id production-backup-001 \\\n    \
         --restore-id orders-restore-1f2e3d4c --bootstrap-servers kafka-dr:9092 --dry-run\n\
@@ -99,10 +119,7 @@ pub struct ListArgs {
 #[derive(Debug, clap::Args)]
 pub struct CancelArgs {
     #[command(flatten)]
-    state: StateArgs,
-    /// The restore
-    #[arg(long, value_name = "ID", value_parser = restore_id)]
-    restore_id: String,
+    restore: RestoreArgs,
     /// Say what it would mean, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -139,8 +156,7 @@ pub async fn run(verb: Verb) -> Result<()> {
         }
         Verb::Show(args) => show::run(args).await,
         Verb::Cancel(args) => {
-            let state = State::open(&args.state.open().await?, &args.restore_id).await?;
-            logging::say(&cancel(&state, args.dry_run).await?);
+            logging::say(&cancel(&args.restore.open().await?, args.dry_run).await?);
             Ok(())
         }
         Verb::Undo(args) => undo::run(args).await,
@@ -176,13 +192,18 @@ fn verdict(damaged: Vec<Error>) -> Result<()> {
 
 /// Asks a restore to end; returns what that means.
 async fn cancel(state: &State, dry_run: bool) -> Result<String> {
-    let (id, phase) = (state.restore_id(), state.look().await?.phase());
+    let (id, seen) = (state.restore_id(), state.look().await?);
+    let phase = seen.phase();
     if phase == Phase::Done {
         return Err(Error::usage(format!("the restore `{id}` is done: there is nothing to cancel"))
             .hint("what it has restored is in the target"));
     }
     if phase == Phase::Undone {
         return Err(Error::usage(format!("the restore `{id}` was undone: there is nothing to cancel")));
+    }
+    if seen.has_landed() {
+        return Err(Error::usage(format!("all of the restore `{id}` has landed: there is nothing to cancel"))
+            .hint("started again it is done in a moment; `restores undo` takes it back"));
     }
     let means = match phase {
         Phase::Planned => "nothing was sent; whoever begins it stops before it sends anything",
@@ -283,7 +304,7 @@ fn print(backup_id: &str, rows: &[Row], format: Format, output: &mut Output) -> 
 mod tests {
     use super::super::table::tests::Written;
     use super::*;
-    use crate::restore::state::tests::{attempt, journal, memory, planned, undone, whole};
+    use crate::restore::state::tests::{attempt, journal, landed, memory, planned, undone, whole};
 
     async fn listed(store: &Store, format: Format) -> (String, Result<()>) {
         let (mut output, written) = Written::output();
@@ -350,5 +371,19 @@ mod tests {
         let _ = undone(&state).await;
         let error = cancel(&state, false).await.expect_err("it is undone");
         assert!(error.exit_code() == 2 && error.to_string().contains("was undone"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_restore_of_which_all_has_landed_cannot_be_cancelled() {
+        let state = landed(&memory()).await;
+        for dry_run in [true, false] {
+            let error = cancel(&state, dry_run).await.expect_err("there is nothing to cancel");
+            let told = error.to_string();
+            assert!(
+                error.exit_code() == 2 && told.contains("has landed") && told.contains("`restores undo`"),
+                "{told}"
+            );
+        }
+        assert!(!state.is_cancelled().await.expect("asked"));
     }
 }

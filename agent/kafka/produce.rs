@@ -12,6 +12,7 @@
 //! Crash: the same, by the next fence at the latest. Memory: what the caller handed in, and the requests on their way, in
 //! recycled memory; the queues are bounded by the permits that callers put into their tokens.
 
+mod authority;
 mod coordinator;
 mod dispatch;
 mod fence;
@@ -30,13 +31,14 @@ use tokio::task::AbortHandle;
 use crate::batch::outgoing::{Identity, Outgoing};
 use crate::error::{Error, Kind};
 use crate::kafka::Client;
-use crate::record::{Offset, Partition};
+use crate::record::{Offset, Partition, Timestamp};
+pub use authority::check_authority;
 use dispatch::Dispatch;
 pub use fence::{fence, hindrance, unfenced};
 pub use transactions::places::Places;
 pub use transactions::{Transactions, progress};
 
-/// The bounds of a producer.
+/// The bounds of a producer, and since when it has its place.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// The bytes of a request, but for a single larger batch. With half, a hundred partitions of small batches need twice
@@ -52,12 +54,20 @@ pub struct Settings {
     /// How long a topic may be unknown, or another one under its name, before its partitions are refused: brokers
     /// learn of a new topic one after the other.
     pub settle: Duration,
+    /// A moment before its [`fence`] was there: from then on brokers count how long they remember who was fenced off, however
+    /// long it takes until the producer starts.
+    pub fenced_at: Timestamp,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        let settle = Duration::from_secs(30);
-        Self { request_bytes: (2 << 20) - (16 << 10), in_flight_bytes: 4 << 20, connections: 4, settle }
+        Self {
+            request_bytes: (2 << 20) - (16 << 10),
+            in_flight_bytes: 4 << 20,
+            connections: 4,
+            settle: Duration::from_secs(30),
+            fenced_at: Timestamp::now(),
+        }
     }
 }
 

@@ -1,15 +1,17 @@
 //! Performs the plan of a restore.
 //!
 //! Order of durable effects: the plan's object, the target topics, the fence, the attempt's object, the batches and now and
-//! then a journal, the last journal, the offset map, the settings that topics get afterwards, `done`. What a crash between two
-//! of them leaves is said in [`state`](super::state). A start that finds a plan performs that plan ([`before`]); one that finds
-//! an attempt goes on where that has come to ([`resume`](super::resume)); one that finds the map only gives the topics their
-//! settings, and writes `done`. Cancel: SIGTERM, SIGINT and `restores cancel` stop the reading; what is on its way is
-//! acknowledged within `shutdown_timeout`. Nothing that was sent is taken back.
+//! then a journal, the last journal, the offset map, the settings that topics get afterwards, `done`. What a crash between
+//! two of them leaves is said in [`state`](super::state). A start that finds a plan performs that plan ([`before`]); one
+//! that finds an attempt goes on where that has come to ([`resume`](super::resume)); one that finds the map only gives the
+//! topics their settings, and writes `done`, also when it was cancelled meanwhile. Cancel: SIGTERM, SIGINT and `restores
+//! cancel` stop the reading; what is on its way is acknowledged within `shutdown_timeout`. Nothing that was sent is taken
+//! back.
 
 pub(super) mod targets;
+pub(super) mod within;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -94,25 +96,20 @@ impl Planned<'_> {
         self.check()?;
         let id = self.state.restore_id();
         let seen = self.state.look().await?;
-        check_cancelled(id, &seen)?;
         self.check_cluster(&seen)?;
-        if seen.names.contains(&Name::Map) {
+        if seen.has_landed() {
             return self.end(&seen).await;
         }
+        check_cancelled(id, &seen)?;
         let kept = self.keep_plan().await?;
-        let is_fenced = self.may_fence().await?;
+        let (path, is_fenced) = self.prepare().await?;
         if seen.attempts.is_empty() {
             self.make_topics().await?;
             crash::point("restore-topics", &id);
         }
         let assigned = targets::assigned(self.client, self.plan).await?;
-        let path = resume::path(self.plan, self.restore.skips(), &assigned);
-        let targets: BTreeSet<_> = resume::pairs(&assigned).into_iter().map(|pair| pair.target).collect();
-        let targets: Vec<_> = targets.into_iter().collect();
-        if let (Path::Transactions(why), false) = (&path, is_fenced) {
-            return Err(Error::failed(format!("{why}: that needs transactions, which the restore may not use"))
-                .hint("allow WRITE and DESCRIBE on its transactional id for this principal"));
-        }
+        let targets = resume::targets(&assigned);
+        let settings = produce::Settings::default();
         let identity = match is_fenced {
             true => match fence(self.client, &transactional_id(id), &targets).await {
                 Ok(identity) => identity,
@@ -132,10 +129,10 @@ impl Planned<'_> {
         let (attempt, map, sum) = loop {
             // Whoever has begun before the fence may have sent, and can no more.
             let seen = self.state.look().await?;
-            check_cancelled(id, &seen)?;
-            if seen.names.contains(&Name::Map) {
+            if seen.has_landed() {
                 return self.end(&seen).await;
             }
+            check_cancelled(id, &seen)?;
             self.check_youngest(&seen, identity)?;
             let began = self.standing(&seen, &assigned, &targets, (identity, is_fenced), places.as_ref()).await;
             let (Resumed { starts, map, sum }, void) = match began {
@@ -157,7 +154,7 @@ impl Planned<'_> {
         if attempt.number > 0 {
             tracing::info!(records = sum.records, "restore `{id}` goes on");
         }
-        let sent = self.send(&assigned, (identity, places), &attempt, (map, sum), stop).await;
+        let sent = self.send(&assigned, (identity, settings, places), &attempt, (map, sum), stop).await;
         let (map, Sum { records, bytes, left_out }) = match sent {
             Ok(sent) => sent,
             Err(error) => return Err(self.unfinished(error, &attempt).await),
@@ -175,6 +172,20 @@ impl Planned<'_> {
         let summary = Summary { records, bytes, partitions: assigned.len(), left_out };
         let _ = self.state.finish(&self.done(attempt.number, &map, map_digest, summary)).await?;
         Ok(summary)
+    }
+
+    /// Asks, before anything is made, for all that is needed; returns how records go, and whether older processes are to be
+    /// fenced off.
+    async fn prepare(&self) -> Result<(Path, bool)> {
+        let foreseen = targets::foreseen(self.client, self.plan).await?;
+        let path = resume::path(self.plan, self.restore.skips(), &foreseen);
+        let hindrance = self.hindrance().await?;
+        if let Path::Transactions(why) = &path {
+            let (id, targets) = (self.state.restore_id(), resume::targets(&foreseen));
+            let _ = Places::new(&targets, foreseen.len())?;
+            within::check(self.client, id, (why, hindrance.as_deref()), &targets).await?;
+        }
+        Ok((path, hindrance.is_none()))
     }
 
     /// Finds where the restore stands, behind the fence; and which journals say what is not so.
@@ -262,29 +273,22 @@ impl Planned<'_> {
         let (_, map_digest) = self.state.put_map(&map).await?;
         targets::set_afterwards(self.client, self.plan).await?;
         let partitions = self.plan.partitions().filter(|(_, of)| !of.range().is_empty()).count();
-        // The last journal was kept before the map, unless the store did not take it.
-        let summary = match &seen.journal {
-            Some(Journal { records, bytes, left_out, .. }) => {
-                Summary { records: *records, bytes: *bytes, partitions, left_out: *left_out }
-            }
-            None => {
-                let records = map.iter().map(|(_, track)| track.records()).sum();
-                Summary { records, bytes: self.plan.size().1, partitions, left_out: 0 }
-            }
-        };
+        let summary = came_to(&map, seen.journal.as_ref(), partitions);
         let attempt = seen.attempts.last().copied().unwrap_or_default();
         let _ = self.state.finish(&self.done(attempt, &map, map_digest, summary)).await?;
         Ok(summary)
     }
 
-    /// Returns whether older processes are to be fenced off; that they cannot be must have been accepted.
-    async fn may_fence(&self) -> Result<bool> {
+    /// Returns why older processes cannot be fenced off, if they cannot; that must have been accepted.
+    async fn hindrance(&self) -> Result<Option<String>> {
         let id = transactional_id(self.state.restore_id());
-        let Some(why) = produce::hindrance(self.client, &id, true).await? else { return Ok(true) };
-        let accepted = plan::hazards::accepted(&self.restore.sink.accept)?.contains(&Danger::NoFence);
-        plan::hazards::check(&[Hazard { accepted, ..Hazard::new(Danger::NoFence, &id, &why) }])?;
-        tracing::warn!("{id}: nobody is fenced off: {why}");
-        Ok(false)
+        let hindrance = produce::hindrance(self.client, &id, true).await?;
+        if let Some(why) = &hindrance {
+            let accepted = plan::hazards::accepted(&self.restore.sink.accept)?.contains(&Danger::NoFence);
+            plan::hazards::check(&[Hazard { accepted, ..Hazard::new(Danger::NoFence, &id, why) }])?;
+            tracing::warn!("{id}: nobody is fenced off: {why}");
+        }
+        Ok(hindrance)
     }
 
     /// Refuses targets to which somebody has written since the plan was made. Nobody of this restore can any more.
@@ -304,23 +308,23 @@ impl Planned<'_> {
     async fn send(
         &self,
         assigned: &[Assigned<'_>],
-        (identity, within): (Identity, Option<Places>),
+        (identity, settings, within): (Identity, produce::Settings, Option<Places>),
         attempt: &Attempt,
         (map, sum): (OffsetMap, Sum),
         stop: watch::Receiver<bool>,
     ) -> Result<(OffsetMap, Sum)> {
-        let budget = Budget::new(self.restore.sink.memory_bytes);
+        let (budget, is_within) = (Budget::new(self.restore.sink.memory_bytes), within.is_some());
         let starts = attempt.starts.iter().map(|start| (&start.pair, start)).collect();
         let mut lanes = assigned.iter().map(|assigned| self.lane(assigned, &starts)).collect::<Result<Vec<_>>>()?;
         let outlet = match within {
-            None => Outlet::Plain(Producer::start(self.client, identity, produce::Settings::default())),
+            None => Outlet::Plain(Producer::start(self.client, identity, settings)),
             Some(places) => {
                 // What waits to be merged would be on both sides of a transaction's end.
                 lanes.iter_mut().for_each(|lane| lane.is_paced = true);
                 let from = |lane: &Lane| lane.targets.iter().map(|target| target.from).min().unwrap_or_default();
                 let sources: Vec<_> = lanes.iter().map(|lane| (lane.source.clone(), from(lane))).collect();
                 let id = transactional_id(self.state.restore_id());
-                let transactions = Transactions::start(self.client, &id, &id, identity, produce::Settings::default());
+                let transactions = Transactions::start(self.client, &id, &id, identity, settings);
                 let every = self.restore.sink.journal_interval;
                 let mut transacting = Transacting::new(transactions, places, sources, every);
                 let mut told = stop.clone();
@@ -366,12 +370,11 @@ impl Planned<'_> {
         if let Some(error) = failure {
             return Err(error);
         }
-        if let Err(error) = kept {
-            // The map tells all that it would.
-            match error.kind() {
-                Kind::Fenced => return Err(error),
-                _ => tracing::warn!("the last journal is not kept: {error}"),
-            }
+        match kept {
+            // Nothing runs any more that could be taken back.
+            Err(error) if is_within && error.kind() != Kind::Fenced => tracing::warn!("{error}"),
+            // Without the last journal `done` would say too little, were this process killed behind the map.
+            kept => kept?,
         }
         match map.is_finished() {
             true => Ok((map, sum)),
@@ -539,6 +542,15 @@ fn fresh(assigned: &[Assigned<'_>], logs: &HashMap<Partition, OffsetRange>) -> V
     assigned.iter().flat_map(|of| of.targets.iter().map(|toward| start(&toward.pair, of.of))).collect()
 }
 
+/// Returns what has come of a restore whose map is kept: the last journal, which is kept before it, tells. Where that cannot
+/// be read, the map tells of each record, and not of its copies.
+fn came_to(map: &OffsetMap, last: Option<&Journal>, partitions: usize) -> Summary {
+    let of = |last: &Journal| (last.records, last.bytes, last.left_out);
+    let (records, bytes, left_out) = last.map(of).unwrap_or_default();
+    let mapped = map.iter().map(|(_, track)| track.records()).sum();
+    Summary { records: records.max(mapped), bytes, partitions, left_out }
+}
+
 /// Why a restore was stopped.
 enum Why {
     Told,
@@ -585,4 +597,21 @@ pub fn before(restore: &Restore, restore_id: &str, seen: &Seen) -> Result<Option
 /// Returns the transactional id of a restore: whoever has it newest is the one that sends.
 pub(super) fn transactional_id(restore_id: &str) -> String {
     format!("kafka-backup-restore-{restore_id}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::restore::state::tests as kept;
+
+    #[test]
+    fn what_a_restore_says_that_it_restored_is_not_less_than_what_its_map_leads_to() {
+        let (behind, last) = (kept::journal(&[(0, 1, 10)]), kept::journal(&[(0, 1, 30)]));
+        let map = last.map().expect("sound");
+        let came = |journal: Option<&Journal>| came_to(&map, journal, 1);
+        assert_eq!((came(Some(&last)).records, came(Some(&behind)).records, came(None).records), (30, 30, 30));
+        let mut copied = last.clone();
+        copied.records = 45;
+        assert_eq!((came(Some(&copied)).records, came(Some(&copied)).bytes), (45, 100), "copies count");
+    }
 }

@@ -12,6 +12,7 @@ pub mod making;
 pub mod routed;
 mod savepoint;
 mod targets;
+mod together;
 mod torn;
 
 use std::collections::BTreeMap;

@@ -235,6 +235,10 @@ impl Sending {
                 Err(error) => return self.fail(&made.source, error),
             };
             sent.arrive(target, None, bytes as u64);
+            // It was in no journal: else the last one would say too little of a restore of which nothing is left to send.
+            if let Some(journaling) = &mut self.journaling {
+                journaling.landed(bytes as u64);
+            }
             (sent.records, self.sum.records) = (sent.records + records, self.sum.records + records);
             self.sum.bytes += bytes as u64;
         }

@@ -30,8 +30,9 @@
 //! Where records go in transactions, each has its journal before it is committed: a crash between the two leaves a journal
 //! that says of records what is not so. The progress that was committed tells the next start, whose attempt calls it void.
 //!
-//! `cancelled` may come at any time; a restore that is both done and cancelled is done. The records that were sent stay.
-//! `undone` comes when it is done or cancelled, before the first topic is deleted.
+//! `cancelled` may come at any time; a restore that is both done and cancelled is done, and one whose `map` is there goes on to
+//! `done`: there is nothing to cancel any more. The records that were sent stay. `undone` comes when it is done or cancelled, or
+//! has its `map`, before the first topic is deleted.
 //!
 //! Retries are the caller's. Cancellation: a verb that is dropped may have created its object or not; called again with
 //! the same values it finds out.

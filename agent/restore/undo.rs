@@ -1,9 +1,11 @@
-//! Takes back what a restore made: the target topics that it created and to which nobody else has written are deleted.
+//! Takes back what a restore made: the target topics that it created and to which nobody else has written are deleted, and the
+//! group that says how far a restore in transactions has come ([`progress`]).
 //!
 //! Which topics those are is what the restore has kept: its plan says that a topic was missing, its attempts say the id of
 //! the one that was made, and who sent. All that such a topic holds, from the start of its log to the end, must be of these
 //! producers ([`owners`]); what retention has taken before nobody can tell any more. Deleted is by the topic's id: one that
-//! was made anew in the meantime stays. A record that somebody writes between the last look at a topic and its deletion, a
+//! was made anew in the meantime stays. Of a topic to which nothing was sent no attempt says the id: it is taken for the
+//! restore's while it is as the restore makes it, and nothing ever was in it. A record that somebody writes between the last look at a topic and its deletion, a
 //! moment later, is lost with it.
 //!
 //! **Order of durable effects, and what a crash after each leaves:**
@@ -13,23 +15,27 @@
 //! | the fence in Kafka, unless the restore is done | markers in the topics; nobody of the restore can send any more | fences again |
 //! | `undone` | a restore that nobody goes on with, and all its topics | looks at all of them again |
 //! | the deletion of each topic | the others | finds that one gone, deletes the others |
+//! | the deletion of the group | nothing | finds nothing |
 //!
-//! Whether a process of the restore still runs nobody can tell. So one that is not done must have been cancelled: then none
+//! Whether a process of the restore still runs nobody can tell. So one that has not landed must have been cancelled: then none
 //! begins, and the fence keeps those that had begun from sending.
 //!
 //! Retry: the client's. Cancel: as a crash.
 
 mod owners;
+mod progress;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Serialize;
 
 use self::owners::Owners;
+pub use self::progress::Group;
 use super::ends;
-use super::perform::transactional_id;
+use super::perform::{targets, transactional_id};
 use super::plan::{Plan, groups};
 use super::state::{Attempt, Name, Phase, Process, Seen, State, Undone, UndoneTopic};
+use crate::batch::Header;
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::kafka::client::{Client, TopicMetadata};
@@ -99,6 +105,18 @@ pub struct Fate {
     pub action: Action,
     /// Why.
     pub why: String,
+    /// Whether the restore has sent nothing to it.
+    #[serde(skip)]
+    pub is_unsent: bool,
+}
+
+/// What becomes of all that a restore has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fates {
+    /// Its target topics, in order of their names.
+    pub topics: Vec<Fate>,
+    /// The group that says how far it has come; `None` where there is none.
+    pub group: Option<Group>,
 }
 
 impl Fate {
@@ -131,44 +149,61 @@ struct Kept {
     plan: Plan,
     attempts: Vec<Attempt>,
     is_done: bool,
+    /// Whether its records went in transactions, as far as that was kept.
+    is_transactional: bool,
+    /// The ids of the topics that an undoing before was to delete.
+    undone: BTreeMap<String, TopicId>,
 }
 
 impl Undo<'_> {
-    /// Looks what would become of each topic, in order of their names; nothing is changed.
+    /// Looks what would become of all that the restore has made; nothing is changed.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for a restore that may still run, and for another cluster;
     /// [`Kind::Damaged`](crate::error::Kind::Damaged) when what it has kept cannot be read; those of the cluster.
-    pub async fn plan(&self) -> Result<Vec<Fate>> {
+    pub async fn plan(&self) -> Result<Fates> {
         let kept = self.kept().await?;
-        let (mut fates, partitions) = self.told(&kept).await?;
-        let _ = self.look(&Owners::of(&kept.attempts), &mut fates, partitions).await?;
-        Ok(fates)
+        let (mut topics, partitions) = self.told(&kept).await?;
+        let _ = self.look((&kept, &Owners::of(&kept.attempts)), &mut topics, partitions).await?;
+        Ok(Fates { topics, group: self.group(&kept).await? })
     }
 
-    /// Deletes what can be deleted; returns what became of each topic.
+    /// Deletes what can be deleted; returns what became of all.
     ///
     /// # Errors
     /// As [`plan`](Self::plan); [`Kind::Fenced`](crate::error::Kind::Fenced) when somebody else takes the restore's place
     /// meanwhile.
-    pub async fn perform(&self) -> Result<Vec<Fate>> {
+    pub async fn perform(&self) -> Result<Fates> {
         let kept = self.kept().await?;
         let (mut fates, partitions) = self.told(&kept).await?;
         let mut owners = Owners::of(&kept.attempts);
         if !kept.is_done && !partitions.is_empty() {
-            owners.extend(self.fence(&partitions).await?);
+            // Of topics that nobody has begun with it is not known yet whose they are.
+            let is_begun = |of: &&Partition| !fates.iter().any(|fate| fate.is_unsent && fate.topic == *of.topic);
+            let begun: Vec<Partition> = partitions.iter().filter(is_begun).cloned().collect();
+            owners.extend(self.fence(&begun).await?);
         }
-        let logs = self.look(&owners, &mut fates, partitions).await?;
-        if fates.iter().all(|fate| fate.action != Action::Delete) {
-            return Ok(fates);
+        let logs = self.look((&kept, &owners), &mut fates, partitions).await?;
+        // Where topics are deleted, what is committed for their partitions goes with them.
+        let mut group = self.group(&kept).await?;
+        if fates.iter().any(|fate| fate.action == Action::Delete) {
+            self.delete(&owners, &mut fates, &logs).await?;
         }
+        if let Some(group) = &mut group {
+            group.delete(self.client).await?;
+        }
+        Ok(Fates { topics: fates, group })
+    }
+
+    /// Deletes the topics that can be deleted.
+    async fn delete(&self, owners: &Owners, fates: &mut [Fate], logs: &HashMap<Partition, OffsetRange>) -> Result<()> {
         let deleted = fates.iter().filter(|fate| fate.action == Action::Delete);
         let topic = |fate: &Fate| Some(UndoneTopic { topic: fate.topic.clone(), topic_id: fate.topic_id?.to_string() });
         let undone = Undone::now(self.state.restore_id(), Process::this(), deleted.filter_map(topic).collect());
         let _ = self.state.undo(&undone).await?;
-        for fate in &mut fates {
+        for fate in fates {
             let Some(topic_id) = fate.topic_id.filter(|_| fate.action == Action::Delete) else { continue };
-            if let Some(why) = self.look_again(&owners, &fate.topic, &logs).await? {
+            if let Some(why) = self.look_again(owners, fate, logs).await? {
                 fate.keep(why);
                 continue;
             }
@@ -177,17 +212,17 @@ impl Undo<'_> {
             tracing::info!(topic = fate.topic, "deleted");
             fate.action = Action::Deleted;
         }
-        Ok(fates)
+        Ok(())
     }
 
     /// Reads what the restore has kept.
     async fn kept(&self) -> Result<Kept> {
         let (id, seen) = (self.state.restore_id(), self.state.look().await?);
-        if seen.phase() == Phase::Running {
+        if seen.phase() == Phase::Running && !seen.has_landed() {
             return Err(Error::usage(format!("restore `{id}` is not finished, and may still run"))
                 .hint("`restores cancel` it first: then nobody goes on with it"));
         }
-        let Seen { plan, attempts, names, .. } = seen;
+        let Seen { plan, attempts, names, journal, undone, .. } = seen;
         let Some(plan) = plan else {
             return Err(Error::damaged(format!(
                 "the plan of restore `{id}` cannot be read: what it made is not known"
@@ -204,7 +239,14 @@ impl Undo<'_> {
         for n in attempts {
             read.extend(self.state.attempt(n).await?);
         }
-        Ok(Kept { plan: plan.read()?, attempts: read, is_done: names.contains(&Name::Done) })
+        let undone = undone.into_iter().flat_map(|undone| undone.topics);
+        Ok(Kept {
+            plan: plan.read()?,
+            attempts: read,
+            is_done: names.contains(&Name::Done),
+            is_transactional: journal.is_some_and(|journal| journal.is_transactional),
+            undone: undone.filter_map(|of| Some((of.topic, of.topic_id.parse().ok()?))).collect(),
+        })
     }
 
     /// Returns what the restore has kept of each topic, held against what the cluster tells; and the partitions of those
@@ -242,20 +284,24 @@ impl Undo<'_> {
     /// was looked at.
     async fn look(
         &self,
-        owners: &Owners,
+        (kept, owners): (&Kept, &Owners),
         fates: &mut [Fate],
         partitions: Vec<Partition>,
     ) -> Result<HashMap<Partition, OffsetRange>> {
         let logs = ends::of(self.client, &partitions).await?;
-        let mut reasons: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut reasons = self.unlike(kept, fates, &partitions).await?;
         let mut reason = |topic: &str, why: String| reasons.entry(topic.to_owned()).or_default().insert(why);
-        if !self.accept.contains(&Accept::RecordsGone) {
-            for (partition, log) in logs.iter().filter(|(_, log)| log.first > 0) {
-                let what = format!("what {partition} held before offset {} is gone: whose it was", log.first);
-                let _ = reason(&partition.topic, format!("{what} nobody can tell (--accept {})", Accept::RecordsGone));
+        let is_unsent = |topic: &str| fates.iter().any(|fate| fate.topic == topic && fate.is_unsent);
+        for (partition, log) in logs.iter().filter(|(_, log)| log.first > 0) {
+            let what = format!("what {partition} held before offset {} is gone", log.first);
+            if is_unsent(&partition.topic) {
+                let _ = reason(&partition.topic, format!("{what}, and the restore has sent nothing to it"));
+            } else if !self.accept.contains(&Accept::RecordsGone) {
+                let way_out = format!("(--accept {})", Accept::RecordsGone);
+                let _ = reason(&partition.topic, format!("{what}: whose it was nobody can tell {way_out}"));
             }
         }
-        for (partition, why) in self.foreign(owners, logs.clone()).await? {
+        for (partition, why) in self.foreign(owners, logs.clone(), is_unsent).await? {
             let _ = reason(&partition.topic, why);
         }
         let mut asked: BTreeMap<String, Vec<i32>> = BTreeMap::new();
@@ -281,31 +327,62 @@ impl Undo<'_> {
         Ok(logs)
     }
 
+    /// Returns of the topics to which nothing was sent those that are not as the restore makes them, and why they stay.
+    async fn unlike(
+        &self,
+        kept: &Kept,
+        fates: &[Fate],
+        partitions: &[Partition],
+    ) -> Result<BTreeMap<String, BTreeSet<String>>> {
+        let unsent = fates.iter().filter(|fate| fate.is_unsent && fate.action == Action::Delete);
+        let names: Vec<String> = unsent.map(|fate| fate.topic.clone()).collect();
+        let mut reasons = BTreeMap::new();
+        if names.is_empty() {
+            return Ok(reasons);
+        }
+        let (mut settings, new) = (self.client.topic_configs(&names).await?, kept.plan.new_topics());
+        for name in names {
+            let count = partitions.iter().filter(|partition| *partition.topic == *name).count();
+            let why = match (new.get(name.as_str()), settings.remove(&name)) {
+                (Some(new), Some(Ok(held))) if targets::is_ours(&name, new, count, &held) => continue,
+                (_, Some(Err(error))) => error.to_string(),
+                _ => "it is not as the restore makes it: another one may be the restore's".to_owned(),
+            };
+            let _ = reasons.insert(name, BTreeSet::from([why]));
+        }
+        Ok(reasons)
+    }
+
     /// Looks at what has come to a topic since it was looked at; returns why it is to be kept.
     async fn look_again(
         &self,
         owners: &Owners,
-        topic: &str,
+        fate: &Fate,
         logs: &HashMap<Partition, OffsetRange>,
     ) -> Result<Option<String>> {
-        let of: Vec<Partition> = logs.keys().filter(|partition| &*partition.topic == topic).cloned().collect();
+        let of: Vec<Partition> = logs.keys().filter(|partition| *partition.topic == *fate.topic).cloned().collect();
         let now = ends::of(self.client, &of).await?;
         let since = |(partition, log): (Partition, OffsetRange)| {
             let looked_at = logs.get(&partition).map_or(log.first, |before| before.next);
             (partition, OffsetRange { first: looked_at.max(log.first), next: log.next })
         };
-        let foreign = self.foreign(owners, now.into_iter().map(since).collect()).await?;
+        let foreign = self.foreign(owners, now.into_iter().map(since).collect(), |_| fate.is_unsent).await?;
         Ok(foreign.into_values().next())
     }
 
-    /// Returns the first of each partition's batches in a range that is somebody else's, in words.
+    /// Returns the first of each partition's batches in a range that is somebody else's, in words. Markers in topics to which
+    /// nothing was sent are of fences, and nobody's records.
     async fn foreign(
         &self,
         owners: &Owners,
         ranges: HashMap<Partition, OffsetRange>,
+        is_unsent: impl Fn(&str) -> bool,
     ) -> Result<BTreeMap<Partition, String>> {
         let mut foreign = BTreeMap::new();
         ends::walk(self.client, ranges, |partition, header| {
+            if header.is_some_and(Header::is_control) && is_unsent(&partition.topic) {
+                return Ok(true);
+            }
             let Some(whose) = owners.stranger(header) else { return Ok(true) };
             foreign.insert(partition.clone(), format!("{partition} holds {whose}"));
             Ok(false)
@@ -328,7 +405,13 @@ impl Kept {
         let is_planned = self.plan.new_topics().contains_key(topic);
         let starts = self.attempts.iter().flat_map(|attempt| &attempt.starts);
         let of = starts.map(|start| &start.pair.target).filter(|target| &*target.topic == topic);
-        let ids: BTreeSet<TopicId> = of.map(|target| target.topic_id).collect();
+        let mut ids: BTreeSet<TopicId> = of.map(|target| target.topic_id).collect();
+        let is_unsent = is_planned && ids.is_empty();
+        if is_unsent {
+            // What an undoing before was to delete, else the one that is there now.
+            let there = told.filter(|told| told.code == 0).map(|told| told.topic_id);
+            ids.extend(self.undone.get(topic).copied().or(there));
+        }
         let topic_id = ids.first().copied().filter(|id| ids.len() == 1 && !id.is_none());
         let (action, why) = match (told.filter(|told| told.code != UNKNOWN_TOPIC_OR_PARTITION), topic_id) {
             _ if !is_planned => (Action::Keep, "it was there before the restore".to_owned()),
@@ -336,19 +419,18 @@ impl Kept {
             (Some(told), _) if told.code != 0 => {
                 (Action::Keep, format!("the cluster does not tell of it: {}", code_name(told.code)))
             }
-            (Some(_), None) if ids.is_empty() => (
-                Action::Keep,
-                "nothing was sent to it: which topic of the name the restore made is not known".to_owned(),
-            ),
             (Some(_), None) => (Action::Keep, "it has no one id that tells it from another of its name".to_owned()),
             (Some(told), Some(id)) if told.topic_id != id => {
                 (Action::Keep, format!("it was made anew since: its id is {}, and was {id}", told.topic_id))
+            }
+            (Some(_), Some(_)) if is_unsent => {
+                (Action::Delete, "the restore made it, and nothing was sent to it".to_owned())
             }
             (Some(_), Some(_)) => (Action::Delete, "the restore made it, and nobody else has written to it".to_owned()),
         };
         let is_other = topic_id.zip(told).is_some_and(|(id, told)| told.code == 0 && told.topic_id != id);
         let made = is_planned && action != Action::Gone && !is_other;
-        Fate { topic: topic.to_owned(), topic_id, made, action, why }
+        Fate { topic: topic.to_owned(), topic_id, made, action, why, is_unsent }
     }
 }
 

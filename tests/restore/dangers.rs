@@ -5,7 +5,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use crate::restore::Restore;
 use crate::restore::hazards::assert_told;
 use crate::support::agent::Backup;
-use crate::support::kafka::Kafka;
+use crate::support::kafka::{DESCRIBE, EVERYTHING, GROUP, Kafka, TRANSACTIONAL_ID};
 use crate::support::reader::{Record, read_committed};
 use crate::support::wait_for;
 use crate::support::workload::{Contents, Writer};
@@ -86,12 +86,44 @@ fn that_nobody_can_be_fenced_off_is_told() {
     let (topic, backup) = backed_up(kafka, "danger-fence", &Contents::new().records(1, 20, 100));
     let restore = || Restore::of(kafka, &backup, &[&topic]);
     let id = restore().id().to_owned();
-    kafka.deny_transactional_id(&format!("kafka-backup-restore-{id}"));
+    kafka.rule((TRANSACTIONAL_ID, &format!("kafka-backup-restore-{id}")), EVERYTHING, false);
     let accepted = assert_told(kafka, restore, "no-fence", &[&id, "allow WRITE and DESCRIBE"]);
     let _ = accepted.run().ok();
     accepted.assert_brought(kafka, |_| true);
     let ends = kafka.ends(accepted.target());
     assert_eq!(ends, [20], "there is no marker");
+}
+
+#[test]
+fn what_transactions_need_is_asked_for_before_anything_is_made() {
+    let kafka = Kafka::shared_with_disk();
+    let topic = kafka.topic("danger-within", 2, &[]);
+    let _ = Writer::new(kafka, &[]).write(&topic, &Contents::new().records(2, 10, 100));
+    let backup = Backup::of(kafka, &[&topic]);
+    let _ = backup.backup().ok();
+    let spread = |name: &str| {
+        let restore = Restore::named(kafka, &backup, &[&topic], name);
+        restore.sink(&format!("repartition = [\"{topic}-{name}:1\"]"))
+    };
+    let place = |restore: &Restore<'_>| format!("kafka-backup-restore-{}", restore.id());
+    // The group may be seen, and not be committed to.
+    let seen = spread("seen");
+    kafka.rule((GROUP, &place(&seen)), DESCRIBE, true);
+    let words = [&*format!("group \"{}\"", place(&seen)), "allow READ on group"];
+    for arguments in [&["--dry-run"][..], &[]] {
+        seen.run_with(arguments).fails_with(1, &words);
+    }
+    let unseen = spread("unseen");
+    kafka.rule((GROUP, &place(&unseen)), EVERYTHING, false);
+    unseen.run().fails_with(1, &[&place(&unseen), "GroupAuthorizationFailed", "allow READ on the group"]);
+    // The transactional id may be seen, and not be used: that only its coordinator tells, when a plan is performed.
+    let unused = spread("unused");
+    kafka.rule((TRANSACTIONAL_ID, &place(&unused)), DESCRIBE, true);
+    unused.run().fails_with(2, &["no-fence", &place(&unused), "allow WRITE and DESCRIBE"]);
+    let accepted = spread("unused").accept(&["no-fence"]);
+    accepted.run().fails_with(1, &["come together in", "needs transactions", "allow WRITE and DESCRIBE"]);
+    let made = kafka.topics();
+    assert!([seen, unseen, unused].iter().all(|restore| !made.contains(restore.target())), "{made:?}");
 }
 
 #[test]

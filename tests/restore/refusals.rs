@@ -1,5 +1,6 @@
 //! What is refused before anything is sent, and what ends a restore that runs.
 
+use kafka_backup::restore::state::{Cancelled, Process};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use crate::restore::Restore;
@@ -7,8 +8,8 @@ use crate::savepoints::savepoints;
 use crate::support::agent::{Backup, program_with};
 use crate::support::kafka::Kafka;
 use crate::support::reader::read_committed;
-use crate::support::wait_for;
 use crate::support::workload::{Contents, Writer};
+use crate::support::{block_on, wait_for};
 
 /// Makes a topic of 200 records of 1 KB of noise in batches of ten, and a backup of it.
 fn backed_up(kafka: &Kafka, theme: &str) -> (String, Backup) {
@@ -196,6 +197,14 @@ fn a_second_start_runs_the_stored_plan_and_takes_the_topics_that_the_first_one_m
     let last = Restore::named(kafka, &backup, &[&topic], "last");
     assert_killed(&last, "restore-map");
     let ends = kafka.ends(last.target());
+    // There is nothing to cancel any more, and a wish that came at the same moment keeps nobody from its last word.
+    let of = ["--path", backup.archive(), "--backup-id", "test", "--restore-id", last.id()];
+    program_with(&[&["restores", "cancel"], &of[..]].concat()).fails_with(2, &["has landed", "`restores undo`"]);
+    let wish = Cancelled::now(last.id(), Process::this());
+    let _ = block_on(last.state().cancel(&wish)).expect("kept");
+    assert!(
+        program_with(&[&["restores", "show"], &of[..]].concat()).ok().contains("\nLanded: all of it; started again")
+    );
     let _ = last.run().ok();
     assert_eq!(kafka.ends(last.target()), ends, "nothing is sent again");
     last.assert_brought(kafka, |_| true);

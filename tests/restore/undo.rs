@@ -174,3 +174,57 @@ fn a_restore_that_may_still_run_is_undone_only_when_it_was_cancelled_and_sends_n
     assert!(!kafka.topics().contains(restore.target()), "it is not made again");
     restore.run().fails_with(2, &["was undone"]);
 }
+
+#[test]
+fn a_restore_in_transactions_leaves_no_group_behind_when_it_is_taken_back() {
+    need_crash_points();
+    let kafka = Kafka::shared();
+    let (topics, backup) = backed_up(kafka, "undo-group", 1);
+    let restore = Restore::of(kafka, &backup, &[&topics[0]]);
+    let restore = restore.sink(&format!("repartition = [\"{}-restored:1\"]", topics[0]));
+    // A topic that stays: with one that is deleted goes what is committed for it.
+    kafka.create(restore.target(), 1, &[]);
+    let mut running = restore.start(&[("KAFKA_BACKUP_CRASH_AT", "transaction-committed")]);
+    assert!(!running.wait().success(), "{}", running.log());
+    let group = format!("kafka-backup-restore-{}", restore.id());
+    let committed = || kafka.committed(&group, restore.target()).len();
+    assert_eq!(committed(), 1);
+    let _ = restore.verb("cancel", &[], &[]).ok();
+    let planned = restore.undo(&["--dry-run"]).ok();
+    assert!(planned.contains(&format!("\nGroup {group}: delete: how far the restore had come")), "{planned}");
+    assert_eq!(committed(), 1, "nothing is changed");
+    let undone = restore.undo(&["-o", "json"]);
+    assert_rows(&undone, &[(restore.target(), "keep", "there before the restore")]);
+    let json: Value = serde_json::from_str(&undone.stdout).expect("JSON");
+    assert_eq!((&json["group"]["group"], &json["group"]["action"]), (&group.as_str().into(), &"deleted".into()));
+    assert_eq!(committed(), 0);
+    let again: Value = serde_json::from_str(&restore.undo(&["-o", "json"]).ok()).expect("JSON");
+    assert_eq!(again["group"], Value::Null, "there is none any more");
+}
+
+#[test]
+fn a_topic_that_a_restore_made_and_sent_nothing_to_is_deleted_where_nobody_else_has_written_to_it() {
+    need_crash_points();
+    let kafka = Kafka::shared();
+    let (topics, backup) = backed_up(kafka, "undo-unsent", 3);
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let restore = Restore::of(kafka, &backup, &names);
+    // Behind the fence, whose markers are nobody's records.
+    let mut running = restore.start(&[("KAFKA_BACKUP_CRASH_AT", "restore-fence")]);
+    assert!(!running.wait().success(), "{}", running.log());
+    let targets: Vec<&str> = restore.topics.iter().map(|(_, target)| target.as_str()).collect();
+    let [empty, written, anew] = targets[..] else { panic!("three topics") };
+    let _ = Writer::new(kafka, &[]).write(written, &[Contents::new().record(1, 0, 50)]);
+    kafka.delete(anew);
+    wait_deleted(kafka, anew);
+    kafka.create(anew, 2, &[("retention.bytes", "1000000")]);
+    let _ = restore.verb("cancel", &[], &[]).ok();
+    let stays = [(written, "keep", "records of"), (anew, "keep", "not as the restore makes it")];
+    let planned = restore.undo(&["--dry-run", "-o", "json"]);
+    assert_rows(&planned, &[(empty, "delete", "nothing was sent to it"), stays[0], stays[1]]);
+    let undone = restore.undo(&["-o", "json"]);
+    assert_rows(&undone, &[(empty, "deleted", "nothing was sent to it"), stays[0], stays[1]]);
+    undone.fails_with(1, &["was not deleted"]);
+    wait_deleted(kafka, empty);
+    assert_eq!(kafka.ends(anew), [0, 0], "nobody was fenced off there");
+}

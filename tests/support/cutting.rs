@@ -1,14 +1,16 @@
 //! A front before a Kafka broker that names itself in the broker's place and passes everything on, but cuts connections
-//! now and then: in the middle of a Produce request, or when the broker has answered one and nobody has heard it.
+//! now and then (in the middle of a Produce request, or when the broker has answered one and nobody has heard it), or keeps
+//! back for a while what the coordinators of transactions and their groups answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages as m;
-use kafka_protocol::protocol::{Decodable as _, Encodable as _, HeaderVersion as _, Request as _, StrBytes};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request as _, StrBytes};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,10 +18,21 @@ use tokio::net::{TcpListener, TcpStream};
 /// One Produce request in this many is cut.
 const ONE_IN: usize = 60;
 
+/// What coordinators of transactions and their groups are asked.
+const COORDINATED: [i16; 5] = [
+    m::InitProducerIdRequest::KEY,
+    m::AddPartitionsToTxnRequest::KEY,
+    m::AddOffsetsToTxnRequest::KEY,
+    m::TxnOffsetCommitRequest::KEY,
+    m::EndTxnRequest::KEY,
+];
+
 /// The front. It ends with the process.
 pub(crate) struct Cutting {
     broker: String,
     address: String,
+    /// How long it keeps back what coordinators answer; it cuts nothing then.
+    delay: Option<Duration>,
     requests: AtomicUsize,
     cuts: AtomicUsize,
 }
@@ -27,8 +40,10 @@ pub(crate) struct Cutting {
 /// What is on its way over a connection.
 #[derive(Default)]
 struct Passing {
-    /// The versions of the Metadata requests, by their numbers.
-    metadata: HashMap<i32, i16>,
+    /// The requests whose answers name brokers, by their numbers: which they are, and their versions.
+    naming: HashMap<i32, (i16, i16)>,
+    /// The numbers of those whose answers are kept back.
+    slow: HashSet<i32>,
     /// The number of the request whose answer nobody hears.
     unheard: Option<i32>,
 }
@@ -36,11 +51,21 @@ struct Passing {
 impl Cutting {
     /// Starts a front before `broker` (`host:port`).
     pub(crate) fn start(broker: &str) -> &'static Self {
+        Self::start_with(broker, None)
+    }
+
+    /// Starts one that cuts nothing and whose coordinators are slow.
+    pub(crate) fn slow(broker: &str, delay: Duration) -> &'static Self {
+        Self::start_with(broker, Some(delay))
+    }
+
+    fn start_with(broker: &str, delay: Option<Duration>) -> &'static Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("this machine has a free port");
         listener.set_nonblocking(true).expect("a socket");
         let front: &'static Self = Box::leak(Box::new(Self {
             broker: broker.to_owned(),
             address: listener.local_addr().expect("bound").to_string(),
+            delay,
             requests: AtomicUsize::new(0),
             cuts: AtomicUsize::new(0),
         }));
@@ -90,10 +115,13 @@ impl Cutting {
             let frame = frame(&mut from).await?;
             let number = |at: usize| i16::from_be_bytes([frame[at], frame[at + 1]]);
             let (key, version, correlation) = (number(4), number(6), correlation(&frame[8..]));
-            if key == m::MetadataRequest::KEY {
-                passing.lock().expect("unpoisoned").metadata.insert(correlation, version);
+            if [m::MetadataRequest::KEY, m::FindCoordinatorRequest::KEY].contains(&key) {
+                passing.lock().expect("unpoisoned").naming.insert(correlation, (key, version));
             }
-            if key == m::ProduceRequest::KEY {
+            if self.delay.is_some() && COORDINATED.contains(&key) {
+                passing.lock().expect("unpoisoned").slow.insert(correlation);
+            }
+            if key == m::ProduceRequest::KEY && self.delay.is_none() {
                 match self.requests.fetch_add(1, Ordering::Relaxed) % (2 * ONE_IN) {
                     7 => {
                         self.cuts.fetch_add(1, Ordering::Relaxed);
@@ -116,12 +144,18 @@ impl Cutting {
         loop {
             let mut frame = frame(&mut from).await?;
             let correlation = correlation(&frame[4..]);
-            let (version, unheard) = {
+            let (naming, unheard, is_slow) = {
                 let mut passing = passing.lock().expect("unpoisoned");
-                (passing.metadata.remove(&correlation), passing.unheard)
+                (passing.naming.remove(&correlation), passing.unheard, passing.slow.remove(&correlation))
             };
-            if let Some(version) = version {
-                frame = self.in_its_place(frame, version);
+            if let Some(delay) = self.delay.filter(|_| is_slow) {
+                tokio::time::sleep(delay).await;
+            }
+            if let Some((key, version)) = naming {
+                frame = match key {
+                    m::MetadataRequest::KEY => self.in_its_place(frame, version, Self::as_broker),
+                    _ => self.in_its_place(frame, version, Self::as_coordinator),
+                };
             } else if unheard == Some(correlation) {
                 self.cuts.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
@@ -130,23 +164,43 @@ impl Cutting {
         }
     }
 
-    /// Names this front where an answer to Metadata names the broker.
-    fn in_its_place(&self, frame: BytesMut, version: i16) -> BytesMut {
+    /// Names this front where an answer names the broker.
+    fn in_its_place<A>(&self, frame: BytesMut, version: i16, put: impl Fn(&Self, &mut A)) -> BytesMut
+    where
+        A: Decodable + Encodable + HeaderVersion,
+    {
         let mut rest: Bytes = frame.freeze().slice(4..);
-        let header_version = m::MetadataResponse::header_version(version);
+        let header_version = A::header_version(version);
         let header = m::ResponseHeader::decode(&mut rest, header_version).expect("a header");
-        let mut answer = m::MetadataResponse::decode(&mut rest, version).expect("metadata");
-        let (host, port) = self.address.rsplit_once(':').expect("an address");
-        for broker in &mut answer.brokers {
-            broker.host = StrBytes::from_string(host.to_owned());
-            broker.port = port.parse().expect("a port");
-        }
+        let mut answer = A::decode(&mut rest, version).expect("an answer");
+        put(self, &mut answer);
         let mut out = BytesMut::from(&[0; 4][..]);
         header.encode(&mut out, header_version).expect("encodes");
         answer.encode(&mut out, version).expect("encodes");
         let length = (out.len() - 4) as u32;
         out[..4].copy_from_slice(&length.to_be_bytes());
         out
+    }
+
+    fn as_broker(&self, answer: &mut m::MetadataResponse) {
+        for broker in &mut answer.brokers {
+            (broker.host, broker.port) = self.host_and_port();
+        }
+    }
+
+    fn as_coordinator(&self, answer: &mut m::FindCoordinatorResponse) {
+        // Only one of both is there, by the version.
+        if answer.coordinators.is_empty() {
+            (answer.host, answer.port) = self.host_and_port();
+        }
+        for coordinator in &mut answer.coordinators {
+            (coordinator.host, coordinator.port) = self.host_and_port();
+        }
+    }
+
+    fn host_and_port(&self) -> (StrBytes, i32) {
+        let (host, port) = self.address.rsplit_once(':').expect("an address");
+        (StrBytes::from_string(host.to_owned()), port.parse().expect("a port"))
     }
 }
 

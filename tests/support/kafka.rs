@@ -33,6 +33,14 @@ const SHORT_LIVED: &[&str] = &["-Xmx512m"];
 const LONG_LIVED: &[&str] =
     &["-XX:TieredStopAtLevel=4", "-XX:-UseSerialGC", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Xms1g", "-Xmx1g"];
 
+/// Kafka's numbers of resources, for rules.
+pub(crate) const GROUP: i8 = 3;
+pub(crate) const TRANSACTIONAL_ID: i8 = 5;
+
+/// Kafka's numbers of operations, for rules.
+pub(crate) const EVERYTHING: i8 = 2;
+pub(crate) const DESCRIBE: i8 = 8;
+
 /// The name of a broker's configuration in its folder.
 const CONFIG: &str = "server.properties";
 
@@ -232,22 +240,23 @@ impl Kafka {
         elements.iter().filter_map(|it| Some((it.partition(), offset(it.offset())?))).collect()
     }
 
-    /// Forbids everybody to use a transactional id.
-    pub(crate) fn deny_transactional_id(&self, id: &str) {
+    /// Allows everybody an operation on a resource, or denies it, by Kafka's numbers for all of these. What has any rule is
+    /// closed to all but those whom one allows.
+    pub(crate) fn rule(&self, (resource, name): (i8, &str), operation: i8, allowed: bool) {
         use kafka_protocol::messages::create_acls_request::AclCreation;
         use kafka_protocol::messages::{CreateAclsRequest, RequestHeader};
         use kafka_protocol::protocol::{Encodable as _, StrBytes};
         use std::io::{Read as _, Write as _};
         let text = |text: &str| StrBytes::from_string(text.to_owned());
-        // The transactional id as it stands; denied is every operation.
+        // The name as it stands.
         let acl = AclCreation::default()
-            .with_resource_type(5)
-            .with_resource_name(text(id))
+            .with_resource_type(resource)
+            .with_resource_name(text(name))
             .with_resource_pattern_type(3)
             .with_principal(text("User:*"))
             .with_host(text("*"))
-            .with_operation(2)
-            .with_permission_type(2);
+            .with_operation(operation)
+            .with_permission_type(if allowed { 3 } else { 2 });
         let mut frame = Vec::new();
         let header = RequestHeader::default().with_request_api_key(30).with_request_api_version(3);
         header.encode(&mut frame, 2).expect("a header");

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::super::Format;
 use super::super::offset_map::{PairRow, pair_lines, pair_table};
 use super::super::table::{self, Output, Page};
-use super::{StateArgs, came_to, restore_id, verdict};
+use super::{RestoreArgs, came_to, verdict};
 use crate::error::{Error, Result};
 use crate::restore::state::{Attempt, Cancelled, Done, Phase, Plan, Seen, State, Undone};
 
@@ -13,10 +13,7 @@ use crate::restore::state::{Attempt, Cancelled, Done, Phase, Plan, Seen, State, 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    state: StateArgs,
-    /// The restore
-    #[arg(long, value_name = "ID", value_parser = restore_id)]
-    restore_id: String,
+    restore: RestoreArgs,
     /// How to print; CSV has the pairs of partitions
     #[arg(long, short = 'o', value_enum, default_value_t)]
     format: Format,
@@ -27,6 +24,8 @@ pub struct Args {
 struct Shown {
     restore_id: String,
     state: Phase,
+    #[serde(skip)]
+    has_landed: bool,
     records: Option<u64>,
     bytes: Option<u64>,
     plan: Option<Plan>,
@@ -48,7 +47,7 @@ struct Shown {
 /// [`Kind::NoBackup`](crate::error::Kind::NoBackup) for one that is not there; after printing,
 /// [`Kind::Damaged`](crate::error::Kind::Damaged) when something of it cannot be read.
 pub(super) async fn run(args: Args) -> Result<()> {
-    let state = State::open(&args.state.open().await?, &args.restore_id).await?;
+    let state = args.restore.open().await?;
     let mut output = Output::stdout()?;
     let result = show(&state, args.format, &mut output).await;
     output.finish()?;
@@ -85,6 +84,7 @@ impl Shown {
         let shown = Self {
             restore_id: state.restore_id().to_owned(),
             state: seen.phase(),
+            has_landed: seen.has_landed(),
             records,
             bytes,
             attempts,
@@ -125,6 +125,9 @@ impl Shown {
         }
         if let Some(done) = &self.done {
             page.line(format_args!("Done: {} by attempt {}", done.finished_at, done.attempt));
+        }
+        if self.has_landed && self.state == Phase::Running {
+            page.line("Landed: all of it; started again, it gives its topics their last settings, and is done");
         }
         if let Some(undone) = &self.undone {
             let topics: Vec<&str> = undone.topics.iter().map(|topic| topic.topic.as_str()).collect();
@@ -169,7 +172,8 @@ async fn attempts(state: &State, seen: &mut Seen) -> Result<Vec<Attempt>> {
 mod tests {
     use super::super::super::table::tests::Written;
     use super::*;
-    use crate::restore::state::tests::{attempt, memory, planned, undone, whole};
+    use crate::restore::state::Process;
+    use crate::restore::state::tests::{attempt, landed, memory, planned, undone, whole};
 
     async fn shown(state: &State, format: Format) -> (String, Result<()>) {
         let (mut output, written) = Written::output();
@@ -203,6 +207,15 @@ mod tests {
         );
         let (csv, _) = shown(&state, Format::Csv).await;
         assert_eq!(csv.lines().count(), 2, "{csv}");
+    }
+
+    #[tokio::test]
+    async fn that_all_of_a_restore_has_landed_is_shown_also_when_it_was_cancelled_then() {
+        let state = landed(&memory()).await;
+        let _ = state.cancel(&Cancelled::now("r1", Process::this())).await.expect("kept");
+        let (text, result) = shown(&state, Format::Table).await;
+        result.expect("sound");
+        assert!(text.contains("\nState: running\n") && text.contains("\nLanded: all of it; started again, "), "{text}");
     }
 
     #[tokio::test]

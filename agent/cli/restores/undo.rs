@@ -6,20 +6,16 @@ use serde::Serialize;
 use super::super::Format;
 use super::super::cluster::ClusterArgs;
 use super::super::table::{self, Output, Page};
-use super::{StateArgs, restore_id};
+use super::RestoreArgs;
 use crate::error::{Error, Result};
 use crate::kafka::client::{Client, OPEN_WITHIN};
-use crate::restore::state::State;
-use crate::restore::undo::{Accept, Action, Fate, Undo};
+use crate::restore::undo::{Accept, Action, Fate, Fates, Group, Undo};
 
 /// What the user typed after `restores undo`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    state: StateArgs,
-    /// The restore; one that is not finished must have been cancelled
-    #[arg(long, value_name = "ID", value_parser = restore_id)]
-    restore_id: String,
+    restore: RestoreArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
     /// Say which topics would be deleted, and delete none
@@ -39,6 +35,8 @@ struct Shown<'a> {
     restore_id: &'a str,
     dry_run: bool,
     topics: &'a [Fate],
+    /// The group that says how far it has come, where there is one.
+    group: Option<&'a Group>,
 }
 
 /// Deletes, or says what would be, and prints that.
@@ -48,21 +46,29 @@ struct Shown<'a> {
 /// was not deleted.
 pub(super) async fn run(args: Args) -> Result<()> {
     let properties = args.cluster.properties()?;
-    let state = State::open(&args.state.open().await?, &args.restore_id).await?;
+    let state = args.restore.open().await?;
     let client = Client::open(properties, OPEN_WITHIN).await?;
     let undo = Undo { client: &client, state: &state, accept: &args.accept };
     let fates = if args.dry_run { undo.plan().await? } else { undo.perform().await? };
     let mut output = Output::stdout()?;
-    let shown = Shown { restore_id: &args.restore_id, dry_run: args.dry_run, topics: &fates };
+    let Fates { topics, group } = &fates;
+    let shown = Shown { restore_id: state.restore_id(), dry_run: args.dry_run, topics, group: group.as_ref() };
     shown.print(args.format, &mut output)?;
     output.finish()?;
     if args.dry_run { Ok(()) } else { verdict(&fates) }
 }
 
 /// Refuses to call it undone where something that the restore made is left.
-fn verdict(fates: &[Fate]) -> Result<()> {
-    let left: Vec<_> = fates.iter().filter(|fate| fate.is_left()).collect();
-    let Some(first) = left.first() else { return Ok(()) };
+fn verdict(fates: &Fates) -> Result<()> {
+    let left: Vec<_> = fates.topics.iter().filter(|fate| fate.is_left()).collect();
+    let Some(first) = left.first() else {
+        return match fates.group.as_ref().filter(|group| group.is_left()) {
+            None => Ok(()),
+            Some(Group { group, why, .. }) => Err(Error::failed(format!(
+                "group \"{group}\", to which the restore has committed, was not deleted: {why}"
+            ))),
+        };
+    };
     let others = match left.len() {
         1 => String::new(),
         more => format!("; nor were {} more", more - 1),
@@ -92,6 +98,9 @@ impl Shown<'_> {
         let mut page = Page::new(format_args!("Undo: {}", self.restore_id));
         let rows: Vec<_> = self.topics.iter().map(|fate| cells(fate).map(table::or_dash).to_vec()).collect();
         page.table(&["Topic", "Id", "Action", "Why"], &rows);
+        if let Some(Group { group, action, why }) = self.group {
+            page.line(format_args!("Group {group}: {action}: {why}"));
+        }
         let of = |action| self.topics.iter().filter(|fate| fate.action == action).count() as u64;
         match self.dry_run {
             true => page.line(format_args!("{} would be deleted", table::counted(of(Action::Delete), "topic"))),
@@ -114,12 +123,17 @@ mod tests {
 
     fn fate(topic: &str, made: bool, action: Action) -> Fate {
         let topic_id = made.then(|| TopicId(uuid::Uuid::from_u128(1)));
-        Fate { topic: topic.to_owned(), topic_id, made, action, why: "so it is".to_owned() }
+        Fate { topic: topic.to_owned(), topic_id, made, action, why: "so it is".to_owned(), is_unsent: false }
     }
 
-    fn printed(fates: &[Fate], dry_run: bool, format: Format) -> String {
+    fn group(action: Action) -> Group {
+        Group { group: "kafka-backup-restore-r1".to_owned(), action, why: "it is so".to_owned() }
+    }
+
+    fn printed(topics: &[Fate], dry_run: bool, format: Format) -> String {
         let (mut output, written) = Written::output();
-        Shown { restore_id: "r1", dry_run, topics: fates }.print(format, &mut output).expect("written");
+        let group = group(Action::Delete);
+        Shown { restore_id: "r1", dry_run, topics, group: Some(&group) }.print(format, &mut output).expect("written");
         output.finish().expect("written");
         written.text()
     }
@@ -130,9 +144,11 @@ mod tests {
         let table = printed(&fates, false, Format::Table);
         assert!(table.starts_with("Undo: r1\n") && table.ends_with("\n1 topic deleted\n"), "{table}");
         assert!(table.contains("\nb      -                       keep     so it is\n"), "{table}");
+        assert!(table.contains("\nGroup kafka-backup-restore-r1: delete: it is so\n"), "{table}");
         let csv = printed(&fates, false, Format::Csv);
         assert_eq!(csv.lines().nth(1), Some("a,AAAAAAAAAAAAAAAAAAAAAQ,deleted,so it is"));
         let json: serde_json::Value = serde_json::from_str(&printed(&fates, true, Format::Json)).expect("JSON");
+        assert_eq!(json["group"]["action"], "delete");
         assert_eq!((&json["dry_run"], &json["topics"][1]["action"]), (&true.into(), &"keep".into()));
         assert_eq!(
             (&json["topics"][0]["topic_id"], &json["topics"][1]["topic_id"]),
@@ -142,10 +158,14 @@ mod tests {
 
     #[test]
     fn what_the_restore_made_and_is_left_is_no_success() {
+        let of = |topics: &[Fate], group: Option<Group>| verdict(&Fates { topics: topics.to_vec(), group });
         let sound = [fate("a", true, Action::Deleted), fate("b", false, Action::Keep), fate("c", true, Action::Gone)];
-        verdict(&sound).expect("all that it made is gone");
+        of(&sound, None).expect("all that it made is gone");
+        of(&sound, Some(group(Action::Deleted))).expect("and so is its group");
+        let error = of(&sound, Some(group(Action::Keep))).expect_err("it is left");
+        assert!(error.exit_code() == 1 && error.to_string().contains("restore-r1\", to which"), "{error}");
         let left = [fate("a", true, Action::Keep), fate("b", true, Action::Keep)];
-        let error = verdict(&left).expect_err("two are left");
+        let error = of(&left, None).expect_err("two are left");
         assert!(error.exit_code() == 1 && error.to_string().contains("\"a\", which the restore made"), "{error}");
         assert!(error.to_string().contains("1 more"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! Consumer groups: which there are, and what each has committed.
+//! Consumer groups: which there are, what each has committed, and one deleted.
 //!
 //! Every broker lists the groups that it coordinates, so all of them are asked, and who listed a group is asked for its
 //! offsets; FindCoordinator is for groups that nobody listed, and for those that have moved. Many groups go in one
@@ -17,6 +17,7 @@
 
 mod choice;
 mod coordinators;
+mod deletion;
 mod offsets;
 mod readers;
 

@@ -35,6 +35,15 @@ const BUSY: i16 = 51;
 /// INVALID_TXN_STATE.
 const INVALID_STATE: i16 = 48;
 
+/// INVALID_PRODUCER_EPOCH.
+const OTHER_EPOCH: i16 = 47;
+
+/// PRODUCER_FENCED.
+const OTHER_PRODUCER: i16 = 90;
+
+/// A producer id that no coordinator has given to anybody.
+const NOBODY: i64 = i64::MAX;
+
 /// TRANSACTIONAL_ID_AUTHORIZATION_FAILED.
 pub(super) const FORBIDDEN: i16 = 53;
 
@@ -66,10 +75,11 @@ pub(super) struct Coordinator {
     unanswered: bool,
 }
 
-/// Why a step has not succeeded: Kafka's error code, or what is wrong with the connection.
+/// Why a step has not succeeded: Kafka's error code, that the cluster has no such call, or what is wrong with the connection.
 #[derive(Debug)]
 pub(super) enum Failure {
     Code(i16),
+    Unsupported(Error),
     Error(Error),
 }
 
@@ -129,6 +139,25 @@ impl Coordinator {
         }
         let answer = self.try_step(versions, &request, |answer| checked(answer.error_code)).await?;
         Ok(Identity { producer_id: answer.producer_id.0, epoch: answer.producer_epoch })
+    }
+
+    /// Asks whether the id may be taken, and leaves it to whoever has it, transaction and all: what is asked is to raise the
+    /// epoch of a producer that is nobody's. Brokers that have no such question (before Kafka 2.5) tell it only to who takes
+    /// the id.
+    pub(super) async fn may_init(&mut self, timeout: Duration) -> Step<()> {
+        let request = m::InitProducerIdRequest::default()
+            .with_transactional_id(Some(self.transactional_id()))
+            .with_transaction_timeout_ms(timeout.as_millis() as i32)
+            .with_producer_id(NOBODY.into())
+            .with_producer_epoch(0);
+        let check = |answer: &m::InitProducerIdResponse| match answer.error_code {
+            OTHER_EPOCH | OTHER_PRODUCER => Ok(()),
+            code => checked(code),
+        };
+        match self.try_step(3..=4, &request, check).await {
+            Err(Failure::Unsupported(_)) => self.init(None, timeout).await.map(drop),
+            asked => asked.map(drop),
+        }
     }
 
     /// Adds partitions, in order, to the running transaction.
@@ -235,7 +264,7 @@ impl Coordinator {
         };
         let Some(version) = connection.version::<R>(ours) else {
             let what = format!("broker {} is too old for transactions with progress", connection.broker());
-            return Err(Error::failed(what).hint("Kafka 2.5 at least").into());
+            return Err(Failure::Unsupported(Error::failed(what).hint("Kafka 2.5 at least")));
         };
         // So it stays where the caller waits no longer.
         let before = std::mem::replace(&mut self.unanswered, true);
@@ -259,8 +288,8 @@ impl Coordinator {
             return Ok(address(&told.host, told.port));
         }
         let answer = self.client.ask_any(1..=3, &request.with_key(key)).await?;
-        let answer =
-            answer.ok_or_else(|| Error::failed("the cluster has no version of FindCoordinator that we know"))?;
+        let unknown = || Error::failed("the cluster has no version of FindCoordinator that we know");
+        let answer = answer.ok_or_else(|| Failure::Unsupported(unknown()))?;
         checked(answer.error_code)?;
         Ok(address(&answer.host, answer.port))
     }
@@ -272,10 +301,10 @@ impl Coordinator {
             Of::Group(group) => ("group", group),
         };
         let code = match failure {
-            Failure::Error(error) => return error.with(what, id),
+            Failure::Error(error) | Failure::Unsupported(error) => return error.with(what, id),
             Failure::Code(code) => code,
         };
-        if matches!(code, 47 | 90) {
+        if matches!(code, OTHER_EPOCH | OTHER_PRODUCER) {
             return verdict::fenced(&format!("the coordinator of {what} \"{id}\""), code);
         }
         let said = format!("{name} for {what} \"{id}\" was refused: {}", code_name(code));
@@ -311,6 +340,7 @@ impl Coordinator {
 pub(super) fn passes(failure: &Failure) -> bool {
     match failure {
         Failure::Error(error) => error.retryable(),
+        Failure::Unsupported(_) => false,
         // OPERATION_NOT_ATTEMPTED (55) stands beside the code that is the cause.
         Failure::Code(code) => matches!(*code, 3 | 7 | 13..=16 | BUSY | 55 | 88 | 89),
     }

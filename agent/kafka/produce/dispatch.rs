@@ -71,7 +71,7 @@ pub(super) struct Dispatch<T> {
     troubles: Troubles,
     frames: Frames,
     fenced: Option<Error>,
-    /// When a broker was last heard, by the clock that goes on while a machine sleeps.
+    /// When a broker was last heard, first by whoever fenced, by the clock that goes on while a machine sleeps.
     heard: Timestamp,
 }
 
@@ -111,7 +111,7 @@ impl<T: Send + 'static> Dispatch<T> {
             troubles: Troubles::default(),
             frames: Frames::default(),
             fenced: None,
-            heard: Timestamp::now(),
+            heard: settings.fenced_at,
         }
     }
 
@@ -441,8 +441,10 @@ mod tests {
         let (commands, heard) = mpsc::unbounded_channel();
         let (answer, mut answers) = mpsc::unbounded_channel();
         let identity = Identity { producer_id: 1, epoch: 0 };
-        let mut dispatch = Dispatch::<()>::new(client, (identity, None), Settings::default(), heard, answer);
-        dispatch.heard = Timestamp(Timestamp::now().0 - SILENT_FOR_MS - 1_000);
+        // It has looked at the targets since, or was stopped.
+        let fenced_at = Timestamp(Timestamp::now().0 - SILENT_FOR_MS - 1_000);
+        let settings = Settings { fenced_at, ..Settings::default() };
+        let dispatch = Dispatch::<()>::new(client, (identity, None), settings, heard, answer);
         let partition = Partition { topic: "t".into(), topic_id: TopicId::NONE, index: 0 };
         commands.send(Command::Open(partition, 0)).expect("it listens");
         dispatch.run().await;

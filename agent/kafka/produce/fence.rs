@@ -28,6 +28,9 @@ const FENCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// of committed data wait longer behind a process that has died and is not started again.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// The cluster does not know the call, or what it is asked for.
+const UNSUPPORTED_VERSION: i16 = 35;
+
 /// How often the place is taken that another process takes at the same time.
 const TRIES: u32 = 5;
 
@@ -78,19 +81,20 @@ pub(super) async fn take(coordinator: &mut Coordinator, ours: Option<Identity>) 
 }
 
 /// Returns why nobody can be fenced off under `transactional_id`: we may not use it, or the cluster has no transactions.
-/// Asked of the coordinator without changing anything; and, where the place is to be `taken`, by taking it, which fences
-/// nobody off yet.
+/// Asked of the coordinator without changing anything; and, where the place is to be `taken` soon, whether it may be, which
+/// makes the id known to the coordinator. Whoever has the place keeps it, and its transaction goes on, but before Kafka 2.5,
+/// where it is taken.
 ///
 /// # Errors
-/// As [`fence`].
+/// As [`fence`]: nothing else is a reason to go on without a fence.
 pub async fn hindrance(client: &Client, transactional_id: &str, taken: bool) -> Result<Option<String>> {
     let mut coordinator = coordinator(client, transactional_id);
     let deadline = Instant::now() + STEP_WITHIN;
     let mut backoff = coordinator.backoff();
     let failure = loop {
         let failure = match coordinator.find().await {
-            Ok(_) if taken => match coordinator.init(None, FENCE_TIMEOUT).await {
-                Ok(_) => return Ok(None),
+            Ok(_) if taken => match coordinator.may_init(FENCE_TIMEOUT).await {
+                Ok(()) => return Ok(None),
                 Err(failure) => failure,
             },
             Ok(_) => return Ok(None),
@@ -107,7 +111,10 @@ pub async fn hindrance(client: &Client, transactional_id: &str, taken: bool) -> 
             let what = format!("transactional id \"{transactional_id}\" may not be used: {}", code_name(code));
             Ok(Some(format!("{what}; allow WRITE and DESCRIBE on it for this principal")))
         }
-        Failure::Error(error) if !error.retryable() => Ok(Some(error.to_string())),
+        Failure::Code(code @ UNSUPPORTED_VERSION) => {
+            Ok(Some(format!("the cluster has no transactions: {}", code_name(code))))
+        }
+        Failure::Unsupported(error) => Ok(Some(format!("the cluster has no transactions: {error}"))),
         failure => Err(coordinator.failed("FindCoordinator", failure)),
     }
 }

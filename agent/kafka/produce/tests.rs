@@ -2,6 +2,7 @@
 
 pub(super) mod batches;
 mod cluster;
+mod hindered;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -46,7 +46,7 @@ use crate::crash;
 use crate::error::{Error, Result};
 use crate::kafka::Client;
 use crate::kafka::client::groups::CommittedOffset;
-use crate::record::Partition;
+use crate::record::{Partition, Timestamp};
 
 /// How long a coordinator is asked before the trouble is told.
 const TELL_AFTER: Duration = Duration::from_secs(2);
@@ -386,13 +386,14 @@ impl<T: Send + 'static> Transactions<T> {
     /// Raises the epoch: what a coordinator was asked in the old one and has not answered is not done any more.
     async fn begin_anew(&mut self, heard: &mut impl FnMut(Answer<T>)) -> Result<()> {
         loop {
+            let fenced_at = Timestamp::now();
             let raised = {
                 let mut coordinator = self.coordinator.lock().await;
                 let raised = take(&mut coordinator, Some(self.identity)).await;
                 raised.map_err(|failure| coordinator.failed("InitProducerId", failure))
             };
             match raised {
-                Ok(identity) => self.identity = identity,
+                Ok(identity) => (self.identity, self.settings.fenced_at) = (identity, fenced_at),
                 Err(error) if error.retryable() => {
                     heard(self.trouble(&error));
                     continue;

@@ -28,6 +28,7 @@ throttled!(
     m::AddOffsetsToTxnResponse,
     m::AddPartitionsToTxnResponse,
     m::CreateTopicsResponse,
+    m::DeleteGroupsResponse,
     m::DeleteTopicsResponse,
     m::ConsumerGroupDescribeResponse,
     m::DescribeConfigsResponse,

@@ -11,7 +11,7 @@ use crate::kafka::client::topics::{Made, NewTopic};
 use crate::pipeline::TopicConfig;
 use crate::record::{Partition, TopicId};
 use crate::restore::map::Pair;
-use crate::restore::plan::{PartitionPlan, Plan, RoutedPlan, TopicPlan};
+use crate::restore::plan::{self, PartitionPlan, Plan, RoutedPlan, TopicPlan};
 
 /// A partition of the plan, with where its records can go.
 pub(in crate::restore) struct Assigned<'a> {
@@ -34,13 +34,7 @@ pub(in crate::restore) struct Toward {
 /// Makes the topics that are missing. Those that are there by now are taken for ours where they are as we make them: an
 /// earlier start of this restore has made them.
 pub(super) async fn make(client: &Client, plan: &Plan) -> Result<()> {
-    let wanted = plan.new_topics().into_iter().map(|(topic, new)| NewTopic {
-        name: topic.to_owned(),
-        partitions: new.partitions,
-        replication_factor: new.replication_factor,
-        configs: new.configs.clone(),
-    });
-    let wanted: Vec<NewTopic> = wanted.collect();
+    let wanted: Vec<NewTopic> = plan.new_topics().into_iter().map(|(topic, new)| wanted(topic, new)).collect();
     if wanted.is_empty() {
         return Ok(());
     }
@@ -71,6 +65,27 @@ pub(super) async fn make(client: &Client, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// Returns whether a topic has the partitions and settings of one that a restore makes: those while records come, or those
+/// that it gets afterwards.
+pub(in crate::restore) fn is_ours(name: &str, new: &plan::NewTopic, partitions: usize, held: &[TopicConfig]) -> bool {
+    let meanwhile = wanted(name, new);
+    let mut configs: BTreeMap<String, String> = meanwhile.configs.iter().cloned().collect();
+    configs.retain(|name, _| !new.meanwhile.contains(name));
+    configs.extend(new.afterwards.iter().cloned());
+    let afterwards = NewTopic { configs: configs.into_iter().collect(), ..meanwhile.clone() };
+    is_as_made(&meanwhile, partitions, held) || is_as_made(&afterwards, partitions, held)
+}
+
+/// Returns how a topic is made.
+fn wanted(name: &str, new: &plan::NewTopic) -> NewTopic {
+    NewTopic {
+        name: name.to_owned(),
+        partitions: new.partitions,
+        replication_factor: new.replication_factor,
+        configs: new.configs.clone(),
+    }
+}
+
 /// Returns whether a topic has the partitions and settings of one that we make.
 fn is_as_made(topic: &NewTopic, partitions: usize, held: &[TopicConfig]) -> bool {
     let mut held: Vec<_> = held.iter().filter(|config| config.set).collect();
@@ -87,15 +102,35 @@ fn is_as_made(topic: &NewTopic, partitions: usize, held: &[TopicConfig]) -> bool
 
 /// Returns the partitions that something is taken of, with their targets.
 pub(super) async fn assigned<'a>(client: &Client, plan: &'a Plan) -> Result<Vec<Assigned<'a>>> {
-    let mut names: Vec<_> = plan.topics.iter().map(|topic| topic.target.clone()).collect();
-    names.extend(plan.routed.iter().map(|topic| topic.topic.clone()));
-    names.sort();
+    assign_all(plan, &there(client, plan).await?)
+}
+
+/// As [`assigned`], before the topics that are missing are made: those have no ids yet.
+pub(in crate::restore) async fn foreseen<'a>(client: &Client, plan: &'a Plan) -> Result<Vec<Assigned<'a>>> {
+    let mut there = there(client, plan).await?;
+    for (topic, new) in plan.new_topics() {
+        there.entry(topic).or_insert((TopicId::NONE, new.partitions));
+    }
+    assign_all(plan, &there)
+}
+
+/// Returns those of the plan's targets that are there, with how many partitions each has.
+async fn there<'a>(client: &Client, plan: &'a Plan) -> Result<HashMap<&'a str, (TopicId, i32)>> {
+    let mut names: Vec<_> = plan.topics.iter().map(|topic| topic.target.as_str()).collect();
+    names.extend(plan.routed.iter().map(|topic| topic.topic.as_str()));
+    names.sort_unstable();
     names.dedup();
-    let metadata = client.metadata(Some(&names)).await?;
+    let asked: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let metadata = client.metadata(Some(&asked)).await?;
     let there = metadata.topics.iter().filter(|topic| topic.code == 0);
-    let there = there.map(|topic| (&*topic.name, (topic.topic_id, topic.partitions.len() as i32))).collect();
+    let there: HashMap<&str, (TopicId, i32)> =
+        there.map(|topic| (&*topic.name, (topic.topic_id, topic.partitions.len() as i32))).collect();
+    Ok(names.into_iter().filter_map(|name| Some((name, *there.get(name)?))).collect())
+}
+
+fn assign_all<'a>(plan: &'a Plan, there: &HashMap<&str, (TopicId, i32)>) -> Result<Vec<Assigned<'a>>> {
     let taken = plan.partitions().filter(|(_, of)| !of.range().is_empty());
-    taken.map(|(topic, of)| assign(plan, &there, topic, of)).collect()
+    taken.map(|(topic, of)| assign(plan, there, topic, of)).collect()
 }
 
 /// Finds the targets of one partition; `there` are the topics of the cluster, with how many partitions each has.
@@ -161,5 +196,24 @@ mod tests {
         assert!(!is_as_made(&topic, 2, &made[..1]) && !is_as_made(&topic, 2, &[]), "it lacks a setting");
         let other = config("retention.ms", "1000", true);
         assert!(!is_as_made(&topic, 2, &[other, made[1].clone()]), "somebody has set it otherwise");
+    }
+
+    #[test]
+    fn a_topic_is_ours_while_records_come_and_afterwards() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let new = plan::NewTopic {
+            partitions: 2,
+            replication_factor: 1,
+            configs: vec![pair("retention.ms", "-1"), pair("max.message.bytes", "5")],
+            meanwhile: vec!["retention.ms".to_owned()],
+            afterwards: vec![pair("cleanup.policy", "compact")],
+        };
+        let config = |name: &str, value: &str| TopicConfig { name: name.into(), value: Some(value.into()), set: true };
+        let (most, kept) = (config("max.message.bytes", "5"), config("retention.ms", "-1"));
+        let compacts = config("cleanup.policy", "compact");
+        assert!(is_ours("t", &new, 2, &[most.clone(), kept.clone()]));
+        assert!(is_ours("t", &new, 2, &[most.clone(), compacts.clone()]));
+        assert!(!is_ours("t", &new, 1, &[most.clone(), kept.clone()]), "it lacks a partition");
+        assert!(!is_ours("t", &new, 2, &[most, kept, compacts]) && !is_ours("t", &new, 2, &[]), "it is another's");
     }
 }

@@ -46,11 +46,13 @@ pub enum Danger {
     ActiveGroups,
     /// Nobody can be fenced off: an older process of the restore, if there is one, goes on sending.
     NoFence,
+    /// So many partitions come together in so few that how far each has come has no place.
+    TooManySources,
 }
 
 impl Danger {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::TargetNotEmpty,
         Self::PartitionMissing,
         Self::OlderThanRetention,
@@ -67,7 +69,13 @@ impl Danger {
         Self::SettingsLeftOut,
         Self::ActiveGroups,
         Self::NoFence,
+        Self::TooManySources,
     ];
+
+    /// Returns whether nothing waves it through, because the restore cannot be done so.
+    pub fn is_final(self) -> bool {
+        self == Self::TooManySources
+    }
 }
 
 impl fmt::Display for Danger {
@@ -100,14 +108,19 @@ impl Hazard {
 /// Reads the names of accepted dangers.
 ///
 /// # Errors
-/// [`Kind::Usage`](crate::error::Kind::Usage) for a name that none has.
+/// [`Kind::Usage`](crate::error::Kind::Usage) for a name that none has, and for one that nothing waves through.
 pub fn accepted(names: &[String]) -> Result<BTreeSet<Danger>> {
     let read = |name: &String| {
         let known = Danger::ALL.into_iter().find(|danger| danger.to_string() == *name);
+        if known.is_some_and(Danger::is_final) {
+            return Err(Error::usage(format!(
+                "sink.accept: nothing waves `{name}` through: the restore cannot be done so"
+            )));
+        }
         known.ok_or_else(|| {
-            let all: Vec<_> = Danger::ALL.iter().map(Danger::to_string).collect();
+            let all = Danger::ALL.iter().filter(|danger| !danger.is_final()).map(Danger::to_string);
             Error::usage(format!("sink.accept: there is no hazard `{name}`"))
-                .hint(format!("there are {}", all.join(", ")))
+                .hint(format!("there are {}", all.collect::<Vec<_>>().join(", ")))
         })
     };
     names.iter().map(read).collect()
@@ -120,16 +133,21 @@ pub fn accepted(names: &[String]) -> Result<BTreeSet<Danger>> {
 pub fn check(hazards: &[Hazard]) -> Result<()> {
     let open: Vec<_> = hazards.iter().filter(|hazard| !hazard.accepted).collect();
     let Some(first) = open.first() else { return Ok(()) };
-    let names: BTreeSet<_> = open.iter().map(|hazard| hazard.danger.to_string()).collect();
-    let names: Vec<_> = names.into_iter().map(|name| format!("\"{name}\"")).collect();
     let more = match open.len() {
         1 => String::new(),
         all => format!(", and {} more", all - 1),
     };
-    Err(Error::usage(format!("{}: {}: {}{more}", first.subject, first.danger, first.detail)).hint(format!(
-        "nothing was changed; `--dry-run` shows all; accept = [{}] waves them through",
-        names.join(", ")
-    )))
+    let names = |is_final: bool| -> Vec<String> {
+        let of = open.iter().map(|hazard| hazard.danger).filter(|danger| danger.is_final() == is_final);
+        let names: BTreeSet<_> = of.map(|danger| format!("\"{danger}\"")).collect();
+        names.into_iter().collect()
+    };
+    let way_out = match &names(true)[..] {
+        [] => format!("accept = [{}] waves them through", names(false).join(", ")),
+        names => format!("nothing waves {} through", names.join(", ")),
+    };
+    Err(Error::usage(format!("{}: {}: {}{more}", first.subject, first.danger, first.detail))
+        .hint(format!("nothing was changed; `--dry-run` shows all; {way_out}")))
 }
 
 #[cfg(test)]
@@ -138,8 +156,10 @@ mod tests {
 
     #[test]
     fn a_danger_is_accepted_by_its_own_name_alone() {
-        let names: Vec<_> = Danger::ALL.iter().map(Danger::to_string).collect();
-        assert_eq!(accepted(&names).expect("all known").len(), Danger::ALL.len());
+        let names: Vec<_> = Danger::ALL.iter().filter(|it| !it.is_final()).map(Danger::to_string).collect();
+        assert_eq!(accepted(&names).expect("all known").len(), Danger::ALL.len() - 1);
+        let error = accepted(&["too-many-sources".to_owned()]).expect_err("the restore cannot be done").to_string();
+        assert!(error.starts_with("sink.accept: nothing waves `too-many-sources` through"), "{error}");
         let error = accepted(&["target-not-emtpy".to_owned()]).expect_err("a typing error").to_string();
         assert!(error.starts_with("sink.accept: there is no hazard `target-not-emtpy`; there are target-not-empty, "));
     }

@@ -3,13 +3,11 @@
 //! Reads of the archive the index of each chain, of the cluster its topics with their settings and ends. Nothing is
 //! changed. Errors are what the user must change, and those of store and cluster; dangers are the plan's.
 
-use std::collections::HashMap;
-
 use super::hazards::{self, Danger, Hazard};
 use super::made::MOST_BYTES;
 use super::savepoint::Savepoint;
 use super::torn::torn;
-use super::{ChainPlan, Cut, PartitionPlan, Plan, StagePlan, TopicPlan, Torn, groups, keys, routed, span, targets};
+use super::{ChainPlan, Cut, PartitionPlan, Plan, TopicPlan, Torn, groups, keys, routed, span, targets, together};
 use crate::archive::Archive;
 use crate::archive::catalog::Row;
 use crate::archive::source::chain::What;
@@ -48,9 +46,9 @@ pub async fn make(restore: &Restore, archive: &Archive, client: &Client, stages:
     for timeline in &timelines {
         topics.extend(making.topic(timeline).await?);
     }
-    collisions(&topics)?;
+    together::collisions(&topics)?;
     let stages = stages.map(routed::stages).unwrap_or_default();
-    repartitioned(restore, &stages, &topics)?;
+    together::repartitioned(restore, &stages, &topics)?;
     let routing = routed::Routing::of(client, (&stages, &restore.sink.repartition), &topics, &timelines).await?;
     let own = topics.len();
     topics.extend(routing.topics);
@@ -68,11 +66,11 @@ pub async fn make(restore: &Restore, archive: &Archive, client: &Client, stages:
     plan.hazards.extend(keys::hazards(archive, &plan, &timelines).await?);
     plan.hazards.extend(groups::hazards(client, &plan).await?);
     let transactional_id = transactional_id(&restore.id());
-    if let Some(why) = produce::hindrance(client, &transactional_id, false).await? {
-        plan.hazards.push(Hazard::new(Danger::NoFence, transactional_id, why));
-    }
+    let hindrance = produce::hindrance(client, &transactional_id, false).await?;
+    plan.hazards.extend(hindrance.iter().map(|why| Hazard::new(Danger::NoFence, &transactional_id, why)));
     let routed = plan.topics.split_off(own);
     plan.routed = routed::finish(routed, &plan.stages, &mut plan.topics, &mut plan.hazards);
+    plan.hazards.extend(together::hazards(restore, client, &plan, hindrance.as_deref()).await?);
     // Of a topic that stages send to as well it is told once.
     let mut told = Vec::new();
     for mut hazard in std::mem::take(&mut plan.hazards) {
@@ -440,37 +438,6 @@ fn times(row: &Row, cut: &Cut) -> Option<(i64, i64)> {
     (0 <= most).then_some((least.max(0).min(most), most))
 }
 
-/// Refuses two sources of one target partition: their records would be mixed.
-fn collisions(topics: &[TopicPlan]) -> Result<()> {
-    let mut taken: HashMap<(&str, i32), String> = HashMap::new();
-    for topic in topics.iter().filter(|topic| topic.repartition.is_none()) {
-        for partition in &topic.partitions {
-            let name = format!("{}-{}", topic.source, partition.source);
-            if let Some(other) = taken.insert((&topic.target, partition.target), name.clone()) {
-                let to = format!("{}-{}", topic.target, partition.target);
-                return Err(Error::usage(format!("`{other}` and `{name}` would both go to `{to}`")).hint(
-                    "give one of them another topic (sink.topics) or partition (sink.partitions), or spread them by \
-                           key (sink.repartition)",
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Refuses topics that are to be spread by key and to which nothing goes: a slip of the pen would leave it out.
-fn repartitioned(restore: &Restore, stages: &[StagePlan], topics: &[TopicPlan]) -> Result<()> {
-    let is_reached = |name: &String| {
-        let mut routed = stages.iter().flat_map(|stage| &stage.topics);
-        topics.iter().any(|topic| topic.target == *name) || routed.any(|topic| topic == name)
-    };
-    match restore.sink.repartition.keys().find(|name| !is_reached(name)) {
-        None => Ok(()),
-        Some(name) => Err(Error::usage(format!("sink.repartition: nothing is restored to a topic `{name}`"))
-            .hint("it names topics of the target, as sink.topics has them on the right")),
-    }
-}
-
 /// Returns whether a finding is one of records that are not there, or cannot be read.
 fn is_break(what: What) -> bool {
     let of_catalogs = matches!(what, What::DamagedCatalog | What::MissingCatalog | What::Undecided);
@@ -538,24 +505,6 @@ pub(in crate::restore) mod tests {
         assert_eq!(record_bytes(&of(1, 20_061, false)), 20_000);
         assert_eq!(record_bytes(&of(10, 20_061, false)), 2_000, "perhaps, and at least so many");
         assert_eq!((record_bytes(&of(1, 20_061, true)), record_bytes(&of(0, 20_061, false))), (0, 0), "nobody knows");
-    }
-
-    #[test]
-    fn a_target_partition_has_one_source() {
-        let topic = |source: &str, partitions: &[(i32, i32)]| TopicPlan {
-            source: source.into(),
-            topic_id: "_".into(),
-            target: "all".into(),
-            create: None,
-            most_bytes: MOST_BYTES,
-            compacts: false,
-            repartition: None,
-            only_routed: false,
-            partitions: partitions.iter().map(|(from, to)| PartitionPlan::of(*from, *to, 0)).collect(),
-        };
-        collisions(&[topic("a", &[(0, 0), (1, 1)]), topic("b", &[(0, 2)])]).expect("each has its own");
-        let error = collisions(&[topic("a", &[(0, 0)]), topic("b", &[(3, 0)])]).expect_err("both").to_string();
-        assert!(error.starts_with("`a-0` and `b-3` would both go to `all-0`"), "{error}");
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Journaling {
         Self { every, journals: Some(journals), writing, journal, due, landed, mapped, backoff }
     }
 
-    /// Takes note that something has landed.
+    /// Takes note that something has landed, now or before this process began.
     pub(super) fn landed(&mut self, bytes: u64) {
         let landed = self.landed.get_or_insert(0);
         *landed += bytes;

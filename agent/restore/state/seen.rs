@@ -21,7 +21,7 @@ pub enum Phase {
     Running,
     /// It is finished.
     Done,
-    /// Somebody wanted it to end before it was finished.
+    /// Somebody wanted it to end before all of it had landed.
     Cancelled,
     /// What it made is deleted, or is being deleted.
     Undone,
@@ -73,10 +73,16 @@ impl Seen {
         match self.attempts.is_empty() {
             _ if has(Name::Undone) => Phase::Undone,
             _ if has(Name::Done) => Phase::Done,
-            _ if has(Name::Cancelled) => Phase::Cancelled,
+            // Of one that has landed there is nothing to cancel: whoever starts it ends it.
+            _ if has(Name::Cancelled) && !self.has_landed() => Phase::Cancelled,
             false => Phase::Running,
             true => Phase::Planned,
         }
+    }
+
+    /// Returns whether all of it is in the targets: nothing is sent any more, and it lacks at most its last word.
+    pub fn has_landed(&self) -> bool {
+        self.names.contains(&Name::Map)
     }
 
     /// Returns whether what a journal says is so, as far as the objects tell: that of a transaction is, when a later one of

@@ -73,12 +73,19 @@ pub(crate) async fn planned(store: &Store) -> State {
     state
 }
 
-/// The restore `r1`, which has every kind of object.
-pub(crate) async fn whole(store: &Store) -> State {
+/// The restore `r1`, of which all has landed, and which lacks its last word.
+pub(crate) async fn landed(store: &Store) -> State {
     let state = planned(store).await;
     let begun = state.begin(attempt(7, 0)).await.expect("the first");
     let mut journals = state.journals(&begun).await.expect("listed");
     let _ = journals.put(journal(&[(0, 1, 10)])).await.expect("kept");
+    let _ = state.put_map(&piece(&[(0, 1, 10)])).await.expect("kept");
+    state
+}
+
+/// The restore `r1`, which has every kind of object.
+pub(crate) async fn whole(store: &Store) -> State {
+    let state = landed(store).await;
     let (_, digest) = state.put_map(&piece(&[(0, 1, 10)])).await.expect("kept");
     let _ = state.finish(&done(&digest)).await.expect("kept");
     let _ = state.cancel(&Cancelled::now("r1", Process::this())).await.expect("kept");
@@ -274,6 +281,8 @@ async fn a_restore_is_planned_then_running_then_done_or_cancelled() {
     assert_eq!(phase().await, Phase::Running);
     let _ = state.cancel(&Cancelled::now("r1", Process::this())).await.expect("kept");
     assert_eq!(phase().await, Phase::Cancelled);
+    let _ = state.put_map(&piece(&[(0, 1, 10)])).await.expect("kept");
+    assert_eq!(phase().await, Phase::Running, "all has landed: it lacks its last word alone");
     let _ = state.finish(&done("")).await.expect("kept");
     assert_eq!(phase().await, Phase::Done);
 }

@@ -42,7 +42,8 @@ fn kept(ids: &[TopicId]) -> Kept {
         let start = Start { pair, ..state::attempt(7, 0).starts[0].clone() };
         Attempt { starts: vec![start], ..state::attempt(7, 0) }
     };
-    Kept { plan, attempts: ids.iter().map(attempt).collect(), is_done: true }
+    let attempts = ids.iter().map(attempt).collect();
+    Kept { plan, attempts, is_done: true, is_transactional: false, undone: BTreeMap::new() }
 }
 
 fn told(name: &str, topic_id: TopicId, code: i16) -> TopicMetadata {
@@ -72,9 +73,24 @@ fn only_the_topic_that_the_restore_made_is_deleted() {
 
 #[test]
 fn a_topic_of_which_no_id_is_known_or_several_are_stays() {
-    assert_fate(&kept(&[]), Some(told("made", id(1), 0)), Action::Keep, "nothing was sent to it");
+    assert_fate(&kept(&[]), Some(told("made", TopicId::NONE, 0)), Action::Keep, "no one id");
     assert_fate(&kept(&[TopicId::NONE]), Some(told("made", TopicId::NONE, 0)), Action::Keep, "no one id");
     let several = kept(&[id(1), id(2)]);
     assert_fate(&several, Some(told("made", id(2), 0)), Action::Keep, "no one id");
     assert!(several.fate("made", Some(&told("made", id(2), 0))).is_left());
+}
+
+#[test]
+fn a_topic_that_was_made_and_to_which_nothing_was_sent_is_deleted_and_not_the_one_that_came_after_it() {
+    let unsent = kept(&[]);
+    let fate = unsent.fate("made", Some(&told("made", id(1), 0)));
+    assert_eq!((fate.action, fate.topic_id, fate.is_unsent), (Action::Delete, Some(id(1)), true));
+    assert!(fate.why.contains("nothing was sent to it"), "{fate:?}");
+    assert_fate(&unsent, None, Action::Gone, "not there any more");
+    // An undoing before has deleted it.
+    let again = Kept { undone: [("made".to_owned(), id(1))].into(), ..kept(&[]) };
+    assert_fate(&again, Some(told("made", id(2), 0)), Action::Keep, "made anew since");
+    assert_fate(&again, Some(told("made", id(1), 0)), Action::Delete, "nothing was sent to it");
+    let old = unsent.fate("old", Some(&told("old", id(9), 0)));
+    assert!(old.action == Action::Keep && !old.is_unsent, "{old:?}");
 }

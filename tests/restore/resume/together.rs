@@ -1,12 +1,13 @@
 //! A restore that is killed and whose partitions come together: it goes in transactions, and goes on from the last one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{BEGUN, Killing, number};
 use crate::crash::need_crash_points;
 use crate::restore::Restore;
 use crate::restore::repartition::{assert_spread, written};
 use crate::support::agent::Backup;
+use crate::support::cutting::Cutting;
 use crate::support::kafka::Kafka;
 use crate::support::reader::read_all_committed;
 
@@ -44,4 +45,30 @@ fn killed_at_random_moments_a_restore_in_transactions_loses_nothing_and_brings_n
     let within = ["transaction-added", "transaction-landed", "transaction-kept", "transaction-committed"];
     let begun = [BEGUN, &within].concat();
     Killing { theme: "kill-together", kills: number("KILLS", 5), whole, begun: &begun }.run(slow, fast, check);
+}
+
+#[test]
+fn a_rate_is_kept_and_each_record_brought_once_however_slow_the_coordinators_are() {
+    const RATE: usize = 100;
+    const ALL: usize = 200;
+    let kafka = Kafka::shared();
+    let topic = written(kafka, "slow-together", 2, ALL / 2);
+    let backup = Backup::of(kafka, &[&topic]);
+    let _ = backup.backup().ok();
+    let mut restore = Restore::of(kafka, &backup, &[&topic])
+        .pipeline(&format!("max_records_per_second = {RATE}"))
+        .sink(&format!("repartition = [\"{topic}-restored:2\"]"))
+        .sink("journal_interval = \"100ms\"");
+    restore.brokers = Cutting::slow(kafka.brokers(), Duration::from_millis(200)).address().to_owned();
+    let began = Instant::now();
+    let _ = restore.run().ok();
+    let took = began.elapsed();
+    let (done, map) = restore.done();
+    assert_eq!(done.records as usize, ALL);
+    let journals = restore.state_names().iter().filter(|name| name.starts_with("journal-")).count();
+    assert!(journals > 1, "{journals} transactions");
+    // The last piece is not waited for.
+    assert!(took >= Duration::from_secs((ALL / RATE) as u64).mul_f64(0.9), "{took:?}");
+    let read = read_all_committed(kafka, &[&topic, restore.target()]);
+    assert_spread(kafka, &map, &[(&topic, &read[&topic])], (restore.target(), &read[restore.target()]));
 }

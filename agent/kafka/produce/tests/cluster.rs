@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use kafka_protocol::messages as m;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
+use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -22,6 +23,9 @@ use crate::record::{Partition, TopicId};
 
 /// The one topic.
 pub(super) const TOPIC: &str = "orders";
+
+/// The code of a FindCoordinator that is not answered: its connection ends.
+pub(super) const CUT: i16 = -1;
 
 /// What goes wrong with a Produce request.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +67,8 @@ pub(super) struct State {
     pub(super) faults: VecDeque<Fault>,
     /// Producers of older epochs are fenced off.
     pub(super) epoch: i16,
+    /// What FindCoordinator is answered with; `None` where the brokers have no such call.
+    pub(super) coordinates: Option<i16>,
     /// What the next answer asks for.
     pub(super) throttle_ms: i32,
     /// Brokers that take connections and answer nothing.
@@ -208,6 +214,7 @@ impl Node {
                 answer.encode(&mut body, version).expect("encodes");
                 partitions = indexes;
             }
+            m::ApiKey::FindCoordinator => self.coordinator()?.encode(&mut body, version).expect("encodes"),
             other => panic!("{other:?} is not asked for here"),
         }
         let mut reply = BytesMut::new();
@@ -221,10 +228,18 @@ impl Node {
 
     fn versions(&self) -> m::ApiVersionsResponse {
         let keys = [(18, 0, 3), (m::MetadataRequest::KEY, 4, 12), (m::ProduceRequest::KEY, 3, self.most_version)];
-        let keys = keys.map(|(key, least, most)| {
+        let coordinates = self.state().coordinates.map(|_| (m::FindCoordinatorRequest::KEY, 4, 4));
+        let keys = keys.into_iter().chain(coordinates).map(|(key, least, most)| {
             ApiVersion::default().with_api_key(key).with_min_version(least).with_max_version(most)
         });
-        m::ApiVersionsResponse::default().with_api_keys(keys.to_vec())
+        m::ApiVersionsResponse::default().with_api_keys(keys.collect())
+    }
+
+    fn coordinator(&self) -> Option<m::FindCoordinatorResponse> {
+        let code = self.state().coordinates.filter(|code| *code != CUT)?;
+        Some(
+            m::FindCoordinatorResponse::default().with_coordinators(vec![Coordinator::default().with_error_code(code)]),
+        )
     }
 
     fn metadata(&self) -> m::MetadataResponse {

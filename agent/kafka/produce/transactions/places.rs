@@ -65,6 +65,14 @@ impl Places {
         pieces.map(write).collect()
     }
 
+    /// Returns whether something that was committed is how far some sources have come.
+    pub fn is_progress(of: &CommittedOffset) -> bool {
+        let mut parts = of.metadata.splitn(3, ':');
+        let [version, first, offsets] = [parts.next(), parts.next(), parts.next()].map(Option::unwrap_or_default);
+        let is_number = |text: &str| text.parse::<Offset>().is_ok();
+        version == VERSION && is_number(first) && offsets.split(',').all(is_number)
+    }
+
     /// Reads how far sources have come, by number; `None` for those of which nothing was committed.
     ///
     /// # Errors
@@ -142,6 +150,13 @@ mod tests {
         for metadata in ["", "1:0:5", "1:1:5,7", "2:0:5,7", "1:0:5,x"] {
             let other = CommittedOffset { metadata: metadata.to_owned(), ..written[0].clone() };
             assert!(places.read(&[other]).is_err(), "{metadata}");
+        }
+        assert!(written.iter().all(Places::is_progress));
+        for metadata in ["", "1:0:", "2:0:5", "1:x:5", "1:0:5,x", "1:0"] {
+            assert!(
+                !Places::is_progress(&CommittedOffset { metadata: metadata.to_owned(), ..written[0].clone() }),
+                "{metadata}"
+            );
         }
         let elsewhere = CommittedOffset { topic: "c".to_owned(), ..written[0].clone() };
         assert!(places.read(&[elsewhere]).expect_err("not ours").to_string().contains("c-0"));

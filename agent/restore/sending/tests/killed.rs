@@ -132,7 +132,8 @@ async fn run(case: &mut Case, state: &State, plan: &state::Plan, logs: &mut [Log
         let start = |(pair, log): (&Pair, &Log)| Start::new(pair.clone(), 0, log.end());
         (pairs.iter().zip(&*logs).map(start).collect(), OffsetMap::default(), Sum::default())
     } else {
-        let mut tails = Tails::new(&seen, &pairs, &ranges, identity).expect("it was begun with these");
+        let map = state.offset_map(&seen).await.expect("read").unwrap_or_default();
+        let mut tails = Tails::new(&seen, &pairs, &ranges, (identity, &map)).expect("it was begun with these");
         for (pair, log) in pairs.iter().zip(&*logs) {
             log.batches.iter().for_each(|header| {
                 let goes_on = tails.see(&pair.target, Some(header)).expect("its own");
@@ -141,7 +142,7 @@ async fn run(case: &mut Case, state: &State, plan: &state::Plan, logs: &mut [Log
         }
         let starts: Vec<Start> = tails.starts(true).expect("it tells");
         let sum = Sum { records: starts.iter().map(|start| start.records).sum(), ..Sum::default() };
-        (starts, state.offset_map(&seen).await.expect("read").unwrap_or_default(), sum)
+        (starts, map, sum)
     };
     let attempt = Attempt::new(plan, (identity.producer_id, identity.epoch), Process::this(), starts);
     let attempt = state.begin(attempt).await.expect("the youngest");
@@ -150,9 +151,10 @@ async fn run(case: &mut Case, state: &State, plan: &state::Plan, logs: &mut [Log
         (target.from, target.bytes, target.found) = (start.source_first, start.bytes, start.found.clone());
     }
     let journals = state.journals(&attempt).await.expect("listed");
-    let mut journaling = Journaling::new(journals, std::time::Duration::from_secs(3600), &map);
+    let journaling = Journaling::new(journals, std::time::Duration::from_secs(3600), &map);
     let ends = attempt.starts.iter().map(|start| (start.pair.target.clone(), start.target_next)).collect();
-    let mut sink = sink_from(case.lane.clone(), Begun { restore_id: "r1".to_owned(), ends, map, sum });
+    let begun = Begun { restore_id: "r1".to_owned(), ends, map, sum };
+    let mut sink = sink_from(case.lane.clone(), begun, journaling);
     let (lane, source) = (Arc::new(case.lane.clone()), case.lane.source.clone());
     let mut fits = Fits::of(&lane);
     let mut at = lane.targets.iter().map(|target| target.from).min().expect("there is one");
@@ -195,30 +197,37 @@ async fn run(case: &mut Case, state: &State, plan: &state::Plan, logs: &mut [Log
                 }
             }
             6 => {
+                let mut journaling = sink.journaling.take().expect("it keeps journals");
                 journaling.landed(1);
                 journaling.close(|journaling| sink.journal(journaling), &sink.map).await.expect("kept");
+                sink.journaling = Some(journaling);
             }
             _ => {}
         }
         while let Some(answer) = sink.answers.pop_front() {
             assert!(!matches!(answer, Answer::Failed { .. }), "FUZZ_SEED={}: {answer:?}", case.seed);
             if matches!(answer, Answer::Closed { .. }) {
-                let (map, sum, _) = sink.finish().await;
+                let (map, sum, kept) = sink.finish().await;
+                kept.expect("the last journal is kept");
                 assert!(map.is_finished(), "FUZZ_SEED={}", case.seed);
                 let all = logs.iter().map(|log| log.records.iter().flatten().count() as u64).sum::<u64>();
                 assert_eq!(sum.records, all, "FUZZ_SEED={}: all attempts together", case.seed);
+                // Were it killed now, the next start would have this alone to tell what was restored.
+                let last = state.look().await.expect("read").journal.map_or(0, |journal| journal.records);
+                assert_eq!(last, all, "FUZZ_SEED={}: the last journal", case.seed);
                 return Some(map);
             }
         }
     }
 }
 
-fn sink_from(lane: Lane, begun: Begun) -> Sending {
+fn sink_from(lane: Lane, begun: Begun, journaling: Journaling) -> Sending {
     let map: BTreeMap<String, String> = [("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned())].into();
     let client = Client::new(Properties::new(map).expect("good properties"));
     let producer = Producer::start(&client, Identity { producer_id: 1, epoch: 0 }, produce::Settings::default());
     let source = lane.source.clone();
-    let mut sink = Sending::new(Outlet::Plain(producer), vec![lane], begun, None, None).expect("sound lanes");
+    let outlet = Outlet::Plain(producer);
+    let mut sink = Sending::new(outlet, vec![lane], begun, None, Some(journaling)).expect("sound lanes");
     sink.open(&source);
     sink.answers.clear();
     sink
