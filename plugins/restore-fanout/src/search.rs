@@ -33,10 +33,10 @@ pub(crate) struct Search<'a> {
     path: &'a [String],
     heads: Column,
     head_bytes: usize,
-    /// How far into the values that were not cut fields were found, and into those that were.
+    /// How far into the values that were not cut fields were found, and into those that were and need not have been.
     reached: usize,
     behind: usize,
-    /// How many those are: the values that were asked for as a whole.
+    /// How many those are: the values that were asked for as a whole, without those of which no beginning tells.
     cut: usize,
 }
 
@@ -70,10 +70,19 @@ impl<'a> Search<'a> {
     #[cold]
     #[inline(never)]
     fn whole<T>(&mut self, record: u32, is: impl Fn(Found<'_>) -> Option<T>) -> Option<T> {
+        // A large value comes alone. Whether it fits into our memory must not hang on what those before have needed: all of it
+        // is asked for only where the longest beginning does not tell.
+        if self.heads.len() == 1 && self.head_bytes < MOST_BYTES {
+            *self = Self::of_heads(self.path, MOST_BYTES);
+            return self.field(record, is);
+        }
         let value = values::whole(record)?;
         let found = json::find(&value, self.path);
-        self.cut += 1;
-        self.behind = self.behind.max(found.map_or(value.len(), |(_, end)| end));
+        let end = found.map_or(value.len(), |(_, end)| end);
+        if end <= MOST_BYTES {
+            self.cut += 1;
+            self.behind = self.behind.max(end);
+        }
         is(found.ok()?.0)
     }
 }

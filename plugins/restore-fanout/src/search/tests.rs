@@ -84,6 +84,40 @@ fn as_much_is_asked_for_as_was_needed() {
     assert_eq!(learn(&[document(10)]), (MOST_BYTES, 0), "there is a most");
 }
 
+#[test]
+fn values_of_which_no_beginning_tells_teach_nothing() {
+    let path = path(&["f"]);
+    let mut reach = Reach { bytes: 60 };
+    for _ in 0..3 {
+        let value = |before: usize| format!(r#"{{"b":"{}","f":1}}"#, "x".repeat(before)).into_bytes();
+        let sample = |before| Sample::default().value(value(before));
+        let samples = [vec![sample(5000); 20], vec![sample(44)]].concat();
+        offering(&samples, Columns::VALUES_ON_DEMAND, || {
+            let mut search = Search::new(&path, &reach);
+            (0..samples.len() as u32).for_each(|record| assert_eq!(search.field(record, text).as_deref(), Some("1")));
+            assert_eq!((search.head_bytes, search.cut), (LEAST_BYTES, 0));
+            reach = reach.learned(&search);
+        });
+    }
+}
+
+#[test]
+fn all_of_a_value_that_comes_alone_is_asked_for_only_where_its_longest_beginning_does_not_tell() {
+    let path = path(&["f"]);
+    // As an instance that has only seen fields at the beginning, and as a new one.
+    for bytes in [0, 20] {
+        for (before, reached) in [(10, true), (1000, true), (4000, true), (5000, false)] {
+            let value = format!(r#"{{"b":"{}","f":1,"c":"{}"}}"#, "x".repeat(before), "x".repeat(100_000));
+            let samples = [Sample::default().value(value)];
+            offering(&samples, Columns::VALUES_ON_DEMAND, || {
+                let mut search = Search::new(&path, &Reach { bytes });
+                assert_eq!(search.field(0, text).as_deref(), Some("1"));
+                assert_eq!(search.reached > before, reached, "{before}");
+            });
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn what_is_found_does_not_depend_on_how_much_is_asked_for(
