@@ -101,13 +101,16 @@ pub(super) fn columns(partition: &Partition, rows: &Rows, range: Range<usize>, n
     }
 }
 
-/// Returns how many bytes of a row are sent to a plugin that needs these columns.
-pub(super) fn sent_bytes(rows: &Rows, row: &Row, needs: Columns) -> usize {
-    let key = if needs.contains(Columns::KEYS) { rows.field_bytes(row.key) } else { 0 };
-    let value = if needs.contains(Columns::VALUES) { rows.field_bytes(row.value) } else { 0 };
-    let headers = if needs.contains(Columns::HEADERS) { rows.header_bytes(row.headers).len() } else { 0 };
-    let asked = if needs.contains(Columns::VALUES_ON_DEMAND) { values::expected_bytes(rows, row) } else { 0 };
-    key + value + headers + asked
+/// Returns how many bytes of a row are sent to a plugin that needs these columns, and asks for so many of each value if those
+/// are on demand.
+#[inline]
+pub(super) fn sent_bytes(rows: &Rows, row: &Row, needs: Columns, head_bytes: usize) -> usize {
+    // Nothing branches: this is said of each row.
+    let part = |column, bytes: usize| usize::from(needs.contains(column)) * bytes;
+    part(Columns::KEYS, rows.field_bytes(row.key))
+        + part(Columns::VALUES, rows.field_bytes(row.value))
+        + part(Columns::HEADERS, rows.header_bytes(row.headers).len())
+        + part(Columns::VALUES_ON_DEMAND, rows.field_bytes(row.value).min(head_bytes))
 }
 
 fn column(rows: &Rows, sent: &[Row], field: impl Fn(&Row) -> Field) -> Column {

@@ -6,10 +6,7 @@ use std::ops::Range;
 
 use super::super::wit::{Column, Columns};
 use super::Cells;
-use crate::batch::records::rows::{Field, Row, Rows};
-
-/// What the beginning of a value counts for when records are split into calls: how much a plugin asks for is not known then.
-const HEAD_BYTES: usize = 256;
+use crate::batch::records::rows::{Field, Rows};
 
 /// Values that can be asked for.
 #[derive(Debug)]
@@ -49,11 +46,6 @@ impl Values {
             None => Err(format!("it asked for the value of record {record} of {}", self.fields.len())),
         }
     }
-}
-
-/// Returns how many bytes of a row's value a plugin is expected to ask for.
-pub(super) fn expected_bytes(rows: &Rows, row: &Row) -> usize {
-    rows.field_bytes(row.value).min(HEAD_BYTES)
 }
 
 #[cfg(test)]
