@@ -192,6 +192,11 @@ impl Cells {
             Some(bytes) => self.0.data.extend_from_slice(bytes),
             None => self.0.nulls.push(self.0.ends.len() as u32),
         }
+        self.push_end();
+    }
+
+    /// Ends the cell whose bytes were added last.
+    fn push_end(&mut self) {
         self.0.ends.push(self.0.data.len() as u32);
     }
 }
@@ -258,7 +263,7 @@ pub(super) fn check_plan(plan: &Plan) -> Result<(), Wrong> {
 pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Plan) -> Result<Answer, Wrong> {
     let Output { source, topics, partitions, timestamps, keys, values, headers } = output;
     let sent = &rows.rows()[sent];
-    let most = most_bytes(sent.iter().map(|row| rows.size_bytes(row)).sum());
+    let most = || most_bytes(sent.iter().map(|row| rows.size_bytes(row)).sum());
     if let Some(source) = &source {
         chosen(source, sent.len(), plan)?;
     }
@@ -283,7 +288,7 @@ pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Pla
     }
     if let Some(edit) = headers {
         declared("headers", plan, Touches::HEADERS)?;
-        headers::edited(rows, edit, most, &mut derived, &mut made)?;
+        headers::edited(rows, edit, most(), &mut derived, &mut made)?;
     }
     let topics = topics.map(|route| routed(route, made.len(), plan)).transpose()?;
     if let Some(partitions) = &partitions {
@@ -294,10 +299,12 @@ pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Pla
         }
     }
     let rows = derived.finish(made);
-    match rows.rows().iter().map(|row| rows.size_bytes(row)).sum::<usize>() {
-        bytes if bytes <= most => Ok(Answer { rows, source, topics, partitions, bytes }),
-        bytes => Err(format!("the rows are {bytes} bytes, the most is {most}")),
+    let bytes = rows.rows().iter().map(|row| rows.size_bytes(row)).sum::<usize>();
+    // What was sent need not be counted for few.
+    if bytes > MOST_BYTES && bytes > most() {
+        return Err(format!("the rows are {bytes} bytes, the most is {}", most()));
     }
+    Ok(Answer { rows, source, topics, partitions, bytes })
 }
 
 /// Returns how many bytes the rows of an answer may be for records of so many: what a buffer can hold at most.
@@ -310,11 +317,11 @@ fn chosen(source: &[u32], sent: usize, plan: &Plan) -> Result<(), Wrong> {
     if source.len() > MOST_ROWS {
         return Err(format!("it has {} rows, the most is {MOST_ROWS}", source.len()));
     }
-    if let Some(record) = source.iter().find(|record| **record as usize >= sent) {
-        return Err(format!("`source` names record {record} of {sent}"));
-    }
     if !source.is_sorted() {
         return Err("`source` must not descend".to_owned());
+    }
+    if let Some(record) = source.last().filter(|record| **record as usize >= sent) {
+        return Err(format!("`source` names record {record} of {sent}"));
     }
     let copies = source.windows(2).filter(|pair| pair[0] == pair[1]).count();
     if copies > 0 {
@@ -394,7 +401,10 @@ fn routed(route: Route, count: usize, plan: &Plan) -> Result<Topics, Wrong> {
     if names.len() > MOST_TARGETS {
         return Err(format!("`topics` has {} names, the most is {MOST_TARGETS}", names.len()));
     }
-    if let Some(wrong) = indexes.iter().find(|index| **index as usize > names.len()) {
+    // Looking at all of them is sooner done than stopping at the first one that is wrong.
+    let wrong = |index: &u32| *index as usize > names.len();
+    if indexes.iter().fold(false, |any, index| any | wrong(index)) {
+        let wrong = indexes.iter().copied().find(wrong).unwrap_or_default();
         return Err(format!("`topics` picks name {wrong} of {}", names.len()));
     }
     let targets = plan.targets.as_deref();

@@ -8,6 +8,9 @@ use super::super::wit::{Column, Columns};
 use super::Cells;
 use crate::batch::records::rows::{Field, Rows};
 
+/// Bytes of a beginning that are copied at once.
+const BLOCK_BYTES: usize = 32;
+
 /// Values that can be asked for.
 #[derive(Debug)]
 pub(in crate::plugin) struct Values {
@@ -31,7 +34,18 @@ impl Values {
         let bytes = self.fields.iter().map(|field| self.rows.field_bytes(*field).min(most)).sum();
         let mut column = Cells::with_capacity(self.fields.len(), bytes);
         for field in &self.fields {
-            column.push(self.rows.bytes(*field).map(|value| value.get(..most).unwrap_or(value)));
+            match self.rows.bytes(*field) {
+                // So many bytes are copied without a call, which for few costs more than they do.
+                Some(value) if value.len() >= most => {
+                    let (blocks, rest) = value[..most].as_chunks::<BLOCK_BYTES>();
+                    blocks.iter().for_each(|block| column.0.data.extend_from_slice(block));
+                    if !rest.is_empty() {
+                        column.0.data.extend_from_slice(rest);
+                    }
+                    column.push_end();
+                }
+                value => column.push(value),
+            }
         }
         column.0
     }
@@ -62,7 +76,7 @@ mod tests {
         fn what_is_asked_for_is_the_values_and_how_they_begin(
             records in records(),
             start: prop::sample::Index,
-            most in prop_oneof![0_u32..40, Just(u32::MAX)],
+            most in prop_oneof![0_u32..100, Just(u32::MAX)],
             other: u32,
         ) {
             let rows = Rows::from_records(&records).expect("small");
