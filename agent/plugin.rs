@@ -29,7 +29,7 @@ use self::columns::Answer;
 pub use self::host::wit;
 use self::host::{End, Fault, Level, Live, Loaded};
 pub use self::text::shown;
-use crate::batch::records::rows::Rows;
+use crate::batch::records::rows::{Row, Rows};
 use crate::error::{Error, Result};
 use crate::record::{OffsetRange, Partition};
 
@@ -47,6 +47,9 @@ const SHIPPED: [(&str, &[u8]); 3] = [
 /// Bytes of all fields of the records of one call, sent or not, unless a single record has more: where a call takes too long
 /// its records are left out together, however few of their columns the plugin needs.
 const CALL_WHOLE_BYTES: usize = 1 << 20;
+
+/// How much of each value on demand a plugin is expected to ask for before it has asked.
+const HEAD_BYTES: usize = 256;
 
 /// The most records of one call; records may be empty.
 const CALL_RECORDS: usize = 10_000;
@@ -158,6 +161,7 @@ impl Plugin {
             limits,
             live: Some(live),
             plan,
+            head_bytes: HEAD_BYTES,
             log: Vec::new(),
         })
     }
@@ -212,6 +216,8 @@ pub struct Instance {
     /// `None` after it died, and before the next call.
     live: Option<Live>,
     plan: wit::Plan,
+    /// How much of each value was asked for last, of those that are on demand: as much is expected of the next call.
+    head_bytes: usize,
     /// What the last call has logged.
     log: Vec<(Level, String)>,
 }
@@ -302,7 +308,9 @@ impl Instance {
         rows: &Rows,
         mut take: impl FnMut(Range<usize>, Answer) -> Result<(), Untaken>,
     ) -> Result<()> {
-        for piece in pieces(rows, self.plan.needs) {
+        let mut next = 0;
+        while let Some(piece) = self.piece(rows, next) {
+            next = piece.end;
             let called = self.call(partition, rows, piece.clone());
             self.say();
             let taken = called.map(|answer| take(piece.clone(), answer));
@@ -339,7 +347,9 @@ impl Instance {
         mut take: impl FnMut(Range<usize>, Answer) -> Result<(), Untaken>,
         mut refused: impl FnMut(Range<usize>, Error),
     ) -> Result<()> {
-        for piece in pieces(rows, self.plan.needs) {
+        let mut next = 0;
+        while let Some(piece) = self.piece(rows, next) {
+            next = piece.end;
             // What is still to be sent, the first records last.
             let mut left = vec![piece];
             let began = Instant::now();
@@ -370,6 +380,11 @@ impl Instance {
         Ok(())
     }
 
+    /// Returns the rows from `start` on that the next call takes, if any are left.
+    fn piece(&self, rows: &Rows, start: usize) -> Option<Range<usize>> {
+        (start < rows.len()).then(|| piece(rows, start, self.plan.needs, self.head_bytes))
+    }
+
     fn call(&mut self, partition: &Partition, rows: &Rows, range: Range<usize>) -> Result<Answer, Failed> {
         let failed = |fault, in_configure| Failed { fault, rows: range.clone(), in_configure };
         let mut live = match self.live.take() {
@@ -380,6 +395,7 @@ impl Instance {
         let values = columns::Values::of(rows, range.clone(), needs);
         let told = live.apply(&columns::columns(partition, rows, range.clone(), needs), values);
         self.log = live.take_log();
+        self.head_bytes = live.head_bytes().unwrap_or(self.head_bytes);
         let told = told.and_then(|output| {
             columns::answer(rows, range.clone(), output, &self.plan)
                 .map_err(|why| Fault::Dead { why: format!("its answer is wrong: {why}"), end: End::Wrong })
@@ -471,23 +487,17 @@ fn halved(mut failed: Failed, mut call: impl FnMut(Range<usize>) -> Option<Faile
     failed
 }
 
-/// Splits rows into what one call takes of a plugin that needs these columns: what is not sent costs the call nothing, but is
-/// lost with it.
-fn pieces(rows: &Rows, needs: wit::Columns) -> impl Iterator<Item = Range<usize>> {
-    let mut from = 0;
-    std::iter::from_fn(move || {
-        let (start, mut bytes, mut whole_bytes) = (from, 0, 0);
-        for row in &rows.rows()[start..] {
-            bytes += columns::sent_bytes(rows, row, needs);
-            whole_bytes += rows.size_bytes(row);
-            let is_full = bytes > CALL_BYTES || whole_bytes > CALL_WHOLE_BYTES || from - start >= CALL_RECORDS;
-            if from > start && is_full {
-                break;
-            }
-            from += 1;
-        }
-        (from > start).then_some(start..from)
-    })
+/// Returns the rows from `start` on that one call takes of a plugin that needs these columns and asks for so many bytes of
+/// values on demand: what is not sent costs the call nothing, but is lost with it.
+fn piece(rows: &Rows, start: usize, needs: wit::Columns, head_bytes: usize) -> Range<usize> {
+    let (mut bytes, mut whole_bytes) = (0, 0);
+    let mut fits = |row: &Row| {
+        bytes += columns::sent_bytes(rows, row, needs, head_bytes);
+        whole_bytes += rows.size_bytes(row);
+        bytes <= CALL_BYTES && whole_bytes <= CALL_WHOLE_BYTES
+    };
+    let count = rows.rows()[start..].iter().take(CALL_RECORDS).take_while(|row| fits(row)).count();
+    start..rows.len().min(start + count.max(1))
 }
 
 /// Passes on what a plugin has logged.

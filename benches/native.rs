@@ -2,8 +2,8 @@
 //!
 //! This is what one would write who needs the transform and no plugin: fields stay where they are, nothing is allocated
 //! for a record, buffers are made as large as they will be. What takes thought, decimal text and the search for a field of
-//! JSON, is the plugins' own source, compiled into this program: so no difference of cleverness is measured, but that of a
-//! string WebAssembly compares sixteen bytes at once, and this program eight.
+//! JSON, is the plugins' own source, compiled into this program: so no difference of cleverness is measured. (Of a comparison
+//! of sixteen bytes it makes a bit for each by a multiplication, where WebAssembly has an instruction that is safe to call.)
 
 use kafka_backup::batch::records::rows::{Row, Rows, put_header, put_length, put_name};
 use kafka_backup::record::Partition;

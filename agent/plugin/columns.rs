@@ -101,13 +101,16 @@ pub(super) fn columns(partition: &Partition, rows: &Rows, range: Range<usize>, n
     }
 }
 
-/// Returns how many bytes of a row are sent to a plugin that needs these columns.
-pub(super) fn sent_bytes(rows: &Rows, row: &Row, needs: Columns) -> usize {
-    let key = if needs.contains(Columns::KEYS) { rows.field_bytes(row.key) } else { 0 };
-    let value = if needs.contains(Columns::VALUES) { rows.field_bytes(row.value) } else { 0 };
-    let headers = if needs.contains(Columns::HEADERS) { rows.header_bytes(row.headers).len() } else { 0 };
-    let asked = if needs.contains(Columns::VALUES_ON_DEMAND) { values::expected_bytes(rows, row) } else { 0 };
-    key + value + headers + asked
+/// Returns how many bytes of a row are sent to a plugin that needs these columns, and asks for so many of each value if those
+/// are on demand.
+#[inline]
+pub(super) fn sent_bytes(rows: &Rows, row: &Row, needs: Columns, head_bytes: usize) -> usize {
+    // Nothing branches: this is said of each row.
+    let part = |column, bytes: usize| usize::from(needs.contains(column)) * bytes;
+    part(Columns::KEYS, rows.field_bytes(row.key))
+        + part(Columns::VALUES, rows.field_bytes(row.value))
+        + part(Columns::HEADERS, rows.header_bytes(row.headers).len())
+        + part(Columns::VALUES_ON_DEMAND, rows.field_bytes(row.value).min(head_bytes))
 }
 
 fn column(rows: &Rows, sent: &[Row], field: impl Fn(&Row) -> Field) -> Column {
@@ -189,6 +192,11 @@ impl Cells {
             Some(bytes) => self.0.data.extend_from_slice(bytes),
             None => self.0.nulls.push(self.0.ends.len() as u32),
         }
+        self.push_end();
+    }
+
+    /// Ends the cell whose bytes were added last.
+    fn push_end(&mut self) {
         self.0.ends.push(self.0.data.len() as u32);
     }
 }
@@ -255,7 +263,7 @@ pub(super) fn check_plan(plan: &Plan) -> Result<(), Wrong> {
 pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Plan) -> Result<Answer, Wrong> {
     let Output { source, topics, partitions, timestamps, keys, values, headers } = output;
     let sent = &rows.rows()[sent];
-    let most = most_bytes(sent.iter().map(|row| rows.size_bytes(row)).sum());
+    let most = || most_bytes(sent.iter().map(|row| rows.size_bytes(row)).sum());
     if let Some(source) = &source {
         chosen(source, sent.len(), plan)?;
     }
@@ -280,7 +288,7 @@ pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Pla
     }
     if let Some(edit) = headers {
         declared("headers", plan, Touches::HEADERS)?;
-        headers::edited(rows, edit, most, &mut derived, &mut made)?;
+        headers::edited(rows, edit, most(), &mut derived, &mut made)?;
     }
     let topics = topics.map(|route| routed(route, made.len(), plan)).transpose()?;
     if let Some(partitions) = &partitions {
@@ -291,10 +299,12 @@ pub(super) fn answer(rows: &Rows, sent: Range<usize>, output: Output, plan: &Pla
         }
     }
     let rows = derived.finish(made);
-    match rows.rows().iter().map(|row| rows.size_bytes(row)).sum::<usize>() {
-        bytes if bytes <= most => Ok(Answer { rows, source, topics, partitions, bytes }),
-        bytes => Err(format!("the rows are {bytes} bytes, the most is {most}")),
+    let bytes = rows.rows().iter().map(|row| rows.size_bytes(row)).sum::<usize>();
+    // What was sent need not be counted for few.
+    if bytes > MOST_BYTES && bytes > most() {
+        return Err(format!("the rows are {bytes} bytes, the most is {}", most()));
     }
+    Ok(Answer { rows, source, topics, partitions, bytes })
 }
 
 /// Returns how many bytes the rows of an answer may be for records of so many: what a buffer can hold at most.
@@ -307,11 +317,11 @@ fn chosen(source: &[u32], sent: usize, plan: &Plan) -> Result<(), Wrong> {
     if source.len() > MOST_ROWS {
         return Err(format!("it has {} rows, the most is {MOST_ROWS}", source.len()));
     }
-    if let Some(record) = source.iter().find(|record| **record as usize >= sent) {
-        return Err(format!("`source` names record {record} of {sent}"));
-    }
     if !source.is_sorted() {
         return Err("`source` must not descend".to_owned());
+    }
+    if let Some(record) = source.last().filter(|record| **record as usize >= sent) {
+        return Err(format!("`source` names record {record} of {sent}"));
     }
     let copies = source.windows(2).filter(|pair| pair[0] == pair[1]).count();
     if copies > 0 {
@@ -391,7 +401,10 @@ fn routed(route: Route, count: usize, plan: &Plan) -> Result<Topics, Wrong> {
     if names.len() > MOST_TARGETS {
         return Err(format!("`topics` has {} names, the most is {MOST_TARGETS}", names.len()));
     }
-    if let Some(wrong) = indexes.iter().find(|index| **index as usize > names.len()) {
+    // Looking at all of them is sooner done than stopping at the first one that is wrong.
+    let wrong = |index: &u32| *index as usize > names.len();
+    if indexes.iter().fold(false, |any, index| any | wrong(index)) {
+        let wrong = indexes.iter().copied().find(wrong).unwrap_or_default();
         return Err(format!("`topics` picks name {wrong} of {}", names.len()));
     }
     let targets = plan.targets.as_deref();

@@ -179,6 +179,11 @@ impl Live {
         self.end(told)
     }
 
+    /// Returns how many bytes of each value the last call has asked for, if it has asked for the beginnings of all.
+    pub(super) fn head_bytes(&self) -> Option<usize> {
+        self.store.data().head_bytes
+    }
+
     /// Returns by how much the plugin's memory has grown since it was configured.
     pub(super) fn grown_bytes(&self) -> usize {
         self.store.data().memory.bytes.saturating_sub(self.configured_bytes)
@@ -195,6 +200,7 @@ impl Live {
         state.memory.denied = None;
         state.log = Log::default();
         state.misasked = None;
+        state.head_bytes = None;
     }
 
     fn end<T>(&self, told: wasmtime::Result<Result<T, Failure>>) -> Result<T, Fault> {
@@ -218,6 +224,8 @@ struct State {
     values: Option<Values>,
     /// What it asked for in this call, and must not: the end of it.
     misasked: Option<String>,
+    /// How many bytes of each value it asked for in this call, when it asked for the beginnings of all.
+    head_bytes: Option<usize>,
 }
 
 impl State {
@@ -260,6 +268,7 @@ impl import::Host for State {
     }
 
     fn value_heads(&mut self, most_bytes: u32) -> wasmtime::Result<Column> {
+        self.head_bytes = Some(most_bytes as usize).max(self.head_bytes);
         self.ask(|values| Ok(values.heads(most_bytes)))
     }
 

@@ -31,11 +31,13 @@ fn field() -> impl Strategy<Value = Option<Bytes>> {
         r#"{"customer":{"region":["eu"]}}"#,
     ]);
     // Behind what is asked for of a value, at its edge, and cut in the midst of a character.
-    let deep =
-        (0_usize..400, prop::sample::select(vec!["eu", "us", "u\\u0073", "none"])).prop_map(|(before, region)| {
-            let note = "é\\\"".repeat(before / 4);
+    let notes = prop::sample::select(vec!["é\\\"", "note"]);
+    let deep = (0_usize..400, notes, prop::sample::select(vec!["eu", "us", "u\\u0073", "none"])).prop_map(
+        |(before, note, region)| {
+            let note = note.repeat(before / 4);
             Bytes::from(format!(r#"{{"note":"{note}","customer":{{"region":"{region}"}}}}"#))
-        });
+        },
+    );
     let bytes = prop_oneof![
         4 => texts.prop_map(|text| Bytes::from_static(text.as_bytes())),
         1 => deep,

@@ -246,8 +246,15 @@ fn rows_are_sent_in_pieces_that_are_not_too_large() {
         value: Some(vec![0; bytes].into()),
         headers: Vec::new(),
     };
-    let of =
-        |records: &[Record], needs| -> Vec<_> { pieces(&Rows::from_records(records).expect("small"), needs).collect() };
+    let of = |records: &[Record], needs| {
+        let (rows, mut pieces, mut next) = (Rows::from_records(records).expect("small"), Vec::new(), 0);
+        while next < rows.len() {
+            let piece = piece(&rows, next, needs, HEAD_BYTES);
+            next = piece.end;
+            pieces.push(piece);
+        }
+        pieces
+    };
     let sizes = [10, CALL_BYTES / 2, CALL_BYTES * 2 / 3, CALL_BYTES * 3, 10, 10];
     let records: Vec<_> = (0..).zip(sizes).map(|(offset, bytes)| record(offset, bytes)).collect();
     assert_eq!(of(&records, Columns::all()), [0..2, 2..3, 3..4, 4..6]);
@@ -263,6 +270,31 @@ fn rows_are_sent_in_pieces_that_are_not_too_large() {
     let wanted = [0..2, 2..4, 4..5, 5..7, 7..8];
     assert_eq!(of(&records, Columns::default()), wanted, "what is not sent is left out with a call that fails");
     assert_eq!(of(&records, Columns::KEYS), wanted);
+}
+
+#[test]
+fn what_a_plugin_asks_of_values_counts_in_the_calls_that_come() {
+    let settings = [("by", "json"), ("field", "f"), ("to.1", "one")];
+    let mut fanout = instance("restore-fanout", &settings, Limits::default()).expect("it is configured");
+    let value = format!(r#"{{"b":"{}","f":1}}"#, "x".repeat(2000));
+    let record = |offset| Record {
+        offset,
+        timestamp: Timestamp(0),
+        key: None,
+        value: Some(value.clone().into()),
+        headers: Vec::new(),
+    };
+    let rows = Rows::from_records(&(0..1200).map(record).collect::<Vec<_>>()).expect("small");
+    let mut calls = Vec::new();
+    let taken = fanout.apply(&partition(), &rows, |range, answer| {
+        assert_eq!(answer.rows.len(), 2 * range.len());
+        calls.push(range.len());
+        Ok(())
+    });
+    taken.expect("it answers");
+    // It learns from the first call to ask for more, and the agent from the second one that it does.
+    let (expected, most) = (CALL_BYTES / HEAD_BYTES, CALL_BYTES / value.len());
+    assert_eq!(calls, [expected, expected, most, most, 1200 - 2 * (expected + most)]);
 }
 
 fn dead(rows: Range<usize>) -> Failed {

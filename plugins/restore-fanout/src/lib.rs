@@ -59,29 +59,28 @@ impl Plugin for RestoreFanout {
 
     fn apply(&mut self, batch: &Batch) -> Result<Output> {
         let mut rows = Rows::new(&self.topics, batch.len());
-        let of_topic = self.route(|value| value == batch.topic);
-        let mut search = match &self.by {
-            By::Json(path) => Some(Search::new(path, &self.reach)),
-            _ => None,
-        };
-        for record in 0..batch.len() {
-            let topics = match self.matching(Record::new(batch, record), of_topic, &mut search) {
-                Some(route) => &self.routes[route].1,
-                None if self.drop_unmatched => continue,
-                None => &self.otherwise,
-            };
-            if self.copy || topics.is_empty() {
-                rows.put(record, None);
+        let record = |record| Record::new(batch, record);
+        match &self.by {
+            By::Topic => {
+                let topics = self.topics_of(|value| value == batch.topic);
+                self.send(&mut rows, batch.len(), |_| topics);
             }
-            for topic in topics {
-                rows.put(record, Some(*topic));
+            By::Key => self.send(&mut rows, batch.len(), |number| self.topics_by(record(number).key()?)),
+            By::Header(name) => {
+                self.send(&mut rows, batch.len(), |number| self.topics_by(record(number).header(name)?.value?));
+            }
+            By::Json(path) => {
+                let mut search = Search::new(path, &self.reach);
+                self.send(&mut rows, batch.len(), |record| {
+                    search.field(record, |found| match found {
+                        Found::String(text) | Found::Plain(text) => self.topics_by(text),
+                        Found::Escaped(text) => self.topics_of(|value| json::unescapes_to(text, value)),
+                    })
+                });
+                self.reach = self.reach.learned(&search);
             }
         }
-        let output = rows.finish(batch.len());
-        if let Some(search) = &search {
-            self.reach.learn(search);
-        }
-        Ok(output)
+        Ok(rows.finish(batch.len()))
     }
 }
 
@@ -128,26 +127,29 @@ impl RestoreFanout {
         touches
     }
 
-    /// Returns the route that a record takes; `of_topic` is that of its topic, and `search` for fields of JSON.
-    #[inline]
-    fn matching(&self, record: Record<'_>, of_topic: Option<usize>, search: &mut Option<Search<'_>>) -> Option<usize> {
-        let bytes = match &self.by {
-            By::Topic => return of_topic,
-            By::Key => record.key()?,
-            By::Header(name) => record.header(name)?.value?,
-            By::Json(_) => {
-                return search.as_mut()?.field(record.index(), |found| match found {
-                    Found::String(text) | Found::Plain(text) => self.route(|value| same(value.as_bytes(), text)),
-                    Found::Escaped(text) => self.route(|value| json::unescapes_to(text, value)),
-                });
-            }
-        };
-        self.route(|value| same(value.as_bytes(), bytes))
+    /// Sends each record to the topics that `matching` tells for it, if there are any. What else a call does is not in this
+    /// loop: with few numbers it stays in registers.
+    #[inline(never)]
+    fn send<'a>(&'a self, rows: &mut Rows<'_>, records: u32, mut matching: impl FnMut(u32) -> Option<&'a [usize]>) {
+        for record in 0..records {
+            let topics = match matching(record) {
+                Some(topics) => topics,
+                None if self.drop_unmatched => continue,
+                None => &self.otherwise,
+            };
+            rows.put(record, self.copy || topics.is_empty(), topics);
+        }
     }
 
-    #[inline]
-    fn route(&self, fits: impl Fn(&str) -> bool) -> Option<usize> {
-        self.routes.iter().position(|(value, _)| fits(value))
+    /// Returns the topics of the value that these bytes are.
+    #[inline(always)]
+    fn topics_by(&self, bytes: &[u8]) -> Option<&[usize]> {
+        self.topics_of(|value| same(value.as_bytes(), bytes))
+    }
+
+    #[inline(always)]
+    fn topics_of(&self, fits: impl Fn(&str) -> bool) -> Option<&[usize]> {
+        self.routes.iter().find(|(value, _)| fits(value)).map(|(_, topics)| &topics[..])
     }
 }
 
@@ -156,40 +158,60 @@ struct Rows<'a> {
     topics: &'a [String],
     /// Of each topic its number in the answer, from 1 on; 0 where no row has gone there yet.
     numbers: Vec<u32>,
+    names: Vec<String>,
+    /// How many rows there are. The lists have room for more, so that to put a row is to write two numbers.
+    count: usize,
     source: Vec<u32>,
-    route: Route,
+    indexes: Vec<u32>,
 }
 
 impl<'a> Rows<'a> {
     fn new(topics: &'a [String], records: u32) -> Self {
         // Most often a record stays or goes to one topic, or both.
-        let most = 2 * records as usize;
-        let route = Route { names: Vec::new(), indexes: Vec::with_capacity(most) };
-        Self { topics, numbers: vec![0; topics.len()], source: Vec::with_capacity(most), route }
+        let room = vec![0; 2 * records as usize];
+        let numbers = vec![0; topics.len()];
+        Self { topics, numbers, names: Vec::new(), count: 0, source: room.clone(), indexes: room }
     }
 
-    #[inline]
-    fn put(&mut self, record: u32, topic: Option<usize>) {
-        let index = topic.map_or(0, |topic| match self.numbers[topic] {
-            0 => self.name(topic),
-            number => number,
-        });
-        self.source.push(record);
-        self.route.indexes.push(index);
+    /// Puts the rows of a record: one that stays, if it does, and one for each of the topics.
+    #[inline(always)]
+    fn put(&mut self, record: u32, stays: bool, topics: &[usize]) {
+        let (mut at, end) = (self.count, self.count + usize::from(stays) + topics.len());
+        if end > self.source.len() {
+            self.make_room(end);
+        }
+        self.count = end;
+        let (source, indexes) = (&mut self.source[at..end], &mut self.indexes[..end]);
+        source.iter_mut().for_each(|row| *row = record);
+        if stays {
+            indexes[at] = 0;
+            at += 1;
+        }
+        for (index, topic) in indexes[at..].iter_mut().zip(topics) {
+            let number = &mut self.numbers[*topic];
+            if *number == 0 {
+                *number = add_name(&mut self.names, &self.topics[*topic]);
+            }
+            *index = *number;
+        }
     }
 
-    fn name(&mut self, topic: usize) -> u32 {
-        self.route.names.push(self.topics[topic].clone());
-        self.numbers[topic] = self.route.names.len() as u32;
-        self.numbers[topic]
+    #[cold]
+    #[inline(never)]
+    fn make_room(&mut self, rows: usize) {
+        let room = rows.max(2 * self.source.len());
+        self.source.resize(room, 0);
+        self.indexes.resize(room, 0);
     }
 
     fn finish(self, records: u32) -> Output {
-        let Self { source, route, .. } = self;
+        let Self { names, count, mut source, mut indexes, .. } = self;
+        source.truncate(count);
+        indexes.truncate(count);
         let is_each_once = source.iter().copied().eq(0..records);
         Output {
             source: (!is_each_once).then_some(source),
-            topics: (!route.names.is_empty()).then_some(route),
+            topics: (!names.is_empty()).then_some(Route { names, indexes }),
             partitions: None,
             timestamps: None,
             keys: None,
@@ -197,6 +219,14 @@ impl<'a> Rows<'a> {
             headers: None,
         }
     }
+}
+
+/// Adds a topic to those of an answer; returns its number.
+#[cold]
+#[inline(never)]
+fn add_name(names: &mut Vec<String>, topic: &str) -> u32 {
+    names.push(topic.to_owned());
+    names.len() as u32
 }
 
 impl By {

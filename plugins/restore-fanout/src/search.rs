@@ -10,7 +10,9 @@ use crate::json::{self, Found, No};
 
 /// What is asked for at first, in what steps, and at most.
 const FIRST_BYTES: usize = 256;
-const STEP_BYTES: usize = 16;
+const STEP_BYTES: usize = 32;
+/// As many are looked at at once.
+const LEAST_BYTES: usize = 64;
 const MOST_BYTES: usize = 4096;
 
 /// Of how many values the beginning may be too little before more is asked for: one in so many.
@@ -31,29 +33,28 @@ pub(crate) struct Search<'a> {
     path: &'a [String],
     heads: Column,
     head_bytes: usize,
-    /// How far into the values that were not cut fields were found, and into those that were.
+    /// How far into the values that were not cut fields were found, and into those that were and need not have been.
     reached: usize,
     behind: usize,
-    /// How many values were asked for as a whole.
-    wholes: usize,
+    /// How many those are: the values that were asked for as a whole, without those of which no beginning tells.
+    cut: usize,
 }
 
 impl<'a> Search<'a> {
     pub(crate) fn new(path: &'a [String], reach: &Reach) -> Self {
         // At first nothing is known.
         let needed = if reach.bytes == 0 { FIRST_BYTES } else { reach.bytes };
-        // One more: what is read near the end is read byte by byte.
-        Self::of_heads(path, (needed.next_multiple_of(STEP_BYTES) + STEP_BYTES).min(MOST_BYTES))
+        Self::of_heads(path, needed.next_multiple_of(STEP_BYTES).clamp(LEAST_BYTES, MOST_BYTES))
     }
 
     /// Begins a search in the values of which so many bytes are asked for.
     fn of_heads(path: &'a [String], head_bytes: usize) -> Self {
         let heads = values::heads(head_bytes as u32);
-        Self { path, heads, head_bytes, reached: 0, behind: 0, wholes: 0 }
+        Self { path, heads, head_bytes, reached: 0, behind: 0, cut: 0 }
     }
 
     /// Finds the field of a record and returns what `is` makes of it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn field<T>(&mut self, record: u32, is: impl Fn(Found<'_>) -> Option<T>) -> Option<T> {
         let head = self.heads.cell(record as usize)?;
         match json::find(head, self.path) {
@@ -67,20 +68,30 @@ impl<'a> Search<'a> {
     }
 
     #[cold]
+    #[inline(never)]
     fn whole<T>(&mut self, record: u32, is: impl Fn(Found<'_>) -> Option<T>) -> Option<T> {
+        // A large value comes alone. Whether it fits into our memory must not hang on what those before have needed: all of it
+        // is asked for only where the longest beginning does not tell.
+        if self.heads.len() == 1 && self.head_bytes < MOST_BYTES {
+            *self = Self::of_heads(self.path, MOST_BYTES);
+            return self.field(record, is);
+        }
         let value = values::whole(record)?;
-        self.wholes += 1;
         let found = json::find(&value, self.path);
-        self.behind = self.behind.max(found.map_or(value.len(), |(_, end)| end));
+        let end = found.map_or(value.len(), |(_, end)| end);
+        if end <= MOST_BYTES {
+            self.cut += 1;
+            self.behind = self.behind.max(end);
+        }
         is(found.ok()?.0)
     }
 }
 
 impl Reach {
-    /// Learns of a batch how much to ask for next.
-    pub(crate) fn learn(&mut self, search: &Search<'_>) {
-        let needed = if search.wholes * ONE_IN > search.heads.len() { search.behind } else { search.reached };
-        self.bytes = needed.max(self.bytes - self.bytes.div_ceil(FORGOTTEN)).min(MOST_BYTES);
+    /// Returns what a batch has taught: how much to ask for next.
+    pub(crate) fn learned(&self, search: &Search<'_>) -> Self {
+        let needed = if search.cut * ONE_IN > search.heads.len() { search.behind } else { search.reached };
+        Self { bytes: needed.max(self.bytes - self.bytes.div_ceil(FORGOTTEN)).min(MOST_BYTES) }
     }
 }
 

@@ -3,27 +3,25 @@
 /// Returns whether two runs of bytes are the same, as `==` does, and sooner where they are short.
 #[inline(always)]
 pub fn same(left: &[u8], right: &[u8]) -> bool {
-    left.len() == right.len() && same_of_length(left, right)
-}
-
-/// Compares runs of one length.
-#[inline]
-fn same_of_length(left: &[u8], right: &[u8]) -> bool {
-    // Both ends, which overlap where there is nothing between.
-    match left.len() {
-        0 => true,
-        1 => left[0] == right[0],
-        2..4 => ends::<2>(left, right),
-        4..8 => ends::<4>(left, right),
-        8..=16 => ends::<8>(left, right),
-        _ => {
-            ends::<16>(left, right)
-                && left.chunks_exact(8).zip(right.chunks_exact(8)).all(|(left, right)| left == right)
+    left.len() == right.len()
+        && match left.len() {
+            // Both ends, which overlap where there is nothing between.
+            8..=16 => ends::<8>(left, right),
+            4..8 => ends::<4>(left, right),
+            2..4 => ends::<2>(left, right),
+            1 => left[0] == right[0],
+            0 => true,
+            _ => same_long(left, right),
         }
-    }
 }
 
-#[inline]
+/// Compares runs of one length, sixteen bytes or more.
+#[inline(never)]
+fn same_long(left: &[u8], right: &[u8]) -> bool {
+    ends::<16>(left, right) && left.chunks_exact(8).zip(right.chunks_exact(8)).all(|(left, right)| left == right)
+}
+
+#[inline(always)]
 fn ends<const N: usize>(left: &[u8], right: &[u8]) -> bool {
     left.first_chunk::<N>() == right.first_chunk::<N>() && left.last_chunk::<N>() == right.last_chunk::<N>()
 }

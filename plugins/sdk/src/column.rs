@@ -41,16 +41,21 @@ impl Column {
     ///
     /// # Panics
     /// If there is no such cell.
+    #[inline(always)]
     pub fn cell(&self, cell: usize) -> Option<&[u8]> {
         let bytes = self.bytes(cell);
         // Only a cell without bytes can be null, so that the search is for tombstones and empty cells alone.
-        if bytes.is_empty() && !self.nulls.is_empty() && self.nulls.binary_search(&(cell as u32)).is_ok() {
-            return None;
-        }
-        Some(bytes)
+        if bytes.is_empty() && self.is_null(cell) { None } else { Some(bytes) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn is_null(&self, cell: usize) -> bool {
+        self.nulls.binary_search(&(cell as u32)).is_ok()
     }
 
     /// Returns the bytes of a cell; none for null.
+    #[inline(always)]
     pub(crate) fn bytes(&self, cell: usize) -> &[u8] {
         let end = self.ends[cell] as usize;
         let start = if cell == 0 { 0 } else { self.ends[cell - 1] as usize };

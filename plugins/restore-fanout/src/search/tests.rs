@@ -11,7 +11,7 @@ fn found(values: &[Option<Vec<u8>>], path: &[String], head_bytes: usize) -> (Vec
     offering(&samples, Columns::VALUES_ON_DEMAND, || {
         let mut search = Search::of_heads(path, head_bytes);
         let found = (0..samples.len() as u32).map(|record| search.field(record, text)).collect();
-        (found, search.wholes)
+        (found, search.cut)
     })
 }
 
@@ -67,20 +67,55 @@ fn as_much_is_asked_for_as_was_needed() {
         offering(&samples, Columns::VALUES_ON_DEMAND, || {
             let mut search = Search::new(&path, &reach);
             (0..samples.len() as u32).for_each(|record| assert_eq!(search.field(record, text).as_deref(), Some("1")));
-            reach.learn(&search);
-            (search.head_bytes, search.wholes)
+            reach = reach.learned(&search);
+            (search.head_bytes, search.cut)
         })
     };
-    let mostly = |few: usize| [vec![document(1000); few], vec![document(20); 320]].concat();
-    assert_eq!(learn(&mostly(0)), (FIRST_BYTES + STEP_BYTES, 0));
-    assert_eq!(learn(&mostly(5)), (48 + STEP_BYTES, 5), "a few are asked for as a whole");
-    assert_eq!(learn(&mostly(20)), (48 + STEP_BYTES, 20), "more are too many");
-    assert_eq!(learn(&mostly(20)), (1024 + STEP_BYTES, 0));
-    assert_eq!(learn(&mostly(0)).0, 1024 + STEP_BYTES, "what was needed is not forgotten at once");
+    let mostly = |few: usize| [vec![document(1000); few], vec![document(70); 320]].concat();
+    assert_eq!(learn(&mostly(0)), (FIRST_BYTES, 0));
+    assert_eq!(learn(&mostly(5)), (96, 5), "a few are asked for as a whole");
+    assert_eq!(learn(&mostly(20)), (96, 20), "more are too many");
+    assert_eq!(learn(&mostly(20)), (1024, 0));
+    assert_eq!(learn(&mostly(0)).0, 1024, "what was needed is not forgotten at once");
     let forgotten = (0..500).map(|_| learn(&mostly(0)).0).last();
-    assert_eq!(forgotten, Some(48 + STEP_BYTES));
-    assert_eq!(learn(&[document(100_000)]), (48 + STEP_BYTES, 1));
-    assert_eq!(learn(&[document(100_000)]), (MOST_BYTES, 1), "there is a most");
+    assert_eq!(forgotten, Some(96));
+    assert_eq!(learn(&vec![document(4000); 32]), (96, 32));
+    assert_eq!(learn(&vec![document(4070); 32]), (4032, 32));
+    assert_eq!(learn(&[document(10)]), (MOST_BYTES, 0), "there is a most");
+}
+
+#[test]
+fn values_of_which_no_beginning_tells_teach_nothing() {
+    let path = path(&["f"]);
+    let mut reach = Reach { bytes: 60 };
+    for _ in 0..3 {
+        let value = |before: usize| format!(r#"{{"b":"{}","f":1}}"#, "x".repeat(before)).into_bytes();
+        let sample = |before| Sample::default().value(value(before));
+        let samples = [vec![sample(5000); 20], vec![sample(44)]].concat();
+        offering(&samples, Columns::VALUES_ON_DEMAND, || {
+            let mut search = Search::new(&path, &reach);
+            (0..samples.len() as u32).for_each(|record| assert_eq!(search.field(record, text).as_deref(), Some("1")));
+            assert_eq!((search.head_bytes, search.cut), (LEAST_BYTES, 0));
+            reach = reach.learned(&search);
+        });
+    }
+}
+
+#[test]
+fn all_of_a_value_that_comes_alone_is_asked_for_only_where_its_longest_beginning_does_not_tell() {
+    let path = path(&["f"]);
+    // As an instance that has only seen fields at the beginning, and as a new one.
+    for bytes in [0, 20] {
+        for (before, reached) in [(10, true), (1000, true), (4000, true), (5000, false)] {
+            let value = format!(r#"{{"b":"{}","f":1,"c":"{}"}}"#, "x".repeat(before), "x".repeat(100_000));
+            let samples = [Sample::default().value(value)];
+            offering(&samples, Columns::VALUES_ON_DEMAND, || {
+                let mut search = Search::new(&path, &Reach { bytes });
+                assert_eq!(search.field(0, text).as_deref(), Some("1"));
+                assert_eq!(search.reached > before, reached, "{before}");
+            });
+        }
+    }
 }
 
 proptest! {
