@@ -76,8 +76,8 @@ pub struct Transactions<T> {
     outstanding: usize,
     /// What was committed last, by key.
     committed: BTreeMap<(String, i32), CommittedOffset>,
-    /// Whether trouble with a coordinator was told.
-    troubled: bool,
+    /// The trouble with a coordinator that was told last.
+    troubled: Option<String>,
     phase: Phase,
 }
 
@@ -117,7 +117,7 @@ impl<T: Send + 'static> Transactions<T> {
             adding: JoinSet::new(),
             outstanding: 0,
             committed: BTreeMap::new(),
-            troubled: false,
+            troubled: None,
             phase: Phase::Idle,
         }
     }
@@ -254,7 +254,7 @@ impl<T: Send + 'static> Transactions<T> {
     /// Sends what waited for partitions that are in the transaction now, or returns why they are not.
     fn added(&mut self, partitions: Vec<Partition>, added: Result<()>) -> Option<Answer<T>> {
         match added {
-            Err(error) if error.retryable() => return Some(self.trouble(&error)),
+            Err(error) if error.retryable() => return self.trouble(&error),
             Err(error) => return Some(Answer::Fenced(error)),
             Ok(()) => crash::point("transaction-added", &self.id),
         }
@@ -279,7 +279,7 @@ impl<T: Send + 'static> Transactions<T> {
         loop {
             match self.try_keep(progress, began).await {
                 Ok(()) => break,
-                Err(error) if error.retryable() => heard(self.trouble(&error)),
+                Err(error) if error.retryable() => self.trouble(&error).into_iter().for_each(&mut *heard),
                 Err(error) => return Err(error),
             }
             sleep(self.client.backoff().wait()).await;
@@ -361,7 +361,7 @@ impl<T: Send + 'static> Transactions<T> {
                 let ended = self.coordinator.lock().await.end(self.identity, committed).await;
                 match ended {
                     Ok(()) => break,
-                    Err(error) if error.retryable() => heard(self.trouble(&error)),
+                    Err(error) if error.retryable() => self.trouble(&error).into_iter().for_each(&mut *heard),
                     Err(error) => return Err(error),
                 }
             }
@@ -394,7 +394,7 @@ impl<T: Send + 'static> Transactions<T> {
             match raised {
                 Ok(identity) => self.identity = identity,
                 Err(error) if error.retryable() => {
-                    heard(self.trouble(&error));
+                    self.trouble(&error).into_iter().for_each(&mut *heard);
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -410,14 +410,17 @@ impl<T: Send + 'static> Transactions<T> {
         Ok(())
     }
 
-    fn trouble(&mut self, error: &Error) -> Answer<T> {
-        self.troubled = true;
-        Answer::Trouble { subject: self.subject(), reason: Some(error.to_string()) }
+    /// Tells of trouble with a coordinator, unless that was told last.
+    fn trouble(&mut self, error: &Error) -> Option<Answer<T>> {
+        let reason = error.to_string();
+        let is_new = self.troubled.as_ref() != Some(&reason);
+        self.troubled = Some(reason.clone());
+        is_new.then(|| Answer::Trouble { subject: self.subject(), reason: Some(reason) })
     }
 
     fn right_again(&mut self) -> Option<Answer<T>> {
-        let was = std::mem::take(&mut self.troubled);
-        was.then(|| Answer::Trouble { subject: self.subject(), reason: None })
+        let was = self.troubled.take();
+        was.map(|_| Answer::Trouble { subject: self.subject(), reason: None })
     }
 
     fn subject(&self) -> String {
@@ -437,7 +440,7 @@ impl<T: Send + 'static> Transactions<T> {
 /// [`Kind::Transient`](crate::error::Kind::Transient) when the coordinator does not get there in time;
 /// [`Kind::Failed`](crate::error::Kind::Failed), with what to do, without the authority, and before Kafka 2.5.
 pub async fn progress(client: &Client, group: &str) -> Result<Vec<CommittedOffset>> {
-    let mut coordinator = Coordinator::new(client, Of::Group(group.to_owned()), STEP_WITHIN);
+    let mut coordinator = Coordinator::patient(client, Of::Group(group.to_owned()), STEP_WITHIN);
     let request = m::OffsetFetchRequest::default()
         .with_group_id(coordinator.group_id())
         .with_topics(None)
