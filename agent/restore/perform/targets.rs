@@ -1,17 +1,23 @@
 //! The targets of a restore: topics made, partitions found, settings given back.
 //!
-//! Retry: none but the client's. What was made stays when something later fails: a topic of a restore that is not
-//! finished keeps the settings that take nothing away.
+//! Retry: the client's, and until brokers tell of topics that were made a moment ago. What was made stays when something
+//! later fails: a topic of a restore that is not finished keeps the settings that take nothing away.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
+use crate::backoff::Patience;
 use crate::error::{Error, Result};
-use crate::kafka::client::Client;
 use crate::kafka::client::topics::{Made, NewTopic};
+use crate::kafka::client::{Client, Metadata};
 use crate::pipeline::TopicConfig;
 use crate::record::{Partition, TopicId};
 use crate::restore::map::Pair;
 use crate::restore::plan::{PartitionPlan, Plan, RoutedPlan, TopicPlan};
+
+/// How long a topic may be unknown to the broker that is asked: they learn of one after the other, in milliseconds, and one
+/// that returns in seconds.
+const TOLD_WITHIN: Duration = Duration::from_secs(10);
 
 /// A partition of the plan, with where its records can go.
 pub(in crate::restore) struct Assigned<'a> {
@@ -56,7 +62,7 @@ pub(super) async fn make(client: &Client, plan: &Plan) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    let metadata = client.metadata(Some(&names)).await?;
+    let metadata = told(client, &names).await?;
     let mut settings = client.topic_configs(&names).await?;
     for topic in exist {
         let told = metadata.topics.iter().find(|told| told.name == topic.name);
@@ -91,11 +97,31 @@ pub(super) async fn assigned<'a>(client: &Client, plan: &'a Plan) -> Result<Vec<
     names.extend(plan.routed.iter().map(|topic| topic.topic.clone()));
     names.sort();
     names.dedup();
-    let metadata = client.metadata(Some(&names)).await?;
-    let there = metadata.topics.iter().filter(|topic| topic.code == 0);
-    let there = there.map(|topic| (&*topic.name, (topic.topic_id, topic.partitions.len() as i32))).collect();
+    let metadata = told(client, &names).await?;
+    let there =
+        metadata.topics.iter().map(|topic| (&*topic.name, (topic.topic_id, topic.partitions.len() as i32))).collect();
     let taken = plan.partitions().filter(|(_, of)| !of.range().is_empty());
     taken.map(|(topic, of)| assign(plan, &there, topic, of)).collect()
+}
+
+/// Asks for topics until all of them are told.
+async fn told(client: &Client, names: &[String]) -> Result<Metadata> {
+    let mut patience = Patience::new(client.backoff(), TOLD_WITHIN);
+    loop {
+        let error = match client.metadata(Some(names)).await {
+            Ok(metadata) => {
+                let is_told = |name: &&String| metadata.topics.iter().any(|of| of.name == **name && of.code == 0);
+                let Some(name) = names.iter().find(|name| !is_told(name)) else { return Ok(metadata) };
+                untold(name)
+            }
+            Err(error) => error,
+        };
+        patience.wait(error).await?;
+    }
+}
+
+fn untold(name: &str) -> Error {
+    Error::transient(format!("the cluster does not tell of topic \"{name}\""))
 }
 
 /// Finds the targets of one partition; `there` are the topics of the cluster, with how many partitions each has.
@@ -105,10 +131,7 @@ fn assign<'a>(
     topic: &TopicPlan,
     of: &'a PartitionPlan,
 ) -> Result<Assigned<'a>> {
-    let find = |name: &str| {
-        let untold = || Error::failed(format!("the cluster does not tell of topic \"{name}\""));
-        there.get(name).copied().ok_or_else(untold)
-    };
+    let find = |name: &str| there.get(name).copied().ok_or_else(|| untold(name));
     let source = topic.source_partition(of)?;
     let toward = |name: &str, topic_id, index, most_bytes| {
         let target = Partition { topic: name.into(), topic_id, index };
