@@ -1,5 +1,6 @@
 //! A front before a Kafka broker that names itself in the broker's place and passes everything on, but cuts connections
-//! now and then: in the middle of a Produce request, or when the broker has answered one and nobody has heard it.
+//! now and then: in the middle of a request that changes something, or when the broker has answered one and nobody has
+//! heard it.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,18 +9,30 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages as m;
-use kafka_protocol::protocol::{Decodable as _, Encodable as _, HeaderVersion as _, Request as _, StrBytes};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request as _, StrBytes};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// One Produce request in this many is cut.
-const ONE_IN: usize = 60;
+/// The requests that change something: batches, topics and their settings, and all that belongs to transactions.
+const CHANGES: [i16; 8] = [
+    m::ProduceRequest::KEY,
+    m::CreateTopicsRequest::KEY,
+    m::IncrementalAlterConfigsRequest::KEY,
+    m::InitProducerIdRequest::KEY,
+    m::AddPartitionsToTxnRequest::KEY,
+    m::AddOffsetsToTxnRequest::KEY,
+    m::TxnOffsetCommitRequest::KEY,
+    m::EndTxnRequest::KEY,
+];
 
 /// The front. It ends with the process.
 pub(crate) struct Cutting {
     broker: String,
     address: String,
+    /// The requests that are cut, and one in how many.
+    keys: &'static [i16],
+    one_in: usize,
     requests: AtomicUsize,
     cuts: AtomicUsize,
 }
@@ -27,20 +40,31 @@ pub(crate) struct Cutting {
 /// What is on its way over a connection.
 #[derive(Default)]
 struct Passing {
-    /// The versions of the Metadata requests, by their numbers.
-    metadata: HashMap<i32, i16>,
+    /// The requests whose answers name brokers, with their versions, by their numbers.
+    naming: HashMap<i32, (i16, i16)>,
     /// The number of the request whose answer nobody hears.
     unheard: Option<i32>,
 }
 
 impl Cutting {
-    /// Starts a front before `broker` (`host:port`).
+    /// Starts a front before `broker` (`host:port`) that cuts one Produce request in 60.
     pub(crate) fn start(broker: &str) -> &'static Self {
+        Self::start_with(broker, &CHANGES[..1], 60)
+    }
+
+    /// Starts a front that cuts one in five of all requests that change something.
+    pub(crate) fn often(broker: &str) -> &'static Self {
+        Self::start_with(broker, &CHANGES, 5)
+    }
+
+    fn start_with(broker: &str, keys: &'static [i16], one_in: usize) -> &'static Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("this machine has a free port");
         listener.set_nonblocking(true).expect("a socket");
         let front: &'static Self = Box::leak(Box::new(Self {
             broker: broker.to_owned(),
             address: listener.local_addr().expect("bound").to_string(),
+            keys,
+            one_in,
             requests: AtomicUsize::new(0),
             cuts: AtomicUsize::new(0),
         }));
@@ -90,17 +114,17 @@ impl Cutting {
             let frame = frame(&mut from).await?;
             let number = |at: usize| i16::from_be_bytes([frame[at], frame[at + 1]]);
             let (key, version, correlation) = (number(4), number(6), correlation(&frame[8..]));
-            if key == m::MetadataRequest::KEY {
-                passing.lock().expect("unpoisoned").metadata.insert(correlation, version);
+            if [m::MetadataRequest::KEY, m::FindCoordinatorRequest::KEY].contains(&key) {
+                passing.lock().expect("unpoisoned").naming.insert(correlation, (key, version));
             }
-            if key == m::ProduceRequest::KEY {
-                match self.requests.fetch_add(1, Ordering::Relaxed) % (2 * ONE_IN) {
-                    7 => {
-                        self.cuts.fetch_add(1, Ordering::Relaxed);
-                        return to.write_all(&frame[..frame.len() / 2]).await;
-                    }
-                    67 => passing.lock().expect("unpoisoned").unheard = Some(correlation),
-                    _ => {}
+            if self.keys.contains(&key) {
+                let (number, first) = (self.requests.fetch_add(1, Ordering::Relaxed), self.one_in / 8);
+                if number % (2 * self.one_in) == first {
+                    self.cuts.fetch_add(1, Ordering::Relaxed);
+                    return to.write_all(&frame[..frame.len() / 2]).await;
+                }
+                if number % (2 * self.one_in) == self.one_in + first {
+                    passing.lock().expect("unpoisoned").unheard = Some(correlation);
                 }
             }
             to.write_all(&frame).await?;
@@ -116,12 +140,15 @@ impl Cutting {
         loop {
             let mut frame = frame(&mut from).await?;
             let correlation = correlation(&frame[4..]);
-            let (version, unheard) = {
+            let (naming, unheard) = {
                 let mut passing = passing.lock().expect("unpoisoned");
-                (passing.metadata.remove(&correlation), passing.unheard)
+                (passing.naming.remove(&correlation), passing.unheard)
             };
-            if let Some(version) = version {
-                frame = self.in_its_place(frame, version);
+            if let Some((key, version)) = naming {
+                frame = match key {
+                    m::MetadataRequest::KEY => rewritten(&frame, version, |answer| self.lead(answer)),
+                    _ => rewritten(&frame, version, |answer| self.coordinate(answer)),
+                };
             } else if unheard == Some(correlation) {
                 self.cuts.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
@@ -130,24 +157,46 @@ impl Cutting {
         }
     }
 
-    /// Names this front where an answer to Metadata names the broker.
-    fn in_its_place(&self, frame: BytesMut, version: i16) -> BytesMut {
-        let mut rest: Bytes = frame.freeze().slice(4..);
-        let header_version = m::MetadataResponse::header_version(version);
-        let header = m::ResponseHeader::decode(&mut rest, header_version).expect("a header");
-        let mut answer = m::MetadataResponse::decode(&mut rest, version).expect("metadata");
-        let (host, port) = self.address.rsplit_once(':').expect("an address");
+    /// Names this front where an answer names the brokers.
+    fn lead(&self, answer: &mut m::MetadataResponse) {
         for broker in &mut answer.brokers {
-            broker.host = StrBytes::from_string(host.to_owned());
-            broker.port = port.parse().expect("a port");
+            (broker.host, broker.port) = self.place();
         }
-        let mut out = BytesMut::from(&[0; 4][..]);
-        header.encode(&mut out, header_version).expect("encodes");
-        answer.encode(&mut out, version).expect("encodes");
-        let length = (out.len() - 4) as u32;
-        out[..4].copy_from_slice(&length.to_be_bytes());
-        out
     }
+
+    /// Names this front where an answer names the coordinator, in one of its forms.
+    fn coordinate(&self, answer: &mut m::FindCoordinatorResponse) {
+        if !answer.host.is_empty() {
+            (answer.host, answer.port) = self.place();
+        }
+        for coordinator in &mut answer.coordinators {
+            (coordinator.host, coordinator.port) = self.place();
+        }
+    }
+
+    fn place(&self) -> (StrBytes, i32) {
+        let (host, port) = self.address.rsplit_once(':').expect("an address");
+        (StrBytes::from_string(host.to_owned()), port.parse().expect("a port"))
+    }
+}
+
+/// Changes what an answer says.
+fn rewritten<A: Decodable + Encodable + HeaderVersion>(
+    frame: &BytesMut,
+    version: i16,
+    change: impl FnOnce(&mut A),
+) -> BytesMut {
+    let mut rest = Bytes::copy_from_slice(&frame[4..]);
+    let header_version = A::header_version(version);
+    let header = m::ResponseHeader::decode(&mut rest, header_version).expect("a header");
+    let mut answer = A::decode(&mut rest, version).expect("an answer");
+    change(&mut answer);
+    let mut out = BytesMut::from(&[0; 4][..]);
+    header.encode(&mut out, header_version).expect("encodes");
+    answer.encode(&mut out, version).expect("encodes");
+    let length = (out.len() - 4) as u32;
+    out[..4].copy_from_slice(&length.to_be_bytes());
+    out
 }
 
 /// Reads a request or an answer, its length in front.
