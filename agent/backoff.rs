@@ -1,8 +1,14 @@
-//! Waits that grow, with jitter, so that a thousand clients of a broker that comes back do not all return at once.
-//!
-//! Pure but for the random generator.
+//! Waits that grow, with jitter, so that a thousand clients of a broker that comes back do not all return at once; and the
+//! patience to try again what passes, which says what it waits for.
 
 use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::error::{Error, Result};
+
+/// How long something is tried before that is said: leaders move every day.
+const SAID_AFTER: Duration = Duration::from_secs(2);
 
 /// The waits between attempts: each twice the last, up to a bound, each spread by ±20 %.
 #[derive(Debug, Clone)]
@@ -36,9 +42,59 @@ impl Backoff {
     }
 }
 
+/// Has what fails for a reason that passes tried again, up to a bound; what lasts is logged, each reason once.
+#[derive(Debug)]
+pub struct Patience {
+    backoff: Backoff,
+    within: Duration,
+    began: Instant,
+    said: String,
+}
+
+impl Patience {
+    /// Makes one that lasts for `within`.
+    pub fn new(backoff: Backoff, within: Duration) -> Self {
+        Self { backoff, within, began: Instant::now(), said: String::new() }
+    }
+
+    /// Waits before the next try of what has failed. Cancel: safe.
+    ///
+    /// # Errors
+    /// The failure itself, where it stays or the bound is reached.
+    pub async fn wait(&mut self, error: Error) -> Result<()> {
+        if !error.retryable() || self.began.elapsed() >= self.within {
+            return Err(error);
+        }
+        let why = error.to_string();
+        if self.began.elapsed() >= SAID_AFTER && self.said != why {
+            tracing::warn!("{why}; trying again");
+            self.said = why;
+        }
+        sleep(self.backoff.wait()).await;
+        Ok(())
+    }
+
+    /// Begins anew, after a success.
+    pub fn reset(&mut self) {
+        self.began = Instant::now();
+        self.backoff.reset();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_passes_is_waited_for_up_to_a_bound_and_what_stays_is_not() {
+        let backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
+        let mut patience = Patience::new(backoff.clone(), Duration::from_secs(60));
+        assert!(patience.wait(Error::transient("away")).await.is_ok());
+        let error = patience.wait(Error::failed("gone")).await.expect_err("it stays");
+        assert_eq!(error.to_string(), "gone");
+        let mut none = Patience::new(backoff, Duration::ZERO);
+        assert!(none.wait(Error::transient("away")).await.is_err());
+    }
 
     #[test]
     fn waits_grow_to_their_bound_and_begin_anew_after_a_success() {

@@ -4,7 +4,8 @@
 //! With `KAFKA_BROKERS=host:port` the tests that need not read a broker's disk use that cluster; the others fail and
 //! say so. `SEED=n` repeats the contents of a run, `KILLS=n` sets how often the kill test kills,
 //! and how often restores are killed on each of their ways (5), `RACES=n` how often two processes of one restore meet (4),
-//! `FOREIGN=n` how often somebody else writes to what is restored (5),
+//! `FOREIGN=n` how often somebody else writes to what is restored (5), `MOVES=n` how often each thing happens to the cluster
+//! that is restored to (1),
 //! `REBALANCES=n` how often members of a group come and go; `FAULTS=word` chooses among the ways in which a store fails.
 //! `PYTHON=interpreter` has the reader in `docs` tested too, `WRITE_GOLDEN=1` writes what is in `tests/golden` anew.
 //! Of the tests beside the code, `FUZZ_SECONDS=n` sets how long decoders are fed mutations (20 s in all), `CASES=n` how many

@@ -1,21 +1,21 @@
 //! Where the logs of target partitions begin and end, and whether there are records in them.
 //!
-//! Retry: what passes (a leader that moves, one that a new topic has not got yet) is asked again, with back-off, for
-//! [`SETTLE`]: an end that nobody told must not be taken for that of an empty log.
+//! Retry: what passes (a leader that moves or hangs, one that a new topic has not got yet) is asked again, with back-off,
+//! for [`SETTLE`]: an end that nobody told must not be taken for that of an empty log.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
-
+use crate::backoff::Patience;
 use crate::batch::{self, Header};
 use crate::error::{Error, Result};
 use crate::kafka::client::{At, Client, Isolation, OffsetQuery};
 use crate::kafka::code_name;
 use crate::record::{OffsetRange, Partition};
 
-/// How long partitions may be without a leader that answers: as long as a topic may take to be made.
-const SETTLE: Duration = Duration::from_secs(30);
+/// How long partitions may be without a leader that answers. A broker that hangs is waited for during half a minute by
+/// itself, and by then another one leads: with less than twice that, the first such broker would end it.
+const SETTLE: Duration = Duration::from_secs(75);
 
 /// Returns the offsets that the target partitions have.
 ///
@@ -23,16 +23,12 @@ const SETTLE: Duration = Duration::from_secs(30);
 /// [`Kind::Transient`](crate::error::Kind::Transient) when a partition has no leader that answers in time;
 /// [`Kind::Failed`](crate::error::Kind::Failed) when one refuses to.
 pub(crate) async fn of(client: &Client, targets: &[Partition]) -> Result<HashMap<Partition, OffsetRange>> {
-    let deadline = Instant::now() + SETTLE;
-    let mut backoff = client.backoff();
+    let mut patience = Patience::new(client.backoff(), SETTLE);
     let mut told = HashMap::new();
     loop {
         let left: Vec<&Partition> = targets.iter().filter(|target| !told.contains_key(*target)).collect();
         let Err(error) = ask(client, &left, &mut told).await else { return Ok(told) };
-        if !error.retryable() || Instant::now() >= deadline {
-            return Err(error);
-        }
-        sleep(backoff.wait()).await;
+        patience.wait(error).await?;
     }
 }
 
@@ -67,21 +63,17 @@ pub(super) async fn walk(
     ranges: HashMap<Partition, OffsetRange>,
     mut look: impl FnMut(&Partition, Option<&Header>) -> Result<bool>,
 ) -> Result<()> {
-    let mut deadline = Instant::now() + SETTLE;
-    let mut backoff = client.backoff();
+    let mut patience = Patience::new(client.backoff(), SETTLE);
     let mut left: Vec<(Partition, OffsetRange)> = ranges.into_iter().filter(|(_, range)| !range.is_empty()).collect();
     left.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     while !left.is_empty() {
         match look_on(client, &mut left, &mut look).await {
-            Ok(true) => {
-                deadline = Instant::now() + SETTLE;
-                backoff.reset();
+            Ok(true) => patience.reset(),
+            Ok(false) => {
+                let error = Error::transient("a partition does not tell what it holds").hint("see to the brokers");
+                patience.wait(error).await?;
             }
-            Err(error) if !error.retryable() || Instant::now() >= deadline => return Err(error),
-            Ok(false) if Instant::now() >= deadline => {
-                return Err(Error::transient("a partition does not tell what it holds").hint("see to the brokers"));
-            }
-            _ => sleep(backoff.wait()).await,
+            Err(error) => patience.wait(error).await?,
         }
     }
     Ok(())

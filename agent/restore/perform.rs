@@ -6,7 +6,7 @@
 //! that finds an attempt goes on where that has come to ([`resume`](super::resume)); one that finds the map only gives the
 //! topics their settings, and writes `done`, also when it was cancelled meanwhile. Cancel: SIGTERM, SIGINT and `restores
 //! cancel` stop the reading; what is on its way is acknowledged within `shutdown_timeout`. Nothing that was sent is taken
-//! back.
+//! back. Where the fence waits for a cluster that lacks replicas, they end the waiting.
 
 pub(super) mod targets;
 pub(super) mod within;
@@ -102,7 +102,7 @@ impl Planned<'_> {
         }
         check_cancelled(id, &seen)?;
         let kept = self.keep_plan().await?;
-        let (path, is_fenced) = self.prepare().await?;
+        let (path, is_fenced) = self.unless_stopped(&stop, self.prepare()).await?;
         if seen.attempts.is_empty() {
             self.make_topics().await?;
             crash::point("restore-topics", &id);
@@ -111,7 +111,7 @@ impl Planned<'_> {
         let targets = resume::targets(&assigned);
         let settings = produce::Settings::default();
         let identity = match is_fenced {
-            true => match fence(self.client, &transactional_id(id), &targets).await {
+            true => match self.unless_stopped(&stop, fence(self.client, &transactional_id(id), &targets)).await {
                 Ok(identity) => identity,
                 Err(error) if error.kind() == Kind::Fenced => {
                     return Err(self.fenced(error, seen.attempts.last()).await);
@@ -467,6 +467,20 @@ impl Planned<'_> {
             bytes: RateLimit::new(bytes),
             records: RateLimit::new(records),
             piece: (bytes.map_or(usize::MAX, |rate| piece(rate) as usize), records.map_or(u64::MAX, piece)),
+        }
+    }
+
+    /// Waits for the cluster, unless the restore is to end meanwhile: the fence waits for as long as replicas are missing.
+    async fn unless_stopped<T>(
+        &self,
+        stop: &watch::Receiver<bool>,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::select! {
+            done = work => done,
+            why = self.until_stopped(stop.clone()) => {
+                Err(why.source_of(Ok(())).with("restore", self.state.restore_id()))
+            }
         }
     }
 

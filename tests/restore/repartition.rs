@@ -22,6 +22,12 @@ fn key(number: usize) -> Vec<u8> {
 /// Makes a topic of so many records in each partition, whose keys are anywhere, some of them null; each value is another.
 pub(super) fn written(kafka: &Kafka, theme: &str, partitions: i32, count: usize) -> String {
     let topic = kafka.topic(theme, partitions, &[]);
+    write(kafka, &topic, partitions, count);
+    topic
+}
+
+/// Writes so many such records to each partition of a topic.
+pub(super) fn write(kafka: &Kafka, topic: &str, partitions: i32, count: usize) {
     let mut random = fastrand::Rng::new();
     let record = |(number, partition): (usize, i32)| Record {
         partition,
@@ -34,8 +40,7 @@ pub(super) fn written(kafka: &Kafka, theme: &str, partitions: i32, count: usize)
     let all = (0..count).flat_map(|number| (0..partitions).map(move |partition| (number, partition)));
     let records: Vec<Record> = all.map(record).collect();
     let properties = [("batch.num.messages", "20"), ("compression.type", "lz4")];
-    let _ = Writer::new(kafka, &properties).write(&topic, &records);
-    topic
+    let _ = Writer::new(kafka, &properties).write(topic, &records);
 }
 
 /// Returns which partition each key has in a topic of so many, by the partitioner of another maker that is Java's.

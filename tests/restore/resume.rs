@@ -4,7 +4,10 @@
 //! stages. `KILLS=n` sets how often restores are killed on each (5): a quarter between two durable effects, the others at
 //! any moment, several times before one may end. What is there in the end is read by consumers of both isolation levels.
 
+mod cluster;
 mod meddling;
+mod old;
+mod paths;
 mod races;
 mod together;
 
@@ -64,29 +67,33 @@ const UNCHANGED: Change<'_> = Change { loses: &|_, _| false, stamps: false };
 
 impl Case {
     fn new(kafka: &Kafka, theme: &str, way: Way) -> Self {
-        let topic = kafka.topic(theme, PARTITIONS, &[]);
+        Self::written(kafka, kafka.topic(theme, PARTITIONS, &[]), way, COUNT)
+    }
+
+    /// Makes the case of a topic that is empty, and gets so many records in each partition.
+    fn written(kafka: &Kafka, topic: String, way: Way, count: i64) -> Self {
         let batch = match way {
             Way::Verbatim => "25",
             Way::Merged => "1",
             Way::Staged => "7",
         };
         let properties = [("batch.num.messages", batch), ("linger.ms", "20"), ("compression.type", "lz4")];
-        let (plain, aborting) = (Writer::new(kafka, &properties), Writer::transactional(kafka, theme));
+        let (plain, aborting) = (Writer::new(kafka, &properties), Writer::transactional(kafka, &topic));
         let mut contents = Contents::new();
         for _ in 0..3 {
-            let _ = plain.write(&topic, &contents.records(PARTITIONS, COUNT as usize / 3, 300));
+            let _ = plain.write(&topic, &contents.records(PARTITIONS, count as usize / 3, 300));
             let _ = aborting.abort_records(&topic, &contents.records(PARTITIONS, 20, 100));
         }
-        Self::of(kafka, topic, way)
+        Self::of(kafka, topic, way, count)
     }
 
-    /// Makes the case of a topic that is written.
-    fn of(kafka: &Kafka, topic: String, way: Way) -> Self {
+    /// Makes the case of a topic that has so many records in each partition.
+    fn of(kafka: &Kafka, topic: String, way: Way, count: i64) -> Self {
         let backup = Backup::of(kafka, &[&topic]).sink("roll_bytes", "64KiB");
         let _ = backup.backup().ok();
         let held = read_committed(kafka, &topic);
         let wanted = if way == Way::Staged { injected(held) } else { held };
-        assert_eq!(wanted.len() as i64, COUNT * i64::from(kafka.partitions(&topic)));
+        assert_eq!(wanted.len() as i64, count * i64::from(kafka.partitions(&topic)));
         Self { way, topic, backup, wanted }
     }
 

@@ -1,6 +1,6 @@
 //! A front before a Kafka broker that names itself in the broker's place and passes everything on, but cuts connections
-//! now and then (in the middle of a Produce request, or when the broker has answered one and nobody has heard it), or keeps
-//! back for a while what the coordinators of transactions and their groups answer.
+//! now and then (in the middle of a request that changes something, or when the broker has answered one and nobody has heard
+//! it), or keeps back for a while what the coordinators of transactions and their groups answer.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -15,8 +15,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// One Produce request in this many is cut.
-const ONE_IN: usize = 60;
+/// The requests that change something: batches, topics and their settings, and all that belongs to transactions.
+const CHANGES: [i16; 8] = [
+    m::ProduceRequest::KEY,
+    m::CreateTopicsRequest::KEY,
+    m::IncrementalAlterConfigsRequest::KEY,
+    m::InitProducerIdRequest::KEY,
+    m::AddPartitionsToTxnRequest::KEY,
+    m::AddOffsetsToTxnRequest::KEY,
+    m::TxnOffsetCommitRequest::KEY,
+    m::EndTxnRequest::KEY,
+];
 
 /// What coordinators of transactions and their groups are asked.
 const COORDINATED: [i16; 5] = [
@@ -31,8 +40,11 @@ const COORDINATED: [i16; 5] = [
 pub(crate) struct Cutting {
     broker: String,
     address: String,
-    /// How long it keeps back what coordinators answer; it cuts nothing then.
-    delay: Option<Duration>,
+    /// How long it keeps back what coordinators answer.
+    delay: Duration,
+    /// The requests that are cut, and one in how many.
+    keys: &'static [i16],
+    one_in: usize,
     requests: AtomicUsize,
     cuts: AtomicUsize,
 }
@@ -40,7 +52,7 @@ pub(crate) struct Cutting {
 /// What is on its way over a connection.
 #[derive(Default)]
 struct Passing {
-    /// The requests whose answers name brokers, by their numbers: which they are, and their versions.
+    /// The requests whose answers name brokers, with their versions, by their numbers.
     naming: HashMap<i32, (i16, i16)>,
     /// The numbers of those whose answers are kept back.
     slow: HashSet<i32>,
@@ -49,23 +61,30 @@ struct Passing {
 }
 
 impl Cutting {
-    /// Starts a front before `broker` (`host:port`).
+    /// Starts a front before `broker` (`host:port`) that cuts one Produce request in 60.
     pub(crate) fn start(broker: &str) -> &'static Self {
-        Self::start_with(broker, None)
+        Self::start_with(broker, (&CHANGES[..1], 60), Duration::ZERO)
     }
 
-    /// Starts one that cuts nothing and whose coordinators are slow.
+    /// Starts a front that cuts one in five of all requests that change something.
+    pub(crate) fn often(broker: &str) -> &'static Self {
+        Self::start_with(broker, (&CHANGES, 5), Duration::ZERO)
+    }
+
+    /// Starts a front that cuts nothing and whose coordinators are slow.
     pub(crate) fn slow(broker: &str, delay: Duration) -> &'static Self {
-        Self::start_with(broker, Some(delay))
+        Self::start_with(broker, (&[], 1), delay)
     }
 
-    fn start_with(broker: &str, delay: Option<Duration>) -> &'static Self {
+    fn start_with(broker: &str, (keys, one_in): (&'static [i16], usize), delay: Duration) -> &'static Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("this machine has a free port");
         listener.set_nonblocking(true).expect("a socket");
         let front: &'static Self = Box::leak(Box::new(Self {
             broker: broker.to_owned(),
             address: listener.local_addr().expect("bound").to_string(),
             delay,
+            keys,
+            one_in,
             requests: AtomicUsize::new(0),
             cuts: AtomicUsize::new(0),
         }));
@@ -118,17 +137,17 @@ impl Cutting {
             if [m::MetadataRequest::KEY, m::FindCoordinatorRequest::KEY].contains(&key) {
                 passing.lock().expect("unpoisoned").naming.insert(correlation, (key, version));
             }
-            if self.delay.is_some() && COORDINATED.contains(&key) {
+            if !self.delay.is_zero() && COORDINATED.contains(&key) {
                 passing.lock().expect("unpoisoned").slow.insert(correlation);
             }
-            if key == m::ProduceRequest::KEY && self.delay.is_none() {
-                match self.requests.fetch_add(1, Ordering::Relaxed) % (2 * ONE_IN) {
-                    7 => {
-                        self.cuts.fetch_add(1, Ordering::Relaxed);
-                        return to.write_all(&frame[..frame.len() / 2]).await;
-                    }
-                    67 => passing.lock().expect("unpoisoned").unheard = Some(correlation),
-                    _ => {}
+            if self.keys.contains(&key) {
+                let (number, first) = (self.requests.fetch_add(1, Ordering::Relaxed), self.one_in / 8);
+                if number % (2 * self.one_in) == first {
+                    self.cuts.fetch_add(1, Ordering::Relaxed);
+                    return to.write_all(&frame[..frame.len() / 2]).await;
+                }
+                if number % (2 * self.one_in) == self.one_in + first {
+                    passing.lock().expect("unpoisoned").unheard = Some(correlation);
                 }
             }
             to.write_all(&frame).await?;
@@ -148,13 +167,13 @@ impl Cutting {
                 let mut passing = passing.lock().expect("unpoisoned");
                 (passing.naming.remove(&correlation), passing.unheard, passing.slow.remove(&correlation))
             };
-            if let Some(delay) = self.delay.filter(|_| is_slow) {
-                tokio::time::sleep(delay).await;
+            if is_slow {
+                tokio::time::sleep(self.delay).await;
             }
             if let Some((key, version)) = naming {
                 frame = match key {
-                    m::MetadataRequest::KEY => self.in_its_place(frame, version, Self::as_broker),
-                    _ => self.in_its_place(frame, version, Self::as_coordinator),
+                    m::MetadataRequest::KEY => rewritten(&frame, version, |answer| self.lead(answer)),
+                    _ => rewritten(&frame, version, |answer| self.coordinate(answer)),
                 };
             } else if unheard == Some(correlation) {
                 self.cuts.fetch_add(1, Ordering::Relaxed);
@@ -164,44 +183,46 @@ impl Cutting {
         }
     }
 
-    /// Names this front where an answer names the broker.
-    fn in_its_place<A>(&self, frame: BytesMut, version: i16, put: impl Fn(&Self, &mut A)) -> BytesMut
-    where
-        A: Decodable + Encodable + HeaderVersion,
-    {
-        let mut rest: Bytes = frame.freeze().slice(4..);
-        let header_version = A::header_version(version);
-        let header = m::ResponseHeader::decode(&mut rest, header_version).expect("a header");
-        let mut answer = A::decode(&mut rest, version).expect("an answer");
-        put(self, &mut answer);
-        let mut out = BytesMut::from(&[0; 4][..]);
-        header.encode(&mut out, header_version).expect("encodes");
-        answer.encode(&mut out, version).expect("encodes");
-        let length = (out.len() - 4) as u32;
-        out[..4].copy_from_slice(&length.to_be_bytes());
-        out
-    }
-
-    fn as_broker(&self, answer: &mut m::MetadataResponse) {
+    /// Names this front where an answer names the brokers.
+    fn lead(&self, answer: &mut m::MetadataResponse) {
         for broker in &mut answer.brokers {
-            (broker.host, broker.port) = self.host_and_port();
+            (broker.host, broker.port) = self.place();
         }
     }
 
-    fn as_coordinator(&self, answer: &mut m::FindCoordinatorResponse) {
-        // Only one of both is there, by the version.
-        if answer.coordinators.is_empty() {
-            (answer.host, answer.port) = self.host_and_port();
+    /// Names this front where an answer names the coordinator, in one of its forms.
+    fn coordinate(&self, answer: &mut m::FindCoordinatorResponse) {
+        if !answer.host.is_empty() {
+            (answer.host, answer.port) = self.place();
         }
         for coordinator in &mut answer.coordinators {
-            (coordinator.host, coordinator.port) = self.host_and_port();
+            (coordinator.host, coordinator.port) = self.place();
         }
     }
 
-    fn host_and_port(&self) -> (StrBytes, i32) {
+    fn place(&self) -> (StrBytes, i32) {
         let (host, port) = self.address.rsplit_once(':').expect("an address");
         (StrBytes::from_string(host.to_owned()), port.parse().expect("a port"))
     }
+}
+
+/// Changes what an answer says.
+fn rewritten<A: Decodable + Encodable + HeaderVersion>(
+    frame: &BytesMut,
+    version: i16,
+    change: impl FnOnce(&mut A),
+) -> BytesMut {
+    let mut rest = Bytes::copy_from_slice(&frame[4..]);
+    let header_version = A::header_version(version);
+    let header = m::ResponseHeader::decode(&mut rest, header_version).expect("a header");
+    let mut answer = A::decode(&mut rest, version).expect("an answer");
+    change(&mut answer);
+    let mut out = BytesMut::from(&[0; 4][..]);
+    header.encode(&mut out, header_version).expect("encodes");
+    answer.encode(&mut out, version).expect("encodes");
+    let length = (out.len() - 4) as u32;
+    out[..4].copy_from_slice(&length.to_be_bytes());
+    out
 }
 
 /// Reads a request or an answer, its length in front.

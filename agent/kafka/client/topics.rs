@@ -1,6 +1,9 @@
 //! Topics made and deleted, and their settings changed: what a restore needs of an administrator, over the wire.
 //!
 //! Settings are changed one by one (IncrementalAlterConfigs): the older call resets every setting that it does not name.
+//!
+//! Retry: what passes (a controller that dies or moves, a connection that breaks, an answer that comes too late), with
+//! back-off, for [`MADE_WITHIN`]; all of it may be done twice.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -14,14 +17,16 @@ use kafka_protocol::protocol::{Request, StrBytes};
 use tokio::time::{Instant, sleep};
 
 use super::{Client, RESOURCE_TOPIC, SOURCE_TOPIC, topic_name};
+use crate::backoff::Patience;
 use crate::error::{Error, Result};
 use crate::kafka::code_name;
 use crate::kafka::wire::Throttled;
 use crate::pipeline::TopicConfig;
 use crate::record::TopicId;
 
-/// How long the controller may take to make a topic, and the topic to get its leaders.
-const MADE_WITHIN: Duration = Duration::from_secs(30);
+/// How long the controller may take to make a topic, and the topic to get its leaders. A broker that hangs takes half a
+/// minute of it.
+const MADE_WITHIN: Duration = Duration::from_secs(60);
 
 const TOPIC_ALREADY_EXISTS: i16 = 36;
 const NOT_CONTROLLER: i16 = 41;
@@ -171,7 +176,15 @@ impl Client {
             .with_resource_name(StrBytes::from_string(topic.to_owned()))
             .with_configs(changes.iter().map(change).collect());
         let request = m::IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
-        let Some(answer) = self.ask_any(0..=1, &request).await? else {
+        let mut patience = self.patience();
+        while let Err(error) = self.try_to_alter(topic, &request).await {
+            patience.wait(error).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_to_alter(&self, topic: &str, request: &m::IncrementalAlterConfigsRequest) -> Result<()> {
+        let Some(answer) = self.ask_any(0..=1, request).await? else {
             let what =
                 format!("the settings of topic \"{topic}\" cannot be changed one by one by brokers before Kafka 2.3");
             return Err(Error::failed(what).hint("change them with the tools of that version"));
@@ -247,8 +260,27 @@ impl Client {
         answer.ok_or_else(|| Error::failed("the cluster has no version of CreateTopics that we know"))
     }
 
-    /// Asks the controller: with ZooKeeper only that makes and deletes topics; with KRaft any broker passes the request on.
+    fn patience(&self) -> Patience {
+        Patience::new(self.backoff(), MADE_WITHIN)
+    }
+
+    /// Asks the controller, again where it does not answer.
     async fn ask_controller<R>(&self, ours: RangeInclusive<i16>, request: &R) -> Result<Option<R::Response>>
+    where
+        R: Request,
+        R::Response: Throttled,
+    {
+        let mut patience = self.patience();
+        loop {
+            match self.try_to_ask_controller(ours.clone(), request).await {
+                Err(error) => patience.wait(error).await?,
+                answered => return answered,
+            }
+        }
+    }
+
+    /// Asks the controller: with ZooKeeper only that makes and deletes topics; with KRaft any broker passes the request on.
+    async fn try_to_ask_controller<R>(&self, ours: RangeInclusive<i16>, request: &R) -> Result<Option<R::Response>>
     where
         R: Request,
         R::Response: Throttled,
@@ -266,9 +298,15 @@ impl Client {
         if names.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let mut backoff = self.backoff();
+        let (mut backoff, mut patience) = (self.backoff(), self.patience());
         loop {
-            let metadata = self.metadata(Some(&names)).await?;
+            let metadata = match self.metadata(Some(&names)).await {
+                Ok(metadata) => metadata,
+                Err(error) => {
+                    patience.wait(error).await?;
+                    continue;
+                }
+            };
             let led = metadata.topics.iter().filter(|topic| {
                 let led = topic.partitions.iter().filter(|partition| partition.leader >= 0).count();
                 let all = topics.iter().find(|new| new.name == topic.name).map_or(0, |new| new.partitions);
@@ -321,5 +359,53 @@ fn with_hint(error: Error, code: i16, topic: &str) -> Error {
         // INVALID_REPLICATION_FACTOR
         38 => error.hint("ask for no more replicas than there are brokers"),
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use rdkafka::mocking::MockCluster;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::kafka::Properties;
+
+    /// Starts a front before a broker that breaks the first three connections; returns its address, and how many there were.
+    async fn breaking(broker: String) -> (String, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let (address, met) = (listener.local_addr().expect("bound").to_string(), Arc::new(AtomicUsize::new(0)));
+        let count = met.clone();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                if count.fetch_add(1, Ordering::Relaxed) >= 3 {
+                    let mut broker = TcpStream::connect(&broker).await.expect("it listens");
+                    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut broker).await });
+                }
+            }
+        });
+        (address, met)
+    }
+
+    #[tokio::test]
+    async fn topics_are_made_and_set_by_who_answers_after_connections_have_broken() {
+        // It knows neither request, and says so: then it was asked.
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        for is_made in [true, false] {
+            let (address, met) = breaking(cluster.bootstrap_servers()).await;
+            let map = [("bootstrap.servers", &*address), ("reconnect.backoff.ms", "10")];
+            let map = map.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            let client = Client::new(Properties::new(map.into()).expect("good properties"));
+            let error = if is_made {
+                let topic = NewTopic { name: "t".into(), partitions: 1, replication_factor: 1, configs: Vec::new() };
+                client.create_topics(&[topic]).await.expect_err("it does not know that").to_string()
+            } else {
+                client.alter_configs("t", &[]).await.expect_err("it does not know that").to_string()
+            };
+            let answered = ["no version of CreateTopics", "before Kafka 2.3"].iter().any(|words| error.contains(words));
+            assert!(answered && met.load(Ordering::Relaxed) > 3, "{error}");
+        }
     }
 }

@@ -1,7 +1,9 @@
 //! The coordinator of a transactional id or of a group: found, asked, and asked again until it agrees.
 //!
 //! Retry: what passes (a connection that breaks, a coordinator that moves, loads, or is busy with the transaction before),
-//! with waits, up to a bound for each step. Cancel: safe at any point; what was asked may have been done.
+//! with waits, up to a bound for each step. A patient one waits without a bound where the coordinator itself does, for
+//! partitions that lack a leader or replicas, and logs what it waits for. Cancel: safe at any point; what was asked may
+//! have been done.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -28,6 +30,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// The longest wait for the transaction before to be over: each second transaction finds it busy.
 const BUSY_WAIT: Duration = Duration::from_millis(20);
+
+/// A transaction that is not over by then waits for something else than its markers' way there and back.
+const BUSY_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a patient one tries before it says so.
+const SAID_AFTER: Duration = Duration::from_secs(2);
 
 /// CONCURRENT_TRANSACTIONS.
 const BUSY: i16 = 51;
@@ -69,6 +77,7 @@ pub(super) struct Coordinator {
     of: Of,
     /// How long a step may take.
     within: Duration,
+    is_patient: bool,
     /// The connection to it, of its own: that of the client may ask twice, and does not say so.
     connection: Option<Connection>,
     /// Whether something that it was asked has no answer: it may yet be done, much later.
@@ -95,7 +104,12 @@ pub(super) type Step<T> = std::result::Result<T, Failure>;
 impl Coordinator {
     /// Makes one that is not found yet.
     pub(super) fn new(client: &Client, of: Of, within: Duration) -> Self {
-        Self { client: client.clone(), of, within, connection: None, unanswered: false }
+        Self { client: client.clone(), of, within, is_patient: false, connection: None, unanswered: false }
+    }
+
+    /// Makes one that waits for the transaction before to be over for as long as that takes, and logs what it waits for.
+    pub(super) fn patient(client: &Client, of: Of, within: Duration) -> Self {
+        Self { is_patient: true, ..Self::new(client, of, within) }
     }
 
     /// Returns whether something that it was asked has no answer, and may yet be done.
@@ -137,7 +151,7 @@ impl Coordinator {
             // Older ones would raise it for whoever asks.
             versions = 3..=4;
         }
-        let answer = self.try_step(versions, &request, |answer| checked(answer.error_code)).await?;
+        let answer = self.try_step("InitProducerId", versions, &request, |answer| checked(answer.error_code)).await?;
         Ok(Identity { producer_id: answer.producer_id.0, epoch: answer.producer_epoch })
     }
 
@@ -154,7 +168,7 @@ impl Coordinator {
             OTHER_EPOCH | OTHER_PRODUCER => Ok(()),
             code => checked(code),
         };
-        match self.try_step(3..=4, &request, check).await {
+        match self.try_step("InitProducerId", 3..=4, &request, check).await {
             Err(Failure::Unsupported(_)) => self.init(None, timeout).await.map(drop),
             asked => asked.map(drop),
         }
@@ -208,12 +222,13 @@ impl Coordinator {
         R: Request,
         R::Response: Throttled,
     {
-        self.try_step(ours, request, check).await.map_err(|failure| self.failed(name, failure))
+        self.try_step(name, ours, request, check).await.map_err(|failure| self.failed(name, failure))
     }
 
     /// Asks the coordinator until it agrees, or does not for a reason that stays.
     pub(super) async fn try_step<R>(
         &mut self,
+        name: &str,
         ours: RangeInclusive<i16>,
         request: &R,
         check: impl Fn(&R::Response) -> Step<()>,
@@ -223,7 +238,8 @@ impl Coordinator {
         R::Response: Throttled,
     {
         let mut backoff = self.backoff();
-        let deadline = Instant::now() + self.within;
+        let began = Instant::now();
+        let (mut deadline, mut said) = (began + self.within, String::new());
         loop {
             let failure = match self.ask(ours.clone(), request).await {
                 Ok(answer) => match check(&answer) {
@@ -232,18 +248,58 @@ impl Coordinator {
                 },
                 Err(failure) => failure,
             };
-            let wait = match failure {
-                Failure::Code(BUSY) => backoff.wait().min(BUSY_WAIT),
-                _ => backoff.wait(),
-            };
+            let is_busy = matches!(failure, Failure::Code(BUSY));
+            let mut wait = backoff.wait();
+            if is_busy && began.elapsed() < BUSY_WITHIN {
+                wait = wait.min(BUSY_WAIT);
+            }
+            if self.is_patient && is_busy {
+                // It answers, and waits itself.
+                deadline = Instant::now() + self.within;
+            }
             if !passes(&failure) || Instant::now() + wait > deadline {
                 return Err(failure);
+            }
+            if self.is_patient && began.elapsed() >= SAID_AFTER {
+                self.say(name, &failure, &mut said);
             }
             // A topic is new, the transaction before is not over, an offset is not decided: it is the right one.
             if !matches!(failure, Failure::Code(3 | BUSY | 88)) {
                 self.connection = None;
             }
             sleep(wait).await;
+        }
+    }
+
+    /// Logs why a step is tried again, unless that was said before.
+    fn say(&self, name: &str, failure: &Failure, said: &mut String) {
+        let why = match failure {
+            Failure::Code(code) => self.said(name, *code),
+            Failure::Error(error) | Failure::Unsupported(error) => error.to_string(),
+        };
+        if *said != why {
+            tracing::warn!("{why}; trying again");
+            *said = why;
+        }
+    }
+
+    /// Says what a coordinator means by an error code.
+    fn said(&self, name: &str, code: i16) -> String {
+        let (of, key) = (self.kind(), self.key());
+        match code {
+            BUSY => format!(
+                "{of} \"{key}\" waits for partitions that lack a leader or replicas in sync (`min.insync.replicas`): the \
+                 transaction before is not over, {name} is answered {}",
+                code_name(code)
+            ),
+            _ => format!("{name} for {of} \"{key}\" was refused: {}", code_name(code)),
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.of {
+            Of::Transactions(_) => "transactional id",
+            Of::Group(_) => "group",
         }
     }
 
@@ -296,10 +352,7 @@ impl Coordinator {
 
     /// Makes an error for people of a failure of the request of that name.
     pub(super) fn failed(&self, name: &str, failure: Failure) -> Error {
-        let (what, id) = match &self.of {
-            Of::Transactions(id) => ("transactional id", id),
-            Of::Group(group) => ("group", group),
-        };
+        let (what, id) = (self.kind(), self.key());
         let code = match failure {
             Failure::Error(error) | Failure::Unsupported(error) => return error.with(what, id),
             Failure::Code(code) => code,
@@ -307,7 +360,7 @@ impl Coordinator {
         if matches!(code, OTHER_EPOCH | OTHER_PRODUCER) {
             return verdict::fenced(&format!("the coordinator of {what} \"{id}\""), code);
         }
-        let said = format!("{name} for {what} \"{id}\" was refused: {}", code_name(code));
+        let said = self.said(name, code);
         let error = if passes(&Failure::Code(code)) { Error::transient(said) } else { Error::failed(said) };
         error.hint(self.hint(code))
     }
@@ -330,6 +383,7 @@ impl Coordinator {
             INVALID_STATE | 49 => {
                 "the coordinator has ended the transaction, or forgotten the id: start again".to_owned()
             }
+            BUSY => "see to the brokers of the target topics".to_owned(),
             _ => "try again when the brokers' logs say that they are well".to_owned(),
         }
     }
@@ -364,4 +418,31 @@ fn worst_of(topics: &[AddPartitionsToTxnTopicResult]) -> Step<()> {
 /// Returns an address; an IPv6 one needs its brackets back.
 fn address(host: &str, port: i32) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey as Key, RDKafkaRespErr as Code};
+
+    use super::*;
+    use crate::kafka::Properties;
+
+    #[tokio::test]
+    async fn a_patient_one_waits_for_partitions_without_replicas_for_as_long_as_it_takes() {
+        let cluster = MockCluster::new(1).expect("a mock cluster");
+        let map = [("bootstrap.servers".to_owned(), cluster.bootstrap_servers())];
+        let client = Client::new(Properties::new(map.into()).expect("good properties"));
+        let (of, within) = (Of::Transactions("restore-1".to_owned()), Duration::from_millis(100));
+        let busy = [Code::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS; 20];
+        let mut patient = Coordinator::patient(&client, of.clone(), within);
+        cluster.request_errors(Key::InitProducerId, &busy);
+        patient.init(None, STEP_WITHIN).await.expect("the partitions are there again");
+        let mut other = Coordinator::new(&client, of, within);
+        cluster.request_errors(Key::InitProducerId, &busy);
+        let failure = other.init(None, STEP_WITHIN).await.expect_err("it has its bound");
+        let text = other.failed("InitProducerId", failure).to_string();
+        let words = ["\"restore-1\" waits for partitions", "`min.insync.replicas`", "see to the brokers"];
+        assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    }
 }

@@ -6,7 +6,8 @@
 //! the producer begins with sequence 0.
 //!
 //! Order: nothing is sent before every marker is written, as the last InitProducerId tells. Retry: what passes, with
-//! waits, up to a bound for each step; all steps may be done twice. Cancel, crash: the coordinator ends the transaction
+//! waits, up to a bound for each step, but for markers that wait for their partitions' leaders or replicas: these are
+//! waited for as records are later; all steps may be done twice. Cancel, crash: the coordinator ends the transaction
 //! after a minute; the next fence does the same anew.
 
 use std::time::Duration;
@@ -144,5 +145,5 @@ pub async fn unfenced(client: &Client) -> Result<Identity> {
 }
 
 fn coordinator(client: &Client, transactional_id: &str) -> Coordinator {
-    Coordinator::new(client, Of::Transactions(transactional_id.to_owned()), STEP_WITHIN)
+    Coordinator::patient(client, Of::Transactions(transactional_id.to_owned()), STEP_WITHIN)
 }

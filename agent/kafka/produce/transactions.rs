@@ -76,8 +76,8 @@ pub struct Transactions<T> {
     outstanding: usize,
     /// What was committed last, by key.
     committed: BTreeMap<(String, i32), CommittedOffset>,
-    /// Whether trouble with a coordinator was told.
-    troubled: bool,
+    /// The trouble with a coordinator that was told last.
+    troubled: Option<String>,
     phase: Phase,
 }
 
@@ -117,7 +117,7 @@ impl<T: Send + 'static> Transactions<T> {
             adding: JoinSet::new(),
             outstanding: 0,
             committed: BTreeMap::new(),
-            troubled: false,
+            troubled: None,
             phase: Phase::Idle,
         }
     }
@@ -131,6 +131,16 @@ impl<T: Send + 'static> Transactions<T> {
         } else {
             self.held.push((partition.clone(), batch, token));
         }
+    }
+
+    /// Returns the client that they go over.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Returns the producer whose markers end the running transaction.
+    pub fn producer_id(&self) -> i64 {
+        self.identity.producer_id
     }
 
     /// Returns how many batches have no answer yet.
@@ -254,7 +264,7 @@ impl<T: Send + 'static> Transactions<T> {
     /// Sends what waited for partitions that are in the transaction now, or returns why they are not.
     fn added(&mut self, partitions: Vec<Partition>, added: Result<()>) -> Option<Answer<T>> {
         match added {
-            Err(error) if error.retryable() => return Some(self.trouble(&error)),
+            Err(error) if error.retryable() => return self.trouble(&error),
             Err(error) => return Some(Answer::Fenced(error)),
             Ok(()) => crash::point("transaction-added", &self.id),
         }
@@ -279,7 +289,7 @@ impl<T: Send + 'static> Transactions<T> {
         loop {
             match self.try_keep(progress, began).await {
                 Ok(()) => break,
-                Err(error) if error.retryable() => heard(self.trouble(&error)),
+                Err(error) if error.retryable() => self.trouble(&error).into_iter().for_each(&mut *heard),
                 Err(error) => return Err(error),
             }
             sleep(self.client.backoff().wait()).await;
@@ -361,7 +371,7 @@ impl<T: Send + 'static> Transactions<T> {
                 let ended = self.coordinator.lock().await.end(self.identity, committed).await;
                 match ended {
                     Ok(()) => break,
-                    Err(error) if error.retryable() => heard(self.trouble(&error)),
+                    Err(error) if error.retryable() => self.trouble(&error).into_iter().for_each(&mut *heard),
                     Err(error) => return Err(error),
                 }
             }
@@ -395,7 +405,7 @@ impl<T: Send + 'static> Transactions<T> {
             match raised {
                 Ok(identity) => (self.identity, self.settings.fenced_at) = (identity, fenced_at),
                 Err(error) if error.retryable() => {
-                    heard(self.trouble(&error));
+                    self.trouble(&error).into_iter().for_each(&mut *heard);
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -411,14 +421,17 @@ impl<T: Send + 'static> Transactions<T> {
         Ok(())
     }
 
-    fn trouble(&mut self, error: &Error) -> Answer<T> {
-        self.troubled = true;
-        Answer::Trouble { subject: self.subject(), reason: Some(error.to_string()) }
+    /// Tells of trouble with a coordinator, unless that was told last.
+    fn trouble(&mut self, error: &Error) -> Option<Answer<T>> {
+        let reason = error.to_string();
+        let is_new = self.troubled.as_ref() != Some(&reason);
+        self.troubled = Some(reason.clone());
+        is_new.then(|| Answer::Trouble { subject: self.subject(), reason: Some(reason) })
     }
 
     fn right_again(&mut self) -> Option<Answer<T>> {
-        let was = std::mem::take(&mut self.troubled);
-        was.then(|| Answer::Trouble { subject: self.subject(), reason: None })
+        let was = self.troubled.take();
+        was.map(|_| Answer::Trouble { subject: self.subject(), reason: None })
     }
 
     fn subject(&self) -> String {
@@ -438,7 +451,7 @@ impl<T: Send + 'static> Transactions<T> {
 /// [`Kind::Transient`](crate::error::Kind::Transient) when the coordinator does not get there in time;
 /// [`Kind::Failed`](crate::error::Kind::Failed), with what to do, without the authority, and before Kafka 2.5.
 pub async fn progress(client: &Client, group: &str) -> Result<Vec<CommittedOffset>> {
-    let mut coordinator = Coordinator::new(client, Of::Group(group.to_owned()), STEP_WITHIN);
+    let mut coordinator = Coordinator::patient(client, Of::Group(group.to_owned()), STEP_WITHIN);
     let request = m::OffsetFetchRequest::default()
         .with_group_id(coordinator.group_id())
         .with_topics(None)

@@ -1,17 +1,23 @@
 //! The targets of a restore: topics made, partitions found, settings given back.
 //!
-//! Retry: none but the client's. What was made stays when something later fails: a topic of a restore that is not
-//! finished keeps the settings that take nothing away.
+//! Retry: the client's, and until brokers tell of topics that were made a moment ago. What was made stays when something
+//! later fails: a topic of a restore that is not finished keeps the settings that take nothing away.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
+use crate::backoff::Patience;
 use crate::error::{Error, Result};
-use crate::kafka::client::Client;
 use crate::kafka::client::topics::{Made, NewTopic};
+use crate::kafka::client::{Client, Metadata};
 use crate::pipeline::TopicConfig;
 use crate::record::{Partition, TopicId};
 use crate::restore::map::Pair;
 use crate::restore::plan::{self, PartitionPlan, Plan, RoutedPlan, TopicPlan};
+
+/// How long a topic may be unknown to the broker that is asked: they learn of one after the other, in milliseconds, and one
+/// that returns in seconds.
+const TOLD_WITHIN: Duration = Duration::from_secs(10);
 
 /// A partition of the plan, with where its records can go.
 pub(in crate::restore) struct Assigned<'a> {
@@ -50,7 +56,7 @@ pub(super) async fn make(client: &Client, plan: &Plan) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    let metadata = client.metadata(Some(&names)).await?;
+    let metadata = told(client, &names).await?;
     let mut settings = client.topic_configs(&names).await?;
     for topic in exist {
         let told = metadata.topics.iter().find(|told| told.name == topic.name);
@@ -102,35 +108,57 @@ fn is_as_made(topic: &NewTopic, partitions: usize, held: &[TopicConfig]) -> bool
 
 /// Returns the partitions that something is taken of, with their targets.
 pub(super) async fn assigned<'a>(client: &Client, plan: &'a Plan) -> Result<Vec<Assigned<'a>>> {
-    assign_all(plan, &there(client, plan).await?)
+    assign_all(plan, &there(&told(client, &names(plan)).await?))
 }
 
 /// As [`assigned`], before the topics that are missing are made: those have no ids yet.
 pub(in crate::restore) async fn foreseen<'a>(client: &Client, plan: &'a Plan) -> Result<Vec<Assigned<'a>>> {
-    let mut there = there(client, plan).await?;
+    let metadata = client.metadata(Some(&names(plan))).await?;
+    let mut there = there(&metadata);
     for (topic, new) in plan.new_topics() {
         there.entry(topic).or_insert((TopicId::NONE, new.partitions));
     }
     assign_all(plan, &there)
 }
 
-/// Returns those of the plan's targets that are there, with how many partitions each has.
-async fn there<'a>(client: &Client, plan: &'a Plan) -> Result<HashMap<&'a str, (TopicId, i32)>> {
-    let mut names: Vec<_> = plan.topics.iter().map(|topic| topic.target.as_str()).collect();
-    names.extend(plan.routed.iter().map(|topic| topic.topic.as_str()));
-    names.sort_unstable();
+/// Returns the names of the plan's targets.
+fn names(plan: &Plan) -> Vec<String> {
+    let mut names: Vec<_> = plan.topics.iter().map(|topic| topic.target.clone()).collect();
+    names.extend(plan.routed.iter().map(|topic| topic.topic.clone()));
+    names.sort();
     names.dedup();
-    let asked: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let metadata = client.metadata(Some(&asked)).await?;
+    names
+}
+
+/// Returns the topics that are there, with how many partitions each has.
+fn there(metadata: &Metadata) -> HashMap<&str, (TopicId, i32)> {
     let there = metadata.topics.iter().filter(|topic| topic.code == 0);
-    let there: HashMap<&str, (TopicId, i32)> =
-        there.map(|topic| (&*topic.name, (topic.topic_id, topic.partitions.len() as i32))).collect();
-    Ok(names.into_iter().filter_map(|name| Some((name, *there.get(name)?))).collect())
+    there.map(|topic| (&*topic.name, (topic.topic_id, topic.partitions.len() as i32))).collect()
 }
 
 fn assign_all<'a>(plan: &'a Plan, there: &HashMap<&str, (TopicId, i32)>) -> Result<Vec<Assigned<'a>>> {
     let taken = plan.partitions().filter(|(_, of)| !of.range().is_empty());
     taken.map(|(topic, of)| assign(plan, there, topic, of)).collect()
+}
+
+/// Asks for topics until all of them are told.
+async fn told(client: &Client, names: &[String]) -> Result<Metadata> {
+    let mut patience = Patience::new(client.backoff(), TOLD_WITHIN);
+    loop {
+        let error = match client.metadata(Some(names)).await {
+            Ok(metadata) => {
+                let is_told = |name: &&String| metadata.topics.iter().any(|of| of.name == **name && of.code == 0);
+                let Some(name) = names.iter().find(|name| !is_told(name)) else { return Ok(metadata) };
+                untold(name)
+            }
+            Err(error) => error,
+        };
+        patience.wait(error).await?;
+    }
+}
+
+fn untold(name: &str) -> Error {
+    Error::transient(format!("the cluster does not tell of topic \"{name}\""))
 }
 
 /// Finds the targets of one partition; `there` are the topics of the cluster, with how many partitions each has.
@@ -140,10 +168,7 @@ fn assign<'a>(
     topic: &TopicPlan,
     of: &'a PartitionPlan,
 ) -> Result<Assigned<'a>> {
-    let find = |name: &str| {
-        let untold = || Error::failed(format!("the cluster does not tell of topic \"{name}\""));
-        there.get(name).copied().ok_or_else(untold)
-    };
+    let find = |name: &str| there.get(name).copied().ok_or_else(|| untold(name));
     let source = topic.source_partition(of)?;
     let toward = |name: &str, topic_id, index, most_bytes| {
         let target = Partition { topic: name.into(), topic_id, index };

@@ -145,7 +145,7 @@ fn a_record_of_somebody_else_is_told_by_its_offset_and_nothing_is_sent_behind_it
 }
 
 /// Gives a topic a setting.
-fn set(kafka: &Kafka, topic: &str, setting: &str, value: &str) {
+pub(super) fn set(kafka: &Kafka, topic: &str, setting: &str, value: &str) {
     let map = BTreeMap::from([("bootstrap.servers".to_owned(), kafka.brokers().to_owned())]);
     block_on(async {
         let properties = Properties::new(map).expect("good properties");
@@ -220,7 +220,7 @@ fn what_the_target_has_compacted_away_is_not_sent_again() {
         records.iter_mut().for_each(|record| record.timestamp = began + round * 70_000);
         let _ = writer.write(&topic, &records);
     }
-    let case = Case::of(kafka, topic, Way::Verbatim);
+    let case = Case::of(kafka, topic, Way::Verbatim, COUNT);
     let slow = case.endless(kafka, "slow");
     kafka.create(slow.target(), 1, &COMPACTED);
     let landed = case.kill_midway(kafka, &slow)[0];

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{BEGUN, Killing, number};
 use crate::crash::need_crash_points;
 use crate::restore::Restore;
-use crate::restore::repartition::{assert_spread, written};
+use crate::restore::repartition::{assert_spread, write, written};
 use crate::support::agent::Backup;
 use crate::support::cutting::Cutting;
 use crate::support::kafka::Kafka;
@@ -14,30 +14,65 @@ use crate::support::reader::read_all_committed;
 /// Records of a partition.
 const COUNT: usize = 200;
 
+/// How many partitions each of the topics has.
+pub(super) const PARTITIONS: [i32; 2] = [3, 2];
+
+/// Two topics whose records come together by key in one of two partitions, and a backup of them.
+pub(super) struct Together {
+    topics: [String; 2],
+    backup: Backup,
+    /// Records of a partition.
+    count: usize,
+}
+
+impl Together {
+    /// Writes so many records to each partition of topics that are empty, of [`PARTITIONS`], and makes a backup.
+    pub(super) fn written(kafka: &Kafka, topics: [String; 2], count: usize) -> Self {
+        topics.iter().zip(PARTITIONS).for_each(|(topic, partitions)| write(kafka, topic, partitions, count));
+        let backup = Backup::of(kafka, &topics.each_ref().map(String::as_str)).sink("roll_bytes", "16KiB");
+        let _ = backup.backup().ok();
+        Self { topics, backup, count }
+    }
+
+    /// Returns how many records there are.
+    pub(super) fn records(&self) -> usize {
+        self.count * PARTITIONS.iter().sum::<i32>() as usize
+    }
+
+    /// Configures a restore that is as fast as it can be.
+    pub(super) fn fast(&self, kafka: &Kafka, name: &str) -> Restore<'_> {
+        let [topic, other] = self.topics.each_ref().map(String::as_str);
+        let target = format!("{topic}-{name}");
+        let restore = Restore::named(kafka, &self.backup, &[topic, other], name).to(topic, &target).to(other, &target);
+        restore.sink(&format!("repartition = [\"{target}:2\"]"))
+    }
+
+    /// Asserts that all records are in the target, once, and that the map leads to each.
+    #[track_caller]
+    pub(super) fn assert_right(&self, kafka: &Kafka, restore: &Restore<'_>) {
+        let [topic, other] = self.topics.each_ref().map(String::as_str);
+        let (done, map) = restore.done();
+        let read = read_all_committed(kafka, &[topic, other, restore.target()]);
+        let sources = [topic, other].map(|source| (source, &read[source][..]));
+        assert_eq!(done.records as usize, self.records(), "all transactions together");
+        assert!(map.is_finished());
+        assert_spread(kafka, &map, &sources, (restore.target(), &read[restore.target()]));
+    }
+}
+
 #[test]
 fn killed_at_random_moments_a_restore_in_transactions_loses_nothing_and_brings_nothing_twice() {
     need_crash_points();
     let kafka = Kafka::shared();
-    let (topic, other) = (written(kafka, "kill-together", 3, COUNT), written(kafka, "kill-together-too", 2, COUNT));
-    let backup = Backup::of(kafka, &[&topic, &other]).sink("roll_bytes", "16KiB");
-    let _ = backup.backup().ok();
-    let fast = |name: &str| {
-        let target = format!("{topic}-{name}");
-        let restore = Restore::named(kafka, &backup, &[&topic, &other], name).to(&topic, &target).to(&other, &target);
-        restore.sink(&format!("repartition = [\"{target}:2\"]"))
-    };
+    let [three, two] = PARTITIONS;
+    let topics = [kafka.topic("kill-together", three, &[]), kafka.topic("kill-together-too", two, &[])];
+    let together = Together::written(kafka, topics, COUNT);
+    let fast = |name: &str| together.fast(kafka, name);
     let slow = |name: &str, often: bool| {
         let restore = fast(name).pipeline("max_records_per_second = 500");
         restore.sink(&format!("journal_interval = \"{}\"", if often { "50ms" } else { "500ms" }))
     };
-    let check = |restore: &Restore<'_>| {
-        let (done, map) = restore.done();
-        let read = read_all_committed(kafka, &[&topic, &other, restore.target()]);
-        let sources = [&*topic, &*other].map(|source| (source, &read[source][..]));
-        assert_eq!(done.records as usize, 5 * COUNT, "all transactions together");
-        assert!(map.is_finished());
-        assert_spread(kafka, &map, &sources, (restore.target(), &read[restore.target()]));
-    };
+    let check = |restore: &Restore<'_>| together.assert_right(kafka, restore);
     let (restore, began) = (slow("undisturbed", true), Instant::now());
     let _ = restore.run().ok();
     let whole = began.elapsed();

@@ -13,6 +13,7 @@ use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
 use kafka_protocol::messages::elect_leaders_request::TopicPartitions;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{RequestHeader, ResponseHeader, TopicName, describe_quorum_request};
 use kafka_protocol::protocol::{Decodable as _, Encodable as _, HeaderVersion as _, Request, StrBytes};
@@ -72,6 +73,22 @@ impl Cluster {
     pub(crate) fn led(&self, topic: &str, partition: i32) -> Led {
         let led = self.answering().find_map(|node| led(&node.address, Some(topic)).ok());
         led.expect("a node answers").swap_remove(partition as usize)
+    }
+
+    /// Returns where each partition of a topic ends, as its leaders say; `None` while one does not.
+    pub(crate) fn ends(&self, topic: &str) -> Option<Vec<i64>> {
+        let led =
+            self.answering().find_map(|node| led(&node.address, Some(topic)).ok()).filter(|led| !led.is_empty())?;
+        let end = |(partition, led): (i32, Led)| {
+            let leader = self.answering().find(|node| node.id == led.leader)?;
+            let asked = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(-1);
+            let asked = ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![asked]);
+            let request = m::ListOffsetsRequest::default().with_replica_id(m::BrokerId(-1)).with_topics(vec![asked]);
+            let answer = call(&leader.address, &request, 2).ok()?;
+            let told = answer.topics.first()?.partitions.first()?;
+            (told.error_code == 0).then_some(told.offset)
+        };
+        (0..).zip(led).map(end).collect()
     }
 
     /// Waits until a partition has a leader other than `old`, and returns it.

@@ -89,3 +89,12 @@ async fn a_group_that_may_not_be_used_ends_the_transaction_and_says_what_to_allo
     transactions.abort(&mut |_| ()).await.expect("aborted");
     assert_eq!(commit(&mut transactions, 1).await.expect("committed"), 4, "it goes on");
 }
+
+#[tokio::test]
+async fn a_trouble_that_lasts_is_told_once_and_its_end_too() {
+    let (_cluster, mut transactions) = started().await;
+    let (away, busy) = (Error::transient("away"), Error::transient("busy"));
+    let told = [&away, &away, &busy, &busy, &away].map(|error| transactions.trouble(error).is_some());
+    assert_eq!(told, [true, false, true, false, true]);
+    assert_eq!([(); 2].map(|()| transactions.right_again().is_some()), [true, false]);
+}
