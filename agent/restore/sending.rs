@@ -2,7 +2,8 @@
 //!
 //! Order: a partition's batches are fitted one chunk after the other, on threads where computing is allowed, and sent in
 //! that order ([`fitting`]); what is acknowledged comes in it too, for each target. Durable is what the target has acknowledged at the offset that was
-//! expected: another offset means that somebody else writes there, which ends the partition. A partition is restored when
+//! expected: another offset means that somebody else writes there, which ends the partition; in transactions it may be their
+//! own markers. A partition is restored when
 //! everything up to the end of its window was handed over; one that is closed before is not. Memory: batches hold what
 //! the source has paid for until they are acknowledged; merging holds some hundred KiB a partition beside. Crash: what has
 //! landed is told by journals ([`journaling`]) up to a cut in each target ([`standing`]); behind it, a later process counts.
@@ -34,7 +35,7 @@ use crate::batch::outgoing::{Fitted, Sources};
 use crate::error::{Error, Kind, Result};
 use crate::kafka::produce::{self, Producer};
 use crate::pipeline::{Answer, Batch, Sink, Tip, Topic};
-use crate::record::{LeftOut, Offset, Partition};
+use crate::record::{LeftOut, Offset, OffsetRange, Partition};
 use crate::stages::Stages;
 
 /// What comes back with a batch that was sent.
@@ -290,10 +291,15 @@ impl Sending {
         let next = first + Offset::from(records);
         let expected = self.ends.insert(target.clone(), next).unwrap_or(first);
         let is_within = matches!(self.outlet, Outlet::Within(_));
-        if expected != first {
-            let error = foreign(target, expected, first);
+        match self.outlet.transacting() {
+            _ if expected == first => {}
+            // What has the offsets between is looked at before the transaction is committed.
+            Some(transacting) if expected < first => {
+                transacting.doubt(target, OffsetRange { first: expected, next: first })
+            }
             // A transaction with it must not be committed: what was sent behind would be called right.
-            return if is_within { self.end_all(error) } else { self.fail_all(target, error) };
+            Some(_) => return self.end_all(foreign(target, expected, first)),
+            None => return self.fail_all(target, foreign(target, expected, first)),
         }
         // What a transaction has is in the map, whatever became of its source.
         let lane = self.lanes.get(&token.source).filter(|_| is_within || self.open.contains_key(&token.source));

@@ -133,6 +133,16 @@ impl<T: Send + 'static> Transactions<T> {
         }
     }
 
+    /// Returns the client that they go over.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Returns the producer whose markers end the running transaction.
+    pub fn producer_id(&self) -> i64 {
+        self.identity.producer_id
+    }
+
     /// Returns how many batches have no answer yet.
     pub fn outstanding(&self) -> usize {
         self.outstanding

@@ -5,19 +5,26 @@
 //! landed, the journal, the commit with the progress; from then on it is durable. A journal whose progress was not
 //! committed is void: where a later process begins, the group tells alone. Nothing more is sent from the moment that a
 //! commit is due until it is done. Crash: the next fence aborts what was not committed.
+//!
+//! A transaction ends with a marker in each of its targets, of one offset; but where a leader moves while markers are
+//! written, its coordinator may write one again, and each has an offset. So a batch that comes to a later offset than was
+//! expected may be nobody else's doing: before the transaction is committed, what lies before such a batch is read.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::Token;
+use super::{Token, foreign};
+use crate::batch::Header;
 use crate::batch::outgoing::Outgoing;
 use crate::error::{Error, Result};
+use crate::kafka::Client;
 use crate::kafka::produce::{Answer, Places, Transactions};
-use crate::record::{Offset, Partition};
+use crate::record::{Offset, OffsetRange, Partition};
+use crate::restore::ends;
 
 /// So many bytes are enough for a transaction, however soon it comes.
 const ENOUGH_BYTES: usize = 256 << 20;
@@ -44,6 +51,10 @@ pub(in crate::restore) struct Transacting {
     within: BTreeSet<Partition>,
     /// Whether any source has come further than what was committed.
     has_news: bool,
+    /// Offsets of targets that others of its batches lie behind, and that nothing of it has.
+    gaps: VecDeque<(Partition, OffsetRange)>,
+    /// Whose markers may be there.
+    ours: BTreeSet<i64>,
     phase: Phase,
     /// What is told while they commit.
     heard: (mpsc::UnboundedSender<Answer<Token>>, mpsc::UnboundedReceiver<Answer<Token>>),
@@ -54,6 +65,8 @@ enum Phase {
     Sending,
     /// What was sent is waited for.
     Landing,
+    /// What lies before batches that came to later offsets than expected is looked at.
+    Looking(JoinHandle<Result<()>>),
     /// Its journal is written.
     Journaling,
     /// In a task of its own: who waits here is called away all the time, and would have to begin anew.
@@ -82,7 +95,10 @@ impl Transacting {
     ) -> Self {
         let (sources, progress): (Vec<_>, Vec<_>) = sources.into_iter().unzip();
         let every = every.min(MOST_OPEN);
+        let ours = BTreeSet::from([transactions.producer_id()]);
         Self {
+            gaps: VecDeque::new(),
+            ours,
             transactions: Some(transactions),
             places,
             numbers: sources.into_iter().enumerate().map(|(number, source)| (source, number)).collect(),
@@ -131,6 +147,11 @@ impl Transacting {
         }
     }
 
+    /// Takes note that a batch came behind these offsets of a target: what has them is looked at before the commit.
+    pub(super) fn doubt(&mut self, target: &Partition, gap: OffsetRange) {
+        self.gaps.push_back((target.clone(), gap));
+    }
+
     /// Returns how far a source has come with what was sent.
     pub(super) fn progress(&self, source: &Partition) -> Offset {
         self.numbers.get(source).map_or(0, |number| self.progress[*number])
@@ -156,6 +177,7 @@ impl Transacting {
     /// Takes note that the journal is kept.
     pub(super) fn kept(&mut self) {
         let Some(mut transactions) = self.transactions.take() else { return };
+        self.ours.insert(transactions.producer_id());
         let (progress, heard) = (self.places.write(&self.progress), self.heard.0.clone());
         self.phase = Phase::Committing(tokio::spawn(async move {
             // Whoever listened may be gone.
@@ -199,6 +221,16 @@ impl Transacting {
                 (Phase::Landing, Some(transactions)) if transactions.outstanding() > 0 => {
                     return Ok(Turn::Told(transactions.answer().await));
                 }
+                (Phase::Landing, Some(transactions)) if !self.gaps.is_empty() => {
+                    let (client, gaps) = (transactions.client().clone(), std::mem::take(&mut self.gaps));
+                    self.phase = Phase::Looking(tokio::spawn(look(client, gaps, self.ours.clone())));
+                }
+                (Phase::Looking(looking), _) => {
+                    let defect = |_| Err(Error::failed("looking at what lies in a target ended by a defect"));
+                    let looked = looking.await.unwrap_or_else(defect);
+                    self.phase = if looked.is_ok() { Phase::Landing } else { Phase::Over };
+                    looked?;
+                }
                 (Phase::Landing, _) => {
                     self.phase = Phase::Journaling;
                     return Ok(Turn::Landed);
@@ -227,8 +259,45 @@ impl Transacting {
 
 impl Drop for Transacting {
     fn drop(&mut self) {
-        if let Phase::Committing(committing) = &self.phase {
-            committing.abort();
+        match &self.phase {
+            Phase::Committing(committing) => committing.abort(),
+            Phase::Looking(looking) => looking.abort(),
+            _ => {}
         }
+    }
+}
+
+/// Makes sure that nothing lies in these offsets but markers of our own.
+async fn look(client: Client, gaps: VecDeque<(Partition, OffsetRange)>, ours: BTreeSet<i64>) -> Result<()> {
+    for (target, gap) in gaps {
+        let of_others = || foreign(&target, gap.first, gap.next);
+        let look =
+            |_: &Partition, header: Option<&Header>| is_ours(header, &ours).then_some(true).ok_or_else(of_others);
+        ends::walk(&client, HashMap::from([(target.clone(), gap)]), look).await?;
+        tracing::debug!("{target}: markers were written again at {gap}");
+    }
+    Ok(())
+}
+
+/// Returns whether a batch is a marker of ours; `None` is one of an old format.
+fn is_ours(header: Option<&Header>, ours: &BTreeSet<i64>) -> bool {
+    header.is_some_and(|header| header.is_control() && ours.contains(&header.producer_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::records::template;
+
+    #[test]
+    fn a_marker_that_was_written_again_is_ours_and_all_else_is_not() {
+        let ours = BTreeSet::from([7, 8]);
+        let header = |attributes, producer_id| Header { attributes, producer_id, ..template(3) };
+        assert!(is_ours(Some(&header(0x30, 7)), &ours) && is_ours(Some(&header(0x30, 8)), &ours));
+        assert!(!is_ours(Some(&header(0x30, 9)), &ours), "a marker of somebody else");
+        // Ours would have told where it landed.
+        assert!(
+            !is_ours(Some(&header(0x10, 7)), &ours) && !is_ours(Some(&header(0, -1)), &ours) && !is_ours(None, &ours)
+        );
     }
 }
