@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::backoff::Patience;
 use crate::batch::{self, Header};
 use crate::error::{Error, Result};
@@ -85,7 +87,7 @@ async fn look_on(
     left: &mut Vec<(Partition, OffsetRange)>,
     look: &mut impl FnMut(&Partition, Option<&Header>) -> Result<bool>,
 ) -> Result<bool> {
-    let (mut told, mut said) = (Vec::new(), false);
+    let mut told = Vec::new();
     {
         let partitions: Vec<&Partition> = left.iter().map(|(partition, _)| partition).collect();
         let (leaders, are_led) = by_leader(client, &partitions).await?;
@@ -97,12 +99,27 @@ async fn look_on(
             told.extend(asked.into_iter().map(|(partition, _)| partition.clone()).zip(answers));
         }
     }
-    let mut later = Vec::new();
+    look_at_all(left, told, look)
+}
+
+/// What a partition told: Kafka's error code, and batches.
+type Told = (i16, Bytes);
+
+/// Looks at what partitions told; keeps what was not looked at yet, and returns whether anything was told. Where one does not
+/// tell, all others are looked at all the same: nothing is looked at twice.
+fn look_at_all(
+    left: &mut Vec<(Partition, OffsetRange)>,
+    told: Vec<(Partition, Told)>,
+    look: &mut impl FnMut(&Partition, Option<&Header>) -> Result<bool>,
+) -> Result<bool> {
+    let (mut later, mut outcome, mut said) = (Vec::new(), Ok(()), false);
     for (partition, (code, bytes)) in told {
-        if code != 0 {
-            return Err(refused(&partition, code));
-        }
         let Some((_, range)) = left.iter().find(|(of, _)| *of == partition) else { continue };
+        if code != 0 {
+            outcome = outcome.and(Err(refused(&partition, code)));
+            later.push((partition, *range));
+            continue;
+        }
         match look_at(&partition, *range, &bytes, look)? {
             Some(rest) => {
                 let has_said = rest.first > range.first;
@@ -114,7 +131,7 @@ async fn look_on(
         }
     }
     *left = later;
-    Ok(said)
+    outcome.map(|()| said)
 }
 
 /// Looks at the batches in `bytes` that lie in a range; returns the rest of the range, `None` where there is none.
@@ -203,10 +220,7 @@ fn refused(partition: &Partition, code: i16) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
-    use crate::batch::Header;
     use crate::batch::records::{Record, encode, template};
     use crate::record::{Offset, Timestamp};
 
@@ -239,5 +253,25 @@ mod tests {
         assert_eq!(records_from(&with_data, 3), (Some(4), None));
         assert_eq!(records_from(&with_data, 5), (None, rest(5)), "it lies before");
         assert_eq!(records_from(&batch_of(9, 0), 3), (None, None), "it lies behind");
+    }
+
+    #[test]
+    fn what_one_partition_has_told_is_not_looked_at_again_because_another_does_not_tell() {
+        let partition = |index| Partition { topic: "t".into(), topic_id: crate::record::TopicId::NONE, index };
+        let range = OffsetRange { first: 3, next: 5 };
+        let (mut left, mut met) = (vec![(partition(0), range), (partition(1), range)], Vec::new());
+        let mut look = |partition: &Partition, header: Option<&Header>| {
+            met.push((partition.index, header.map(|header| header.base_offset)));
+            Ok(true)
+        };
+        let two = Bytes::from([batch_of(3, 0), batch_of(4, 0x30)].concat());
+        // NOT_LEADER_OR_FOLLOWER
+        let told = vec![(partition(0), (0, two.clone())), (partition(1), (6, Bytes::new()))];
+        let error = look_at_all(&mut left, told, &mut look).expect_err("its leader has moved");
+        assert!(error.retryable() && left == [(partition(1), range)], "{error}: {left:?}");
+        assert!(
+            look_at_all(&mut left, vec![(partition(1), (0, two))], &mut look).expect("it tells") && left.is_empty()
+        );
+        assert_eq!(met, [(0, Some(3)), (0, Some(4)), (1, Some(3)), (1, Some(4))]);
     }
 }
