@@ -54,11 +54,22 @@ pub(super) async fn resume(
     (identity, is_fenced): (Identity, bool),
 ) -> Result<Resumed> {
     let map = state.offset_map(seen).await?.unwrap_or_default();
-    let mut tails = Tails::new(seen, pairs, logs, (identity, &map))?;
+    let mut tails = Tails::new(seen, pairs, logs, (producers(state, seen, identity).await?, &map))?;
     ends::walk(client, tails.ranges(), |target, header| tails.see(target, header)).await?;
     let starts = tails.starts(is_fenced)?;
     let (records, bytes) = starts.iter().fold((0, 0), |sum, start| (sum.0 + start.records, sum.1 + start.bytes));
     Ok(Resumed { starts, map, sum: Sum { records, bytes, left_out: tails.left_out } })
+}
+
+/// Returns the producers that have sent for the restore, or have fenced: this process's, and those of all attempts.
+async fn producers(state: &State, seen: &Seen, identity: Identity) -> Result<Vec<i64>> {
+    let mut ours = vec![identity.producer_id];
+    for n in &seen.attempts {
+        ours.extend(state.attempt(*n).await?.map(|attempt| attempt.producer_id));
+    }
+    ours.sort_unstable();
+    ours.dedup();
+    Ok(ours)
 }
 
 /// How what has landed of a restore is told, when it goes on.
@@ -111,10 +122,7 @@ pub(super) async fn resume_committed(
     let sources: Vec<_> = assigned.iter().map(|of| (&of.source, of.of.first)).collect();
     let committed = Committed::of(attempt, &sources, progress, journals)?;
     let map = state.map_of(&committed.journals)?;
-    let mut ours = vec![identity.producer_id];
-    for n in &seen.attempts {
-        ours.extend(state.attempt(*n).await?.map(|attempt| attempt.producer_id));
-    }
+    let ours = producers(state, seen, identity).await?;
     let acknowledged = acknowledged(&map, attempt);
     let mut ranges = HashMap::new();
     for (target, base) in committed.bases(&pairs, &begun) {

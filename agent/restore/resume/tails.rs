@@ -22,7 +22,8 @@ pub(in crate::restore) struct Tails<'a> {
 }
 
 impl<'a> Tails<'a> {
-    /// Makes them, of which nothing is read yet; the map is what the journals say.
+    /// Makes them, of which nothing is read yet; `ours` are the producers of this restore, and the map is what the journals
+    /// say.
     ///
     /// # Errors
     /// [`Kind::Damaged`] when what was kept cannot be read; [`Kind::Failed`] when there are other targets.
@@ -30,7 +31,7 @@ impl<'a> Tails<'a> {
         seen: &'a Seen,
         pairs: &[Pair],
         logs: &HashMap<Partition, OffsetRange>,
-        (identity, map): (Identity, &OffsetMap),
+        (ours, map): (Vec<i64>, &OffsetMap),
     ) -> Result<Self> {
         let attempt = newest(seen)?;
         let begun = attempt.starts.iter().map(|start| (&start.pair, start)).collect();
@@ -45,7 +46,7 @@ impl<'a> Tails<'a> {
             let tail = Tail {
                 target: &pair.target,
                 own: Identity { producer_id: attempt.producer_id, epoch: attempt.epoch },
-                ours: [attempt.producer_id, identity.producer_id],
+                ours: ours.clone(),
                 began: start.target_next,
                 base,
                 acknowledged: acknowledged.get(&pair.target).copied(),
@@ -118,8 +119,8 @@ struct Tail<'a> {
     target: &'a Partition,
     /// Who sent.
     own: Identity,
-    /// Whose markers may be there: fences'.
-    ours: [i64; 2],
+    /// Who has sent, or fenced, for this restore.
+    ours: Vec<i64>,
     /// Where sequence 0 is.
     began: Offset,
     /// From where on it is not known what it holds.
@@ -142,7 +143,8 @@ impl Tail<'_> {
         let is_own = (header.producer_id, header.producer_epoch) == (self.own.producer_id, self.own.epoch);
         if let Some(at) = self.acknowledged.filter(|at| covers(header, *at)) {
             // What lies before where the attempt began is of an earlier one.
-            let is_of_the_restore = !header.is_control() && (is_own || at < self.began);
+            let is_earlier = at < self.began && self.ours.contains(&header.producer_id);
+            let is_of_the_restore = !header.is_control() && (is_own || is_earlier);
             if !is_of_the_restore {
                 return Err(replaced(self.target, at, header));
             }
@@ -216,7 +218,7 @@ mod tests {
         Tail {
             target,
             own: OWN,
-            ours: [7, 7],
+            ours: vec![7],
             began: 11,
             base,
             acknowledged: (base > 11).then_some(base - 1),
@@ -333,6 +335,9 @@ mod tests {
         let earlier = Header { producer_epoch: 2, ..own(5, 9) };
         let markers = [9, 10, 11, 12].map(|offset| marker(offset, 7));
         assert_eq!(at(&[&[earlier], &markers[..]].concat()).expect("it is there"), 11);
+        let other = Header { producer_id: 9, ..earlier };
+        let error = at(&[&[other], &markers[..]].concat()).expect_err("another's").to_string();
+        assert!(error.contains("(offset 8, there now records of producer 9)"), "{error}");
         let error = at(&[&[Header { last_offset_delta: 2, ..earlier }, marker(8, 7)], &markers[..]].concat());
         assert!(error.expect_err("cut off").to_string().contains("(offset 8, there now a marker"));
     }

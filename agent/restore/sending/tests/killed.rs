@@ -133,7 +133,8 @@ async fn run(case: &mut Case, state: &State, plan: &state::Plan, logs: &mut [Log
         (pairs.iter().zip(&*logs).map(start).collect(), OffsetMap::default(), Sum::default())
     } else {
         let map = state.offset_map(&seen).await.expect("read").unwrap_or_default();
-        let mut tails = Tails::new(&seen, &pairs, &ranges, (identity, &map)).expect("it was begun with these");
+        let mut tails =
+            Tails::new(&seen, &pairs, &ranges, (vec![identity.producer_id], &map)).expect("it was begun with these");
         for (pair, log) in pairs.iter().zip(&*logs) {
             log.batches.iter().for_each(|header| {
                 let goes_on = tails.see(&pair.target, Some(header)).expect("its own");
