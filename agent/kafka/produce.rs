@@ -47,7 +47,7 @@ pub struct Settings {
     /// The bytes on their way over one connection. With half, a broker that syncs its disk leaves the line idle; each
     /// doubling costs its size in memory for each connection.
     pub in_flight_bytes: usize,
-    /// How many connections to each broker the partitions share, each partition always the same: a broker works on the
+    /// How many connections to each broker the partitions share in turn, each partition one while it is led there: a broker works on the
     /// requests of one connection one after the other, and unpacks every batch for that. With one, one of its cores does
     /// all; more than it has cores only wait for each other.
     pub connections: usize,

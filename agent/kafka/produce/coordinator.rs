@@ -49,6 +49,9 @@ const OTHER_EPOCH: i16 = 47;
 /// PRODUCER_FENCED.
 const OTHER_PRODUCER: i16 = 90;
 
+/// UNKNOWN_PRODUCER_ID, by which librdkafka's mock cluster says PRODUCER_FENCED.
+const UNKNOWN_PRODUCER: i16 = 59;
+
 /// A producer id that no coordinator has given to anybody.
 const NOBODY: i64 = i64::MAX;
 
@@ -165,7 +168,7 @@ impl Coordinator {
             .with_producer_id(NOBODY.into())
             .with_producer_epoch(0);
         let check = |answer: &m::InitProducerIdResponse| match answer.error_code {
-            OTHER_EPOCH | OTHER_PRODUCER => Ok(()),
+            OTHER_EPOCH | OTHER_PRODUCER | UNKNOWN_PRODUCER => Ok(()),
             code => checked(code),
         };
         match self.try_step("InitProducerId", 3..=4, &request, check).await {

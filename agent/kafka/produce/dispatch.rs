@@ -60,6 +60,8 @@ pub(super) struct Dispatch<T> {
     by_id: HashMap<TopicId, HashMap<i32, usize>>,
     by_name: HashMap<Arc<str>, HashMap<i32, usize>>,
     links: HashMap<Way, Link>,
+    /// How many partitions each broker was given, so that its connections get them in turn.
+    dealt: HashMap<i32, usize>,
     /// The number of the next connection.
     serial: u64,
     seeking: BTreeSet<usize>,
@@ -102,6 +104,7 @@ impl<T: Send + 'static> Dispatch<T> {
             by_id: HashMap::new(),
             by_name: HashMap::new(),
             links: HashMap::new(),
+            dealt: HashMap::new(),
             serial: 0,
             seeking: BTreeSet::new(),
             looking: false,
@@ -242,7 +245,7 @@ impl<T: Send + 'static> Dispatch<T> {
             self.heard = Timestamp::now();
         }
         let Some(parts) = self.links.get_mut(&way).and_then(Link::arrived) else { return };
-        self.right_again(&way.to_string());
+        self.answers_again(way);
         let now = Instant::now();
         let mut left = parts.len();
         let mut heard = vec![false; parts.len()];
@@ -355,11 +358,15 @@ impl<T: Send + 'static> Dispatch<T> {
         let link = self.links.get_mut(&way)?;
         let mut room = link.room(self.settings.in_flight_bytes)?;
         room = room.min(self.settings.request_bytes);
-        let (mut parts, mut later, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut parts, mut later, mut refused, mut moved) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (mut total, mut request_version) = (0, None);
         while let Some(at) = link.ready.pop_front() {
             let lane = &mut self.lanes[at];
             lane.queued = false;
+            if !matches!(lane.state, State::Led(of) if of == way) {
+                moved.push(at);
+                continue;
+            }
             let Some(bytes) = lane.next_bytes() else { continue };
             if bytes > MOST_BYTES {
                 // What is on its way lands first; it comes back here then.
@@ -393,6 +400,10 @@ impl<T: Send + 'static> Dispatch<T> {
         }
         for (at, code, error) in refused {
             self.refuse(at, code, error, Instant::now());
+        }
+        // Another broker leads it by now.
+        for at in moved {
+            self.queue(at);
         }
         parts.sort_by_key(|part| part.lane);
         (!parts.is_empty()).then(|| (parts, request_version.unwrap_or_default()))

@@ -38,6 +38,8 @@ pub(super) struct Link {
     down_until: Option<Instant>,
     /// Whether an answer is late.
     overdue: bool,
+    /// Whether it was lost, or an answer was late, and nothing was answered since.
+    failing: bool,
 }
 
 /// A batch in a request.
@@ -61,6 +63,7 @@ impl Link {
             backoff,
             down_until: None,
             overdue: false,
+            failing: false,
         }
     }
 
@@ -95,7 +98,7 @@ impl Link {
         let parts = self.in_flight.pop_front()?;
         self.bytes_in_flight -= parts.iter().map(|part| part.bytes).sum::<usize>();
         self.backoff.reset();
-        self.overdue = false;
+        (self.overdue, self.failing) = (false, false);
         Some(parts)
     }
 
@@ -159,7 +162,7 @@ impl<T: Send + 'static> Dispatch<T> {
     /// Hears that an answer is late: the cluster may have another leader by now.
     pub(super) fn overdue(&mut self, way: Way) {
         if let Some(link) = self.links.get_mut(&way) {
-            link.overdue = true;
+            (link.overdue, link.failing) = (true, true);
             self.look_due = true;
             let reason = "it has not answered for some seconds".to_owned();
             self.troubles.note(way.to_string(), reason, Instant::now());
@@ -176,7 +179,7 @@ impl<T: Send + 'static> Dispatch<T> {
         }
         let until = now + link.backoff.wait();
         link.down_until = Some(until);
-        (link.versions, link.bytes_in_flight, link.overdue) = (None, 0, false);
+        (link.versions, link.bytes_in_flight, link.overdue, link.failing) = (None, 0, false, true);
         let on_way: Vec<Part> = std::mem::take(&mut link.in_flight).into_iter().flatten().collect();
         let waiting = std::mem::take(&mut link.ready);
         let mut lanes: Vec<usize> = on_way.iter().map(|part| part.lane).chain(waiting.iter().copied()).collect();
@@ -202,6 +205,14 @@ impl<T: Send + 'static> Dispatch<T> {
         }
     }
 
+    /// Takes note that there is nothing wrong with a connection; the broker is right again when that is so of all to it.
+    pub(super) fn answers_again(&mut self, way: Way) {
+        let fails = |(other, link): (&Way, &Link)| other.broker == way.broker && link.failing;
+        if !self.troubles.is_empty() && !self.links.iter().any(fails) {
+            self.right_again(&way.to_string());
+        }
+    }
+
     /// Forgets connections that are down and that nobody needs: what is wrong with them concerns us no longer.
     pub(super) fn forget_links(&mut self) {
         if !self.seeking.is_empty() {
@@ -213,7 +224,7 @@ impl<T: Send + 'static> Dispatch<T> {
         let gone: Vec<Way> = down.filter(|way| !needed(way)).collect();
         for way in gone {
             self.links.remove(&way);
-            self.right_again(&way.to_string());
+            self.answers_again(way);
         }
     }
 }

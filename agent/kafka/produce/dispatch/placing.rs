@@ -84,7 +84,10 @@ impl<T: Send + 'static> Dispatch<T> {
         let lane = &mut self.lanes[at];
         let why = match place {
             Place::Led(broker) => {
-                lane.state = State::Led(Way { broker, number: at % self.settings.connections.max(1) });
+                // Nothing of it is on its way: it may get another connection than before.
+                let dealt = self.dealt.entry(broker).or_default();
+                lane.state = State::Led(Way { broker, number: *dealt % self.settings.connections.max(1) });
+                *dealt += 1;
                 self.seeking.remove(&at);
                 self.queue(at);
                 return;
