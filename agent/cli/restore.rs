@@ -121,12 +121,17 @@ pub(super) async fn prepare<'a>(restore: &'a Restore, args: &Args) -> Result<Opt
     let stages = open_stages(restore).await?;
     let client = Client::open(properties, OPEN_WITHIN).await?;
     let plan = match before {
-        Some(plan) => {
-            plan.check_stages(stages.as_ref())?;
-            plan
+        Some(plan) => plan,
+        None => {
+            let made = making::make(restore, &archive, &client, stages.as_ref()).await;
+            // Another start may have kept its plan meanwhile: what that one has made and sent is no danger.
+            match perform::before(restore, state.restore_id(), &state.look().await?)? {
+                Some(plan) => plan,
+                None => made?,
+            }
         }
-        None => making::make(restore, &archive, &client, stages.as_ref()).await?,
     };
+    plan.check_stages(stages.as_ref())?;
     if args.dry_run {
         print(restore, &state, &plan, args.format)?;
         return Ok(None);
