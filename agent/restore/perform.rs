@@ -104,10 +104,10 @@ impl Planned<'_> {
         let kept = self.keep_plan().await?;
         let (path, is_fenced) = self.unless_stopped(&stop, self.prepare()).await?;
         if seen.attempts.is_empty() {
-            self.make_topics().await?;
+            self.unless_stopped(&stop, self.make_topics()).await?;
             crash::point("restore-topics", &id);
         }
-        let assigned = targets::assigned(self.client, self.plan).await?;
+        let assigned = self.unless_stopped(&stop, targets::assigned(self.client, self.plan)).await?;
         let targets = resume::targets(&assigned);
         let settings = produce::Settings::default();
         let identity = match is_fenced {
@@ -134,8 +134,8 @@ impl Planned<'_> {
             }
             check_cancelled(id, &seen)?;
             self.check_youngest(&seen, identity)?;
-            let began = self.standing(&seen, &assigned, &targets, (identity, is_fenced), places.as_ref()).await;
-            let (Resumed { starts, map, sum }, void) = match began {
+            let standing = self.standing(&seen, &assigned, &targets, (identity, is_fenced), places.as_ref());
+            let (Resumed { starts, map, sum }, void) = match self.unless_stopped(&stop, standing).await {
                 Ok(began) => began,
                 Err(error) => {
                     // What a younger process sends is no sign that somebody else writes there.
