@@ -27,8 +27,9 @@ const INTERNAL: [(&str, i32); 2] = [("__transaction_state", 3), ("__consumer_off
 /// Records of each target partition: so many that a restore of them is on its way for as long as it is meant to be.
 const RECORDS: i64 = 2001;
 
-/// How long a restore lasts, so that all that happens to the cluster happens while it sends.
-const SECONDS: usize = 100;
+/// How long a restore lasts, so that all that happens to the cluster happens while it sends, also where each wait for a broker
+/// that hangs takes half a minute.
+const SECONDS: usize = 250;
 
 /// What is restored, over each path.
 fn paths(cluster: &Cluster) -> &'static [Path] {
@@ -71,8 +72,9 @@ impl Story {
         for (life, before) in self.lives.iter_mut().zip(&before) {
             life.wait_grown(&ends, before);
         }
-        let done = self.lives.iter_mut().filter_map(|life| life.is_done().then_some(()));
-        report(&format!("{}: all go on {:?} after {after}, {} are done", self.name, began.elapsed(), done.count()));
+        let done = self.lives.iter_mut().filter_map(|life| life.is_done().then_some(())).count();
+        report(&format!("{}: all go on {:?} after {after}, {done} are done", self.name, began.elapsed()));
+        assert!(done < self.lives.len(), "something is still sent");
     }
 
     /// Kills each restore and starts it again.

@@ -12,6 +12,9 @@ use crate::support::agent::Agent;
 use crate::support::kafka::Kafka;
 use crate::support::{DEADLINE, wait_paced};
 
+/// The longest wait for more to come: half a minute for a broker that hangs, more than once on the way through a beginning.
+const LONGEST: Duration = Duration::from_secs(180);
+
 /// How many partitions each target has.
 pub(super) const TARGETS: i32 = 2;
 
@@ -167,7 +170,7 @@ impl Life<'_> {
     pub(super) fn wait_grown(&mut self, ends: Ends<'_>, before: &[i64]) {
         let name = self.path.name();
         let all = self.path.targets(&self.restore).len() * TARGETS as usize;
-        wait_paced(DEADLINE, Duration::from_millis(100), &format!("more comes over {name}"), || {
+        wait_paced(LONGEST, Duration::from_millis(100), &format!("more comes over {name}"), || {
             let now = self.ends(ends);
             let has_grown = |(at, end): (usize, &i64)| *end > before.get(at).copied().unwrap_or(0) + 10;
             let has_grown = now.len() == all && now.iter().enumerate().all(has_grown);
