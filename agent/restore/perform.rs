@@ -25,6 +25,7 @@ use super::reading::{Limits, Reading, Task};
 use super::resume::{self, Path, Resumed};
 use super::sending::{Begun, Journaling, Lane, Outlet, Sending, Target, Transacting};
 use super::state::{self, Attempt, Done, Journal, Name, Outcome, Process, Seen, Start, State, Sum};
+use super::undo;
 use crate::archive::Archive;
 use crate::batch::outgoing::{self, Identity};
 use crate::budget::{Budget, RateLimit};
@@ -97,6 +98,7 @@ impl Planned<'_> {
         let id = self.state.restore_id();
         let seen = self.state.look().await?;
         self.check_cluster(&seen)?;
+        undo::check_undone(id, &seen)?;
         if seen.has_landed() {
             return self.end(&seen).await;
         }
@@ -129,6 +131,7 @@ impl Planned<'_> {
         let (attempt, map, sum) = loop {
             // Whoever has begun before the fence may have sent, and can no more.
             let seen = self.state.look().await?;
+            undo::check_undone(id, &seen)?;
             if seen.has_landed() {
                 return self.end(&seen).await;
             }
@@ -591,10 +594,7 @@ impl Why {
 /// [`Kind::Usage`] for a restore that was undone, and where something else is asked for than then; [`Kind::Damaged`] for a
 /// plan that cannot be read, or that is missing where a process has begun.
 pub fn before(restore: &Restore, restore_id: &str, seen: &Seen) -> Result<Option<Plan>> {
-    if seen.names.contains(&Name::Undone) {
-        let what = format!("restore `{restore_id}` was undone: the topics that it made are deleted");
-        return Err(Error::usage(what).hint("give this one another restore_id"));
-    }
+    undo::check_undone(restore_id, seen)?;
     let Some(kept) = &seen.plan else {
         let is_begun = seen.names.contains(&Name::Plan) || !seen.attempts.is_empty();
         let damaged = || Error::damaged(format!("the plan of restore `{restore_id}` cannot be read"));

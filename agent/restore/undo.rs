@@ -4,9 +4,10 @@
 //! Which topics those are is what the restore has kept: its plan says that a topic was missing, its attempts say the id of
 //! the one that was made, and who sent. All that such a topic holds, from the start of its log to the end, must be of these
 //! producers ([`owners`]); what retention has taken before nobody can tell any more. Deleted is by the topic's id: one that
-//! was made anew in the meantime stays. Of a topic to which nothing was sent no attempt says the id: it is taken for the
-//! restore's while it is as the restore makes it, and nothing ever was in it. A record that somebody writes between the last look at a topic and its deletion, a
-//! moment later, is lost with it.
+//! was made anew in the meantime stays. Of a topic to which nothing was sent no attempt says the id: another restore of the
+//! same backup makes one that looks the same. It is deleted only where that is accepted ([`Accept::Unsent`]), while it is as
+//! the restore makes it, and nothing ever was in it but markers of the restore's own fences. A record that somebody writes
+//! between the last look at a topic and its deletion, a moment later, is lost with it.
 //!
 //! **Order of durable effects, and what a crash after each leaves:**
 //!
@@ -17,8 +18,9 @@
 //! | the deletion of each topic | the others | finds that one gone, deletes the others |
 //! | the deletion of the group | nothing | finds nothing |
 //!
-//! Whether a process of the restore still runs nobody can tell. So one that has not landed must have been cancelled: then none
-//! begins, and the fence keeps those that had begun from sending.
+//! Whether a process of the restore still runs nobody can tell, also where none has kept an attempt: it may wait for its fence.
+//! So one that has not landed must have been cancelled: then none begins, and the fence, in all partitions that attempts name
+//! and that are still there, keeps those that had begun from sending, and from committing how far they came.
 //!
 //! Retry: the client's. Cancel: as a crash.
 
@@ -54,6 +56,8 @@ pub enum Accept {
     ActiveGroups,
     /// Nobody can be fenced off: an older process, were there one, could go on sending.
     NoFence,
+    /// Nothing was sent to a topic: nobody can tell whether this restore has made it, or another one.
+    Unsent,
 }
 
 impl std::fmt::Display for Accept {
@@ -62,6 +66,7 @@ impl std::fmt::Display for Accept {
             Self::RecordsGone => "records-gone",
             Self::ActiveGroups => "active-groups",
             Self::NoFence => "no-fence",
+            Self::Unsent => "unsent",
         })
     }
 }
@@ -155,6 +160,36 @@ struct Kept {
     undone: BTreeMap<String, TopicId>,
 }
 
+/// What is told of all targets of a restore.
+struct Targets {
+    fates: Vec<Fate>,
+    /// The partitions of the topics that the restore has made.
+    made: Vec<Partition>,
+    /// Those that attempts name, and that are still there.
+    begun: Vec<Partition>,
+}
+
+/// Refuses a restore that was undone: what it would go on with is deleted.
+///
+/// # Errors
+/// [`Kind::Usage`](crate::error::Kind::Usage).
+pub(super) fn check_undone(restore_id: &str, seen: &Seen) -> Result<()> {
+    if !seen.names.contains(&Name::Undone) {
+        return Ok(());
+    }
+    let what = format!("restore `{restore_id}` was undone: the topics that it made are deleted");
+    Err(Error::usage(what).hint("give this one another restore_id"))
+}
+
+/// Refuses a restore of which a process may still run: one that has kept no attempt may wait for its fence.
+fn check_ended(restore_id: &str, seen: &Seen) -> Result<()> {
+    if seen.has_landed() || !matches!(seen.phase(), Phase::Planned | Phase::Running) {
+        return Ok(());
+    }
+    Err(Error::usage(format!("restore `{restore_id}` is not finished, and may still run"))
+        .hint("`restores cancel` it first: then nobody goes on with it"))
+}
+
 impl Undo<'_> {
     /// Looks what would become of all that the restore has made; nothing is changed.
     ///
@@ -163,8 +198,10 @@ impl Undo<'_> {
     /// [`Kind::Damaged`](crate::error::Kind::Damaged) when what it has kept cannot be read; those of the cluster.
     pub async fn plan(&self) -> Result<Fates> {
         let kept = self.kept().await?;
-        let (mut topics, partitions) = self.told(&kept).await?;
-        let _ = self.look((&kept, &Owners::of(&kept.attempts)), &mut topics, partitions).await?;
+        let Targets { fates: mut topics, made, .. } = self.told(&kept).await?;
+        let owners = Owners::of(&kept.attempts);
+        let owners = if kept.is_done { owners } else { owners.before_fence() };
+        let _ = self.look((&kept, &owners), &mut topics, made).await?;
         Ok(Fates { topics, group: self.group(&kept).await? })
     }
 
@@ -175,22 +212,21 @@ impl Undo<'_> {
     /// meanwhile.
     pub async fn perform(&self) -> Result<Fates> {
         let kept = self.kept().await?;
-        let (mut fates, partitions) = self.told(&kept).await?;
+        let Targets { mut fates, made, begun } = self.told(&kept).await?;
         let mut owners = Owners::of(&kept.attempts);
-        if !kept.is_done && !partitions.is_empty() {
-            // Of topics that nobody has begun with it is not known yet whose they are.
-            let is_begun = |of: &&Partition| !fates.iter().any(|fate| fate.is_unsent && fate.topic == *of.topic);
-            let begun: Vec<Partition> = partitions.iter().filter(is_begun).cloned().collect();
+        // Also where no topic is deleted: a process that was stopped could go on sending, and committing to the group. Where
+        // nobody has begun, the place is taken in no partition; it tells whose the markers of earlier fences are.
+        if !(kept.is_done || kept.attempts.is_empty() && made.is_empty()) {
             owners.extend(self.fence(&begun).await?);
         }
-        let logs = self.look((&kept, &owners), &mut fates, partitions).await?;
+        let logs = self.look((&kept, &owners), &mut fates, made).await?;
         // Where topics are deleted, what is committed for their partitions goes with them.
         let mut group = self.group(&kept).await?;
         if fates.iter().any(|fate| fate.action == Action::Delete) {
             self.delete(&owners, &mut fates, &logs).await?;
         }
         if let Some(group) = &mut group {
-            group.delete(self.client).await?;
+            group.delete(self.client).await;
         }
         Ok(Fates { topics: fates, group })
     }
@@ -218,10 +254,7 @@ impl Undo<'_> {
     /// Reads what the restore has kept.
     async fn kept(&self) -> Result<Kept> {
         let (id, seen) = (self.state.restore_id(), self.state.look().await?);
-        if seen.phase() == Phase::Running && !seen.has_landed() {
-            return Err(Error::usage(format!("restore `{id}` is not finished, and may still run"))
-                .hint("`restores cancel` it first: then nobody goes on with it"));
-        }
+        check_ended(id, &seen)?;
         let Seen { plan, attempts, names, journal, undone, .. } = seen;
         let Some(plan) = plan else {
             return Err(Error::damaged(format!(
@@ -249,21 +282,20 @@ impl Undo<'_> {
         })
     }
 
-    /// Returns what the restore has kept of each topic, held against what the cluster tells; and the partitions of those
-    /// that the restore has made.
-    async fn told(&self, kept: &Kept) -> Result<(Vec<Fate>, Vec<Partition>)> {
+    /// Returns what the restore has kept of each topic, held against what the cluster tells.
+    async fn told(&self, kept: &Kept) -> Result<Targets> {
         let names = kept.topics();
         let metadata = self.client.metadata(Some(&names)).await?;
         let told: HashMap<&str, &TopicMetadata> =
             metadata.topics.iter().map(|topic| (topic.name.as_str(), topic)).collect();
         let fates: Vec<Fate> = names.iter().map(|name| kept.fate(name, told.get(name.as_str()).copied())).collect();
-        let partitions = fates.iter().filter(|fate| fate.action == Action::Delete).flat_map(|fate| {
+        let made = fates.iter().filter(|fate| fate.action == Action::Delete).flat_map(|fate| {
             let told = told.get(fate.topic.as_str()).map(|told| (told.topic_id, &told.partitions));
             let partition = |topic_id, index| Partition { topic: fate.topic.as_str().into(), topic_id, index };
             told.into_iter().flat_map(move |(id, of)| of.iter().map(move |met| partition(id, met.index)))
         });
-        let partitions = partitions.collect();
-        Ok((fates, partitions))
+        let made = made.collect();
+        Ok(Targets { made, begun: kept.begun(&told), fates })
     }
 
     /// Takes the place of whoever may still send; returns as whom.
@@ -304,6 +336,8 @@ impl Undo<'_> {
         for (partition, why) in self.foreign(owners, logs.clone(), is_unsent).await? {
             let _ = reason(&partition.topic, why);
         }
+        self.keep_unsent(fates, &mut reasons);
+        let mut reason = |topic: &str, why: String| reasons.entry(topic.to_owned()).or_default().insert(why);
         let mut asked: BTreeMap<String, Vec<i32>> = BTreeMap::new();
         partitions.iter().for_each(|of| asked.entry(of.topic.to_string()).or_default().push(of.index));
         if !self.accept.contains(&Accept::ActiveGroups) && !asked.is_empty() {
@@ -353,6 +387,20 @@ impl Undo<'_> {
         Ok(reasons)
     }
 
+    /// Keeps the topics to which nothing was sent, and of which nothing else speaks, unless that is accepted.
+    fn keep_unsent(&self, fates: &[Fate], reasons: &mut BTreeMap<String, BTreeSet<String>>) {
+        if self.accept.contains(&Accept::Unsent) {
+            return;
+        }
+        for fate in fates.iter().filter(|fate| fate.is_unsent && fate.action == Action::Delete) {
+            let why = format!(
+                "it is empty and as the restore makes it, which another restore may have done (--accept {})",
+                Accept::Unsent
+            );
+            let _ = reasons.entry(fate.topic.clone()).or_insert_with(|| BTreeSet::from([why]));
+        }
+    }
+
     /// Looks at what has come to a topic since it was looked at; returns why it is to be kept.
     async fn look_again(
         &self,
@@ -370,8 +418,8 @@ impl Undo<'_> {
         Ok(foreign.into_values().next())
     }
 
-    /// Returns the first of each partition's batches in a range that is somebody else's, in words. Markers in topics to which
-    /// nothing was sent are of fences, and nobody's records.
+    /// Returns the first of each partition's batches in a range that is somebody else's, in words. As long as the restore's
+    /// place is not taken, markers in topics to which nothing was sent are taken for those of its fences.
     async fn foreign(
         &self,
         owners: &Owners,
@@ -380,7 +428,7 @@ impl Undo<'_> {
     ) -> Result<BTreeMap<Partition, String>> {
         let mut foreign = BTreeMap::new();
         ends::walk(self.client, ranges, |partition, header| {
-            if header.is_some_and(Header::is_control) && is_unsent(&partition.topic) {
+            if owners.are_before_fence() && header.is_some_and(Header::is_control) && is_unsent(&partition.topic) {
                 return Ok(true);
             }
             let Some(whose) = owners.stranger(header) else { return Ok(true) };
@@ -398,6 +446,18 @@ impl Kept {
         let topics = self.plan.topics.iter().map(|topic| topic.target.clone());
         let names: BTreeSet<String> = topics.chain(self.plan.routed.iter().map(|topic| topic.topic.clone())).collect();
         names.into_iter().collect()
+    }
+
+    /// Returns the partitions that attempts name and that are still there, by the topic's id.
+    fn begun(&self, told: &HashMap<&str, &TopicMetadata>) -> Vec<Partition> {
+        let is_there = |of: &&Partition| {
+            let is_same = |there: &&TopicMetadata| there.code == 0 && there.topic_id == of.topic_id;
+            let there = told.get(&*of.topic).copied().filter(is_same);
+            there.is_some_and(|there| there.partitions.iter().any(|met| met.index == of.index))
+        };
+        let starts = self.attempts.iter().flat_map(|attempt| &attempt.starts);
+        let named: BTreeSet<&Partition> = starts.map(|start| &start.pair.target).collect();
+        named.into_iter().filter(is_there).cloned().collect()
     }
 
     /// Returns what becomes of a topic as far as its id tells.
@@ -424,7 +484,7 @@ impl Kept {
                 (Action::Keep, format!("it was made anew since: its id is {}, and was {id}", told.topic_id))
             }
             (Some(_), Some(_)) if is_unsent => {
-                (Action::Delete, "the restore made it, and nothing was sent to it".to_owned())
+                (Action::Delete, "it is as the restore makes it, and nothing was sent to it".to_owned())
             }
             (Some(_), Some(_)) => (Action::Delete, "the restore made it, and nobody else has written to it".to_owned()),
         };

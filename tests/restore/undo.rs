@@ -203,13 +203,13 @@ fn a_restore_in_transactions_leaves_no_group_behind_when_it_is_taken_back() {
 }
 
 #[test]
-fn a_topic_that_a_restore_made_and_sent_nothing_to_is_deleted_where_nobody_else_has_written_to_it() {
+fn a_topic_that_a_restore_made_and_sent_nothing_to_is_deleted_where_that_is_accepted_and_it_is_nobody_elses() {
     need_crash_points();
     let kafka = Kafka::shared();
     let (topics, backup) = backed_up(kafka, "undo-unsent", 3);
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
     let restore = Restore::of(kafka, &backup, &names);
-    // Behind the fence, whose markers are nobody's records.
+    // Behind the fence, whose markers are the restore's own.
     let mut running = restore.start(&[("KAFKA_BACKUP_CRASH_AT", "restore-fence")]);
     assert!(!running.wait().success(), "{}", running.log());
     let targets: Vec<&str> = restore.topics.iter().map(|(_, target)| target.as_str()).collect();
@@ -218,11 +218,16 @@ fn a_topic_that_a_restore_made_and_sent_nothing_to_is_deleted_where_nobody_else_
     kafka.delete(anew);
     wait_deleted(kafka, anew);
     kafka.create(anew, 2, &[("retention.bytes", "1000000")]);
+    restore.undo(&["--accept", "unsent"]).fails_with(2, &[restore.id(), "may still run", "restores cancel"]);
     let _ = restore.verb("cancel", &[], &[]).ok();
     let stays = [(written, "keep", "records of"), (anew, "keep", "not as the restore makes it")];
-    let planned = restore.undo(&["--dry-run", "-o", "json"]);
+    let unaccepted = (empty, "keep", "another restore may have done (--accept unsent)");
+    for arguments in [&["--dry-run", "-o", "json"][..], &["-o", "json"]] {
+        assert_rows(&restore.undo(arguments), &[unaccepted, stays[0], stays[1]]);
+    }
+    let planned = restore.undo(&["--dry-run", "-o", "json", "--accept", "unsent"]);
     assert_rows(&planned, &[(empty, "delete", "nothing was sent to it"), stays[0], stays[1]]);
-    let undone = restore.undo(&["-o", "json"]);
+    let undone = restore.undo(&["-o", "json", "--accept", "unsent"]);
     assert_rows(&undone, &[(empty, "deleted", "nothing was sent to it"), stays[0], stays[1]]);
     undone.fails_with(1, &["was not deleted"]);
     wait_deleted(kafka, empty);

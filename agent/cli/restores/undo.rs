@@ -73,8 +73,10 @@ fn verdict(fates: &Fates) -> Result<()> {
         1 => String::new(),
         more => format!("; nor were {} more", more - 1),
     };
+    // No attempt names it: another restore may have made it.
+    let made = if first.is_unsent { "may have made" } else { "made" };
     Err(Error::failed(format!(
-        "topic \"{}\", which the restore made, was not deleted: {}{others}",
+        "topic \"{}\", which the restore {made}, was not deleted: {}{others}",
         first.topic, first.why
     )))
 }
@@ -168,5 +170,8 @@ mod tests {
         let error = of(&left, None).expect_err("two are left");
         assert!(error.exit_code() == 1 && error.to_string().contains("\"a\", which the restore made"), "{error}");
         assert!(error.to_string().contains("1 more"), "{error}");
+        let unsent = Fate { is_unsent: true, ..fate("c", true, Action::Keep) };
+        let error = of(&[unsent], None).expect_err("it is left");
+        assert!(error.to_string().contains("\"c\", which the restore may have made"), "{error}");
     }
 }

@@ -15,13 +15,25 @@ pub(super) struct Owners {
     senders: BTreeSet<i64>,
     /// Whose markers there may be.
     fences: BTreeSet<i64>,
+    /// Whether the restore's place is not taken yet: nobody has told as whom its fences were set.
+    is_before_fence: bool,
 }
 
 impl Owners {
     /// Returns the producers that attempts name.
     pub(super) fn of(attempts: &[Attempt]) -> Self {
         let senders: BTreeSet<_> = attempts.iter().map(|attempt| attempt.producer_id).collect();
-        Self { fences: senders.clone(), senders }
+        Self { fences: senders.clone(), senders, is_before_fence: false }
+    }
+
+    /// Makes them those of a restore whose place is not taken.
+    pub(super) fn before_fence(self) -> Self {
+        Self { is_before_fence: true, ..self }
+    }
+
+    /// Returns whether its place is not taken.
+    pub(super) fn are_before_fence(&self) -> bool {
+        self.is_before_fence
     }
 
     /// Adds those of fences.

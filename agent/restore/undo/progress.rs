@@ -43,20 +43,23 @@ impl Group {
     }
 
     /// Deletes it, where that is meant.
-    pub(super) async fn delete(&mut self, client: &Client) -> Result<()> {
-        if self.action != Action::Delete {
-            return Ok(());
+    pub(super) async fn delete(&mut self, client: &Client) {
+        if self.action == Action::Delete {
+            let answer = client.delete_group(&self.group).await;
+            self.answered(answer);
         }
-        match client.delete_group(&self.group).await {
+    }
+
+    /// Takes what came of its deletion. Topics are deleted by then, which is to be told: no error ends the command here.
+    fn answered(&mut self, answer: Result<()>) {
+        match answer {
             Ok(()) => {
                 crash::point("restore-group-deleted", &self.group);
                 tracing::info!(group = self.group, "deleted");
                 self.action = Action::Deleted;
             }
-            Err(error) if !error.retryable() => (self.action, self.why) = (Action::Keep, error.to_string()),
-            Err(error) => return Err(error),
+            Err(error) => (self.action, self.why) = (Action::Keep, error.to_string()),
         }
-        Ok(())
     }
 }
 
@@ -73,6 +76,7 @@ impl Undo<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
     use crate::kafka::client::groups::CommittedOffset;
 
     fn of(told: Option<Told>, is_transactional: bool) -> Option<Action> {
@@ -90,5 +94,18 @@ mod tests {
         assert_eq!((of(Some(Ok(vec![])), true), of(None, true)), (None, None), "there is none");
         let forbidden = || Some(Err("GroupAuthorizationFailed".to_owned()));
         assert_eq!((of(forbidden(), true), of(forbidden(), false)), (Some(Action::Keep), None));
+    }
+
+    #[test]
+    fn a_group_whose_coordinator_is_away_is_left_and_told_with_the_topics() {
+        let group = || Group { group: "g".to_owned(), action: Action::Delete, why: String::new() };
+        for error in [Error::transient("its coordinator is away"), Error::failed("its coordinator is away")] {
+            let mut left = group();
+            left.answered(Err(error));
+            assert!(left.is_left() && left.why.contains("its coordinator is away"), "{left:?}");
+        }
+        let mut deleted = group();
+        deleted.answered(Ok(()));
+        assert_eq!(deleted.action, Action::Deleted);
     }
 }

@@ -81,6 +81,43 @@ fn a_topic_of_which_no_id_is_known_or_several_are_stays() {
 }
 
 #[test]
+fn the_fence_is_set_in_all_partitions_that_attempts_name_and_that_are_still_there() {
+    let twice = kept(&[id(1), id(1)]);
+    let begun = |there: TopicMetadata| twice.begun(&[("made", &there)].into());
+    let made = Partition { topic: "made".into(), topic_id: id(1), index: 0 };
+    assert_eq!(begun(told("made", id(1), 0)), [made]);
+    let none: [Partition; 0] = [];
+    assert_eq!(begun(told("made", id(2), 0)), none, "it was made anew");
+    assert_eq!(begun(told("made", id(1), 3)), none, "it is not there");
+    assert_eq!(begun(TopicMetadata { partitions: Vec::new(), ..told("made", id(1), 0) }), none);
+    assert_eq!(twice.begun(&HashMap::new()), none);
+}
+
+#[test]
+fn a_restore_that_has_neither_landed_nor_was_cancelled_may_still_run_also_without_an_attempt() {
+    let seen = |names: &[Name]| Seen {
+        names: names.to_vec(),
+        attempts: names.iter().filter(|name| matches!(name, Name::Attempt(_))).map(|_| 0).collect(),
+        ..Seen::default()
+    };
+    for names in [&[Name::Plan][..], &[Name::Plan, Name::Attempt(0)], &[Name::Plan, Name::Attempt(0), Name::Journal(0)]]
+    {
+        let error = check_ended("r1", &seen(names)).expect_err("it may run");
+        assert!(error.exit_code() == 2 && error.to_string().contains("may still run"), "{names:?}: {error}");
+        let ended = [Name::Cancelled, Name::Map, Name::Done, Name::Undone];
+        ended.iter().for_each(|last| check_ended("r1", &seen(&[names, &[*last]].concat())).expect("nobody goes on"));
+    }
+}
+
+#[test]
+fn nobody_goes_on_with_a_restore_that_was_undone() {
+    let seen = |last| Seen { names: vec![Name::Plan, Name::Map, last], ..Seen::default() };
+    let error = check_undone("r1", &seen(Name::Undone)).expect_err("its topics are deleted");
+    assert!(error.exit_code() == 2 && error.to_string().contains("was undone"), "{error}");
+    check_undone("r1", &seen(Name::Cancelled)).expect("its topics are there");
+}
+
+#[test]
 fn a_topic_that_was_made_and_to_which_nothing_was_sent_is_deleted_and_not_the_one_that_came_after_it() {
     let unsent = kept(&[]);
     let fate = unsent.fate("made", Some(&told("made", id(1), 0)));
