@@ -273,6 +273,22 @@ async fn configs(client: &Client, topic: &str) -> BTreeMap<String, String> {
     set.map(|config| (config.name, config.value.unwrap_or_default())).collect()
 }
 
+/// Waits until the broker tells these settings of a topic, and no others: it learns of a change a moment after the controller
+/// has agreed to it.
+async fn wait_for_configs(client: &Client, topic: &str, wanted: &[(&str, &str)]) {
+    let wanted = wanted.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let mut told = BTreeMap::new();
+    let is_told = async {
+        while told != wanted {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            told = configs(client, topic).await;
+        }
+    };
+    if timeout(DEADLINE, is_told).await.is_err() {
+        assert_eq!(told, wanted, "the settings of {topic}");
+    }
+}
+
 #[test]
 fn a_topic_is_made_as_asked_and_its_settings_change_one_by_one() {
     let kafka = Kafka::shared();
@@ -303,7 +319,7 @@ fn a_topic_is_made_as_asked_and_its_settings_change_one_by_one() {
             texts[0].contains("InvalidReplicationFactor (38)") && texts[1].contains("no.such.setting"),
             "{texts:?}"
         );
-        assert_eq!(configs(&client, &name).await, owned(&wanted).into_iter().collect());
+        wait_for_configs(&client, &name, &wanted).await;
         let again = client.create_topics(&topics[..1]).await.expect("the controller answers");
         assert!(matches!(again[..], [Made::Exists]), "{again:?}");
         let changes =
@@ -311,7 +327,7 @@ fn a_topic_is_made_as_asked_and_its_settings_change_one_by_one() {
         let changes = changes.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)));
         client.alter_configs(&name, &changes).await.expect("changed");
         let expected = [("cleanup.policy", "compact"), ("retention.ms", "9000000"), ("segment.bytes", "10485760")];
-        assert_eq!(configs(&client, &name).await, owned(&expected).into_iter().collect());
+        wait_for_configs(&client, &name, &expected).await;
         let wrong = [("retention.ms".to_owned(), Some("soon".to_owned()))];
         let error = client.alter_configs(&name, &wrong).await.expect_err("refused");
         assert!(!error.retryable() && error.to_string().contains("retention.ms"), "{error}");
