@@ -275,18 +275,11 @@ async fn configs(client: &Client, topic: &str) -> BTreeMap<String, String> {
 
 /// Waits until the broker tells these settings of a topic, and no others: it learns of a change a moment after the controller
 /// has agreed to it.
-async fn wait_for_configs(client: &Client, topic: &str, wanted: &[(&str, &str)]) {
+#[track_caller]
+fn wait_for_configs(client: &Client, topic: &str, wanted: &[(&str, &str)]) {
     let wanted = wanted.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let mut told = BTreeMap::new();
-    let is_told = async {
-        while told != wanted {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            told = configs(client, topic).await;
-        }
-    };
-    if timeout(DEADLINE, is_told).await.is_err() {
-        assert_eq!(told, wanted, "the settings of {topic}");
-    }
+    let what = format!("{topic} has the settings {wanted:?}");
+    wait_for(&what, || (block_on(configs(client, topic)) == wanted).then_some(()));
 }
 
 #[test]
@@ -308,8 +301,8 @@ fn a_topic_is_made_as_asked_and_its_settings_change_one_by_one() {
         new(&format!("{name}-replicas"), 99, &[]),
         new(&format!("{name}-config"), 1, &[("no.such.setting", "1")]),
     ];
+    let client = client(kafka.brokers());
     block_on(async {
-        let client = client(kafka.brokers());
         let made = client.create_topics(&topics).await.expect("the controller answers");
         let Made::Created(id) = made[0] else { panic!("{made:?}") };
         let partitions = partitions(&client, &name).await;
@@ -319,15 +312,19 @@ fn a_topic_is_made_as_asked_and_its_settings_change_one_by_one() {
             texts[0].contains("InvalidReplicationFactor (38)") && texts[1].contains("no.such.setting"),
             "{texts:?}"
         );
-        wait_for_configs(&client, &name, &wanted).await;
+    });
+    wait_for_configs(&client, &name, &wanted);
+    block_on(async {
         let again = client.create_topics(&topics[..1]).await.expect("the controller answers");
         assert!(matches!(again[..], [Made::Exists]), "{again:?}");
         let changes =
             [("retention.ms", Some("9000000")), ("max.message.bytes", None), ("cleanup.policy", Some("compact"))];
         let changes = changes.map(|(name, value)| (name.to_owned(), value.map(str::to_owned)));
         client.alter_configs(&name, &changes).await.expect("changed");
-        let expected = [("cleanup.policy", "compact"), ("retention.ms", "9000000"), ("segment.bytes", "10485760")];
-        wait_for_configs(&client, &name, &expected).await;
+    });
+    let expected = [("cleanup.policy", "compact"), ("retention.ms", "9000000"), ("segment.bytes", "10485760")];
+    wait_for_configs(&client, &name, &expected);
+    block_on(async {
         let wrong = [("retention.ms".to_owned(), Some("soon".to_owned()))];
         let error = client.alter_configs(&name, &wrong).await.expect_err("refused");
         assert!(!error.retryable() && error.to_string().contains("retention.ms"), "{error}");
