@@ -6,16 +6,18 @@
 //! that finds an attempt goes on where that has come to ([`resume`](super::resume)); one that finds the map only gives the
 //! topics their settings, and writes `done`, also when it was cancelled meanwhile. Cancel: SIGTERM, SIGINT and `restores
 //! cancel` stop the reading; what is on its way is acknowledged within `shutdown_timeout`. Nothing that was sent is taken
-//! back. Where the fence waits for a cluster that lacks replicas, they end the waiting.
+//! back. While it begins they end every wait for the cluster ([`stopping`]).
 
+mod stopping;
 pub(super) mod targets;
 pub(super) mod within;
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
+use self::stopping::{Why, check_cancelled};
 use self::targets::{Assigned, Toward};
 use super::ends;
 use super::map::{OffsetMap, Pair};
@@ -43,14 +45,8 @@ use crate::telemetry::Health;
 /// The plain bytes of a merged batch. Half of it makes twice the requests' shares; double is more than brokers' caches like.
 const MERGE_TO: usize = 256 << 10;
 
-/// How often it is looked whether somebody wants the restore to end.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-
 /// The wait before it is looked again where a restore stands.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
-
-/// How long a process that was fenced off waits to hear by whom: that one has to look at the targets first.
-const YOUNGER_WITHIN: Duration = Duration::from_secs(15);
 
 /// Where a rate is limited, records are handed on in pieces of so much time.
 const PIECES_A_SECOND: u64 = 20;
@@ -472,83 +468,6 @@ impl Planned<'_> {
             piece: (bytes.map_or(usize::MAX, |rate| piece(rate) as usize), records.map_or(u64::MAX, piece)),
         }
     }
-
-    /// Waits for the cluster, unless the restore is to end meanwhile: the fence waits for as long as replicas are missing.
-    async fn unless_stopped<T>(
-        &self,
-        stop: &watch::Receiver<bool>,
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        tokio::select! {
-            done = work => done,
-            why = self.until_stopped(stop.clone()) => {
-                Err(why.source_of(Ok(())).with("restore", self.state.restore_id()))
-            }
-        }
-    }
-
-    /// Waits until the process is told to stop, or somebody has cancelled the restore.
-    async fn until_stopped(&self, mut stop: watch::Receiver<bool>) -> Why {
-        let cancelled = async {
-            loop {
-                tokio::time::sleep(LOOK_EVERY).await;
-                match self.state.is_cancelled().await {
-                    Ok(true) => return,
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!("cannot look whether the restore is cancelled: {error}"),
-                }
-            }
-        };
-        tokio::select! {
-            Ok(_) = stop.wait_for(|stop| *stop) => Why::Told,
-            () = cancelled => Why::Cancelled,
-        }
-    }
-
-    async fn unfinished(&self, error: Error, attempt: &Attempt) -> Error {
-        let id = self.state.restore_id();
-        match error.kind() {
-            Kind::Interrupted => error.with("restore", id),
-            Kind::Fenced => self.fenced(error, Some(&attempt.number)).await,
-            kind => Error::new(kind, format!("restore `{id}` is not finished"))
-                .source(error)
-                .hint("what was acknowledged stays in the target; started again, the restore goes on behind it"),
-        }
-    }
-
-    /// Makes the error of a process that was fenced off by one whose attempt comes behind `last`.
-    async fn fenced(&self, error: Error, last: Option<&u32>) -> Error {
-        match self.younger(last).await {
-            Some(younger) => self.state.fenced_by(&younger).source(error),
-            None => error.with("restore", self.state.restore_id()).hint(
-                "no other process has kept that it goes on: where the restore was stopped for minutes, or waited as long \
-                 for brokers or its store, its place has expired; start it again",
-            ),
-        }
-    }
-
-    /// Waits for the attempt of the process that has fenced this one off; `None` where it does not tell of itself.
-    async fn younger(&self, last: Option<&u32>) -> Option<Attempt> {
-        let deadline = Instant::now() + YOUNGER_WITHIN;
-        loop {
-            let seen = self.state.look().await.ok();
-            if seen.as_ref().is_some_and(|seen| seen.cancelled.is_some()) {
-                return None;
-            }
-            match seen.and_then(|seen| seen.attempt).filter(|newest| Some(&newest.number) > last) {
-                None if Instant::now() < deadline => tokio::time::sleep(YOUNGER_WITHIN / 30).await,
-                younger => return younger,
-            }
-        }
-    }
-}
-
-/// Refuses a restore that shall end.
-fn check_cancelled(id: &str, seen: &Seen) -> Result<()> {
-    match seen.names.contains(&Name::Cancelled) {
-        true => Err(Error::usage(format!("restore `{id}` was cancelled")).hint("give this one another restore_id")),
-        false => Ok(()),
-    }
 }
 
 /// Returns where partitions begin of which nothing was sent yet.
@@ -566,26 +485,6 @@ fn came_to(map: &OffsetMap, last: Option<&Journal>, partitions: usize) -> Summar
     let (records, bytes, left_out) = last.map(of).unwrap_or_default();
     let mapped = map.iter().map(|(_, track)| track.records()).sum();
     Summary { records: records.max(mapped), bytes, partitions, left_out }
-}
-
-/// Why a restore was stopped.
-enum Why {
-    Told,
-    Cancelled,
-}
-
-impl Why {
-    fn source_of(self, closed: Result<()>) -> Error {
-        let error = match self {
-            Self::Told => Error::new(Kind::Interrupted, "interrupted: the restore is not finished")
-                .hint("start it again to go on"),
-            Self::Cancelled => Error::new(Kind::Interrupted, "the restore was cancelled"),
-        };
-        match closed {
-            Ok(()) => error,
-            Err(why) => error.source(why),
-        }
-    }
 }
 
 /// Returns the plan that a start of a restore is bound to, if an earlier one has kept one.
