@@ -14,7 +14,8 @@
 //!
 //! **Memory.** What an instance holds is bounded by [`Limits::memory_bytes`]. Memory of a WebAssembly module never
 //! shrinks, so an instance of a pure plugin that has grown by more than half of that since it was configured is replaced
-//! after its call. One that is not pure would lose what it has seen, and is kept.
+//! after its call, and one that has grown by less and is then refused memory before that is called its failure. One that is not
+//! pure would lose what it has seen, and is kept.
 
 pub mod columns;
 mod host;
@@ -385,7 +386,19 @@ impl Instance {
         (start < rows.len()).then(|| piece(rows, start, self.plan.needs, self.head_bytes))
     }
 
+    /// Has a range of rows transformed. Whether the memory suffices must not hang on what an instance has done before: where
+    /// a pure one that has grown was refused memory, a new one is asked.
     fn call(&mut self, partition: &Partition, rows: &Rows, range: Range<usize>) -> Result<Answer, Failed> {
+        let may_be_worn = self.plan.pure && self.live.as_ref().is_some_and(|live| live.grown_bytes() > 0);
+        match self.call_once(partition, rows, range.clone()) {
+            Err(Failed { fault: Fault::Dead { end: End::Starved, .. }, .. }) if may_be_worn => {
+                self.call_once(partition, rows, range)
+            }
+            told => told,
+        }
+    }
+
+    fn call_once(&mut self, partition: &Partition, rows: &Rows, range: Range<usize>) -> Result<Answer, Failed> {
         let failed = |fault, in_configure| Failed { fault, rows: range.clone(), in_configure };
         let mut live = match self.live.take() {
             Some(live) => live,

@@ -341,6 +341,26 @@ fn a_plugin_that_remembers_is_not_replaced_for_its_growth() {
 }
 
 #[test]
+fn whether_a_value_fits_does_not_hang_on_those_before() {
+    let rows = |bytes: usize| {
+        let value = Some(vec![b'x'; bytes].into());
+        let record = Record { offset: 0, timestamp: Timestamp(0), key: None, value, headers: Vec::new() };
+        Rows::from_records(&[record]).expect("small enough")
+    };
+    let mut instance = instance("faults", &[], Limits::default()).expect("it is configured");
+    // The first one is small enough for the instance to be kept; what it has left is too little for the second.
+    for mib in [30, 35, 30] {
+        let taken = instance.apply(&partition(), &rows(mib << 20), |_, answer| {
+            assert_eq!(answer.bytes, mib << 20);
+            Ok(())
+        });
+        taken.unwrap_or_else(|error| panic!("{mib} MiB: {error}"));
+    }
+    let error = instance.apply(&partition(), &rows(70 << 20), |_, _| Ok(())).expect_err("too much for any");
+    assert!(error.to_string().contains("needs more memory than it may have"), "{error}");
+}
+
+#[test]
 fn a_range_of_offsets_may_end_with_the_last_there_can_be() {
     let record = |offset| Record { offset, timestamp: Timestamp(0), key: None, value: None, headers: Vec::new() };
     let rows = Rows::from_records(&[record(i64::MAX - 1), record(i64::MAX)]).expect("small");
