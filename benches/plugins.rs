@@ -66,11 +66,25 @@ enum Headers {
     Injected,
 }
 
+/// What the values of records are: orders, whose field `customer.region` is looked for.
+#[derive(Clone, Copy, PartialEq)]
+enum Values {
+    /// It stands in the first 64 bytes, as identifiers mostly do.
+    Early,
+    /// With a space behind each colon and comma, as Python writes.
+    Spaced,
+    /// Behind everything else.
+    Late,
+    /// It is not there.
+    Missing,
+}
+
 struct Case {
     name: &'static str,
     plugin: &'static str,
     settings: &'static [(&'static str, &'static str)],
     headers: Headers,
+    values: Values,
 }
 
 const fn case(
@@ -79,12 +93,20 @@ const fn case(
     headers: Headers,
     settings: &'static [(&'static str, &'static str)],
 ) -> Case {
-    Case { name, plugin, settings, headers }
+    Case { name, plugin, settings, headers, values: Values::Early }
 }
+
+/// A case of records that are copied by a field of JSON.
+const fn json(name: &'static str, values: Values) -> Case {
+    Case { name, plugin: "restore-fanout", settings: COPIED_BY_JSON, headers: Headers::Own, values }
+}
+
+const COPIED_BY_JSON: &[(&str, &str)] =
+    &[("by", "json"), ("field", "customer.region"), ("to.eu", "orders-eu"), ("to.us", "orders-us")];
 
 const REGIONS: [&str; 4] = ["eu", "us", "asia", "africa"];
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 13] = [
     case("header-injector, no headers before", "header-injector", Headers::None, &[]),
     case("header-injector, two headers before", "header-injector", Headers::Own, &[]),
     case("header-injector, replacing its own", "header-injector", Headers::Injected, &[]),
@@ -115,12 +137,10 @@ const CASES: [Case; 10] = [
             ("otherwise", "orders-rest"),
         ],
     ),
-    case(
-        "restore-fanout, copied by JSON",
-        "restore-fanout",
-        Headers::Own,
-        &[("by", "json"), ("field", "customer.region"), ("to.eu", "orders-eu"), ("to.us", "orders-us")],
-    ),
+    json("restore-fanout, copied by JSON", Values::Early),
+    json("restore-fanout, copied by JSON with spaces", Values::Spaced),
+    json("restore-fanout, copied by JSON's last field", Values::Late),
+    json("restore-fanout, copied by a field that JSON lacks", Values::Missing),
     case(
         "restore-fanout, moved by JSON or dropped",
         "restore-fanout",
@@ -159,19 +179,19 @@ fn bench() {
     head("decode, transform, encode");
     for case in cases() {
         for (size, value_bytes) in SIZES {
-            kept &= case.whole(size, &batches(case.headers, value_bytes, each));
+            kept &= case.whole(size, &batches((case.headers, case.values), value_bytes, each));
         }
     }
     head("the transform alone");
     for case in cases() {
         for (size, value_bytes) in SIZES {
-            case.alone(size, &batches(case.headers, value_bytes, each));
+            case.alone(size, &batches((case.headers, case.values), value_bytes, each));
         }
     }
     head("decode, inject, encode, compress, through a pipeline's stages");
     for (codec, compression) in CODECS.into_iter().filter(|(codec, _)| is_wanted(codec)) {
         for (size, value_bytes) in SIZES {
-            kept &= chain(codec, compression, size, &batches(Headers::Own, value_bytes, each));
+            kept &= chain(codec, compression, size, &batches((Headers::Own, Values::Early), value_bytes, each));
         }
     }
     if !kept {
@@ -440,19 +460,19 @@ fn records(batches: &[Vec<Record>]) -> usize {
 }
 
 /// Makes batches of `each` records with values of `value_bytes`: orders of four regions and eight tenants.
-fn batches(headers: Headers, value_bytes: usize, each: usize) -> Vec<Vec<Record>> {
+fn batches(kind: (Headers, Values), value_bytes: usize, each: usize) -> Vec<Vec<Record>> {
     let mut random = fastrand::Rng::with_seed(7);
     let count = (ALL_BYTES / (each * value_bytes)).max(1);
     let mut batch = |number: usize| {
         let first = (1_000_000 + number * each) as Offset;
-        (0..each).map(|at| record(&mut random, headers, value_bytes, first, at, each)).collect()
+        (0..each).map(|at| record(&mut random, kind, value_bytes, first, at, each)).collect()
     };
     (0..count).map(&mut batch).collect()
 }
 
 fn record(
     random: &mut fastrand::Rng,
-    headers: Headers,
+    (headers, values): (Headers, Values),
     value_bytes: usize,
     first: Offset,
     at: usize,
@@ -477,30 +497,49 @@ fn record(
         offset,
         timestamp: Timestamp(time),
         key: Some(Bytes::from(format!("tenant-{}", random.u8(..8)))),
-        value: Some(value(random, region, value_bytes)),
+        value: Some(value(random, region, values, value_bytes)),
         headers: all,
     }
 }
 
 /// Makes an order as JSON, as long as is asked for: items, and a note for the rest.
-fn value(random: &mut fastrand::Rng, region: &str, bytes: usize) -> Bytes {
+fn value(random: &mut fastrand::Rng, region: &str, values: Values, bytes: usize) -> Bytes {
     let mut value = Vec::with_capacity(bytes);
     let (order, total) = (random.u32(..10_000_000), random.u32(100..100_000));
-    write!(value, r#"{{"order":{order},"customer":{{"id":"{:06x}","region":"{region}"}},"total":{total}"#, order >> 3)
-        .expect("memory is writable");
-    let mut opening = r#","items":["#;
-    while value.len() + 80 < bytes {
+    let id = order >> 3;
+    let end = match values {
+        Values::Late => format!(r#"","customer":{{"id":"{id:06x}","region":"{region}"}}}}"#),
+        _ => r#""}"#.to_owned(),
+    };
+    let written = match values {
+        Values::Early => {
+            write!(value, r#"{{"order":{order},"customer":{{"id":"{id:06x}","region":"{region}"}},"total":{total}"#)
+        }
+        Values::Spaced => {
+            write!(
+                value,
+                r#"{{"order": {order}, "customer": {{"id": "{id:06x}", "region": "{region}"}}, "total": {total}"#
+            )
+        }
+        Values::Late => write!(value, r#"{{"order":{order},"total":{total}"#),
+        Values::Missing => write!(value, r#"{{"order":{order},"customer":{{"id":"{id:06x}"}},"total":{total}"#),
+    };
+    written.expect("memory is writable");
+    let (comma, colon) = if values == Values::Spaced { (", ", ": ") } else { (",", ":") };
+    let mut opening = format!(r#"{comma}"items"{colon}["#);
+    while value.len() + 78 + end.len() < bytes {
         let (item, price) = (random.u64(..) >> 16, random.u32(100..1_000_000));
-        write!(value, r#"{opening}{{"sku":"{item:012x}","cents":{price},"vat":19}}"#).expect("memory is writable");
-        opening = ",";
+        write!(value, r#"{opening}{{"sku"{colon}"{item:012x}"{comma}"cents"{colon}{price}{comma}"vat"{colon}19}}"#)
+            .expect("memory is writable");
+        opening = comma.to_owned();
     }
-    if opening == "," {
+    if opening == comma {
         value.push(b']');
     }
-    value.extend_from_slice(br#","note":""#);
-    while value.len() + 2 < bytes {
+    write!(value, r#"{comma}"note"{colon}""#).expect("memory is writable");
+    while value.len() + end.len() < bytes {
         value.push(random.alphanumeric() as u8);
     }
-    value.extend_from_slice(br#""}"#);
+    value.extend_from_slice(end.as_bytes());
     value.into()
 }

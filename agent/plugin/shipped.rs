@@ -38,9 +38,16 @@ fn field() -> impl Strategy<Value = Option<Bytes>> {
             Bytes::from(format!(r#"{{"note":"{note}","customer":{{"region":"{region}"}}}}"#))
         },
     );
+    // One byte of any kind, wherever it stands among those that are looked at together.
+    let marked = (0_usize..200, any::<prop::sample::Index>(), any::<u8>()).prop_map(|(length, at, byte)| {
+        let mut value = format!(r#"{{"{}":1,"customer":{{"region":"eu"}}}}"#, "n".repeat(length)).into_bytes();
+        value.insert(2 + at.index(length + 1), byte);
+        Bytes::from(value)
+    });
     let bytes = prop_oneof![
         4 => texts.prop_map(|text| Bytes::from_static(text.as_bytes())),
         1 => deep,
+        2 => marked,
         1 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from),
     ];
     prop::option::weighted(0.8, bytes)

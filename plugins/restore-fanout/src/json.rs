@@ -43,18 +43,27 @@ const DEPTH: usize = 127;
 ///
 /// Only the beginning of the document may be there: what is said of it, but that it ends, is so of the whole.
 ///
-/// It is one loop over few numbers, which fit into registers: what stands in memory, and calls, would cost more than the bytes.
-/// So it is not part of a larger function, and reads no more than most documents are up to their fields: no space, short
-/// numbers, strings of ASCII without escapes. From where there is something else, `find_on` goes on.
-#[inline(never)]
+/// This is for documents that are plain up to their fields, as most are: no space, or one behind each colon and comma.
+#[inline(always)]
 pub(crate) fn find<'a>(document: &'a [u8], path: &[String]) -> Result<(Found<'a>, usize), No> {
-    let Some(b"{\"") = at::<2>(document, 0) else { return find_from(document, path) };
+    match at::<2>(document, 0) {
+        Some(b"{\"") => find_plain::<0>(document, path),
+        _ => find_from(document, path),
+    }
+}
+
+/// Finds the field of a document that begins with a name, with so many spaces behind its colons and commas.
+///
+/// It is one loop over few numbers, which fit into registers: what stands in memory, and calls, would cost more than the bytes.
+/// So it is not part of a larger function, and reads no more than most documents are up to their fields: short numbers,
+/// strings of ASCII without escapes. From where there is something else, `find_on` goes on.
+#[inline(never)]
+fn find_plain<'a, const SPACES: usize>(document: &'a [u8], path: &[String]) -> Result<(Found<'a>, usize), No> {
     let (mut depth, mut start, mut marks) = (0, 2, Marks::NONE);
     while let Some(wanted) = path.get(depth) {
         let Some(end) = marks.next(document, start) else { break };
-        let Some([b'"', b':', first]) = at::<3>(document, end) else { break };
+        let Some((value, first)) = plain_colon::<SPACES>(document, end) else { break };
         let is_wanted = is_name(document, start..end, false, wanted);
-        let value = end + 2;
         let end = match first {
             b'"' => match marks.next(document, value + 1) {
                 Some(end) if document.get(end) == Some(&b'"') => end + 1,
@@ -68,6 +77,7 @@ pub(crate) fn find<'a>(document: &'a [u8], path: &[String]) -> Result<(Found<'a>
                 (depth, start) = (depth + 1, value + 2);
                 continue;
             }
+            b' ' if SPACES == 0 && start == 2 => return find_plain::<1>(document, path),
             _ => break,
         };
         if is_wanted {
@@ -80,10 +90,34 @@ pub(crate) fn find<'a>(document: &'a [u8], path: &[String]) -> Result<(Found<'a>
             };
             return Ok((found, end + 1));
         }
-        let Some(b",\"") = at::<2>(document, end) else { break };
-        start = end + 2;
+        let Some(next) = plain_next_name::<SPACES>(document, end) else { break };
+        start = next;
     }
     find_on(document, path, depth, start)
+}
+
+/// Reads what is between a name, of which the quote is at `end`, and its value; returns where that begins, and with what.
+#[inline(always)]
+fn plain_colon<const SPACES: usize>(document: &[u8], end: usize) -> Option<(usize, u8)> {
+    match SPACES {
+        0 => match at::<3>(document, end)? {
+            [b'"', b':', first] => Some((end + 2, *first)),
+            _ => None,
+        },
+        _ => match at::<4>(document, end)? {
+            [b'"', b':', b' ', first] => Some((end + 3, *first)),
+            _ => None,
+        },
+    }
+}
+
+/// Reads what is between a value and the next name; returns where that begins.
+#[inline(always)]
+fn plain_next_name<const SPACES: usize>(document: &[u8], end: usize) -> Option<usize> {
+    match SPACES {
+        0 => (at::<2>(document, end)? == b",\"").then_some(end + 2),
+        _ => (at::<3>(document, end)? == b", \"").then_some(end + 3),
+    }
 }
 
 /// Finds the field of a document of which nothing was read.
@@ -177,14 +211,22 @@ fn nested(document: &[u8], start: usize, around: usize) -> Result<(usize, u64), 
                 at = space(document, at + 1);
                 if byte(document, at)? != first + 2 {
                     if nest.is_object() {
-                        at = named(document, at, &mut marks, &mut seen)?;
+                        at = named(document, quote(document, at)?, &mut marks, &mut seen)?;
                     }
                     continue;
                 }
                 at += 1;
                 nest.close();
             }
+            b'1'..=b'9' if let Some(end) = short_number(document, at) => at = end,
             _ => at = plain(document, at, first)?,
+        }
+        // Mostly the next field of the same object follows.
+        if nest.is_object()
+            && let Some(b",\"") = self::at::<2>(document, at)
+        {
+            at = named(document, at + 2, &mut marks, &mut seen)?;
+            continue;
         }
         loop {
             if nest.depth == around {
@@ -203,7 +245,7 @@ fn nested(document: &[u8], start: usize, around: usize) -> Result<(usize, u64), 
             nest.close();
         }
         if nest.is_object() {
-            at = named(document, at, &mut marks, &mut seen)?;
+            at = named(document, quote(document, at)?, &mut marks, &mut seen)?;
         }
     }
 }
@@ -214,7 +256,7 @@ fn plain(document: &[u8], at: usize, first: u8) -> Result<usize, No> {
     if first.is_ascii_lowercase() { literal(document, at) } else { number(document, at + 1, first) }
 }
 
-/// Returns where a number ends that begins with a digit but 0, if it has no more than digits, sixteen at most, and something
+/// Returns where a number ends that begins with a digit but 0, if it has no more than digits, seventeen at most, and something
 /// follows that ends it.
 #[inline(always)]
 fn short_number(document: &[u8], start: usize) -> Option<usize> {
@@ -255,10 +297,10 @@ impl Nest {
     }
 }
 
-/// Passes over a name with its colon; returns where its value begins.
+/// Passes over a name, behind its first quote, with its colon; returns where its value begins.
 #[inline(always)]
-fn named(document: &[u8], at: usize, marks: &mut Marks, seen: &mut u64) -> Result<usize, No> {
-    let (end, _) = string(document, quote(document, at)?, marks, seen)?;
+fn named(document: &[u8], start: usize, marks: &mut Marks, seen: &mut u64) -> Result<usize, No> {
+    let (end, _) = string(document, start, marks, seen)?;
     Ok(colon(document, end + 1)?.0)
 }
 

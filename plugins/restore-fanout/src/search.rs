@@ -33,7 +33,7 @@ pub(crate) struct Search<'a> {
     path: &'a [String],
     heads: Column,
     head_bytes: usize,
-    /// How far into the values that were not cut fields were found, and into those that were and need not have been.
+    /// How far values were read that were not cut, and those that were and need not have been.
     reached: usize,
     behind: usize,
     /// How many those are: the values that were asked for as a whole, without those of which no beginning tells.
@@ -63,7 +63,13 @@ impl<'a> Search<'a> {
                 is(found)
             }
             Err(No::Ended) if head.len() == self.head_bytes => self.whole(record, is),
-            Err(_) => None,
+            Err(_) => {
+                // Of a whole document all was read, to know that the field is not there.
+                if head.len() < self.head_bytes && head.first() == Some(&b'{') {
+                    self.reached = self.reached.max(head.len());
+                }
+                None
+            }
         }
     }
 

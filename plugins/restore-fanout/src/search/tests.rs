@@ -85,6 +85,24 @@ fn as_much_is_asked_for_as_was_needed() {
 }
 
 #[test]
+fn documents_that_lack_the_field_are_not_asked_for_one_by_one_again() {
+    let path = path(&["f"]);
+    let samples = vec![Sample::default().value(format!(r#"{{"b":"{}"}}"#, "x".repeat(990))); 40];
+    let mut reach = Reach::default();
+    let mut asked = || {
+        offering(&samples, Columns::VALUES_ON_DEMAND, || {
+            let mut search = Search::new(&path, &reach);
+            (0..samples.len() as u32).for_each(|record| assert_eq!(search.field(record, text), None));
+            reach = reach.learned(&search);
+            (search.head_bytes, search.cut)
+        })
+    };
+    assert_eq!(asked(), (FIRST_BYTES, 40));
+    // One byte more than they have: a beginning that is shorter than was asked for is known to be all.
+    assert_eq!([asked(), asked(), asked()], [(1024, 0); 3]);
+}
+
+#[test]
 fn values_of_which_no_beginning_tells_teach_nothing() {
     let path = path(&["f"]);
     let mut reach = Reach { bytes: 60 };
