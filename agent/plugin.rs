@@ -386,8 +386,8 @@ impl Instance {
         (start < rows.len()).then(|| piece(rows, start, self.plan.needs, self.head_bytes))
     }
 
-    /// Has a range of rows transformed. Whether the memory suffices must not hang on what an instance has done before: where
-    /// a pure one that has grown was refused memory, a new one is asked.
+    /// Has a range of rows transformed. Whether the memory suffices should not hang on what an instance has done before: where
+    /// a pure one that has grown has ended for want of it, a new one is asked.
     fn call(&mut self, partition: &Partition, rows: &Rows, range: Range<usize>) -> Result<Answer, Failed> {
         let may_be_worn = self.plan.pure && self.live.as_ref().is_some_and(|live| live.grown_bytes() > 0);
         match self.call_once(partition, rows, range.clone()) {

@@ -223,9 +223,9 @@ fn nested(document: &[u8], start: usize, around: usize) -> Result<(usize, u64), 
         }
         // Mostly the next field of the same object follows.
         if nest.is_object()
-            && let Some(b",\"") = self::at::<2>(document, at)
+            && let Some(start) = plain_next_name::<0>(document, at).or_else(|| plain_next_name::<1>(document, at))
         {
-            at = named(document, at + 2, &mut marks, &mut seen)?;
+            at = named(document, start, &mut marks, &mut seen)?;
             continue;
         }
         loop {
@@ -331,7 +331,8 @@ fn spaced_quote(document: &[u8], at: usize) -> Result<usize, No> {
 #[inline(always)]
 fn colon(document: &[u8], at: usize) -> Result<(usize, u8), No> {
     match self::at(document, at) {
-        Some([b':', first]) if *first > b' ' => Ok((at + 1, *first)),
+        Some([b':', first, _]) if *first > b' ' => Ok((at + 1, *first)),
+        Some([b':', b' ', first]) if *first > b' ' => Ok((at + 2, *first)),
         _ => spaced_colon(document, at),
     }
 }
@@ -350,8 +351,9 @@ fn spaced_colon(document: &[u8], at: usize) -> Result<(usize, u8), No> {
 /// Reads what is between a value and the next name; returns where that begins.
 #[inline(always)]
 fn next_name(document: &[u8], at: usize) -> Result<usize, No> {
-    match self::at::<2>(document, at) {
-        Some(b",\"") => Ok(at + 2),
+    match self::at::<3>(document, at) {
+        Some([b',', b'"', _]) => Ok(at + 2),
+        Some(b", \"") => Ok(at + 3),
         _ => spaced_next_name(document, at),
     }
 }

@@ -21,7 +21,7 @@ const ONE_IN: usize = 32;
 /// How soon what was needed is forgotten: by one in so many parts with each batch. Batches of several partitions come in turn.
 const FORGOTTEN: usize = 64;
 
-/// How far into values fields are found.
+/// How far into values fields are found, or known not to be.
 #[derive(Default)]
 pub(crate) struct Reach {
     /// Up to here, in the batches so far; 0 before the first.
@@ -33,11 +33,15 @@ pub(crate) struct Search<'a> {
     path: &'a [String],
     heads: Column,
     head_bytes: usize,
-    /// How far values were read that were not cut, and those that were and need not have been.
+    /// How far into the values that were not cut fields were found, and into those that were and need not have been.
     reached: usize,
     behind: usize,
     /// How many those are: the values that were asked for as a whole, without those of which no beginning tells.
     cut: usize,
+    /// How many beginnings tell that there is no field, and how much of them was there to tell it, which may be more than it
+    /// took.
+    lacking: usize,
+    looked_through: usize,
 }
 
 impl<'a> Search<'a> {
@@ -50,7 +54,7 @@ impl<'a> Search<'a> {
     /// Begins a search in the values of which so many bytes are asked for.
     fn of_heads(path: &'a [String], head_bytes: usize) -> Self {
         let heads = values::heads(head_bytes as u32);
-        Self { path, heads, head_bytes, reached: 0, behind: 0, cut: 0 }
+        Self { path, heads, head_bytes, reached: 0, behind: 0, cut: 0, lacking: 0, looked_through: 0 }
     }
 
     /// Finds the field of a record and returns what `is` makes of it.
@@ -64,10 +68,8 @@ impl<'a> Search<'a> {
             }
             Err(No::Ended) if head.len() == self.head_bytes => self.whole(record, is),
             Err(_) => {
-                // Of a whole document all was read, to know that the field is not there.
-                if head.len() < self.head_bytes && head.first() == Some(&b'{') {
-                    self.reached = self.reached.max(head.len());
-                }
+                self.lacking += 1;
+                self.looked_through = self.looked_through.max(head.len());
                 None
             }
         }
@@ -96,7 +98,9 @@ impl<'a> Search<'a> {
 impl Reach {
     /// Returns what a batch has taught: how much to ask for next.
     pub(crate) fn learned(&self, search: &Search<'_>) -> Self {
-        let needed = if search.cut * ONE_IN > search.heads.len() { search.behind } else { search.reached };
+        let counts = |values: usize| values * ONE_IN > search.heads.len();
+        let needed = if counts(search.cut) { search.behind } else { search.reached };
+        let needed = if counts(search.lacking) { needed.max(search.looked_through) } else { needed };
         Self { bytes: needed.max(self.bytes - self.bytes.div_ceil(FORGOTTEN)).min(MOST_BYTES) }
     }
 }

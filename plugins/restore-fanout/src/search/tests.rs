@@ -87,19 +87,39 @@ fn as_much_is_asked_for_as_was_needed() {
 #[test]
 fn documents_that_lack_the_field_are_not_asked_for_one_by_one_again() {
     let path = path(&["f"]);
-    let samples = vec![Sample::default().value(format!(r#"{{"b":"{}"}}"#, "x".repeat(990))); 40];
+    // The second is as long as what is asked for of it: that it is whole cannot be seen.
+    for (bytes, asked) in [(1000, 1024), (1024, 1024)] {
+        let samples = vec![Sample::default().value(format!(r#"{{"b":"{}"}}"#, "x".repeat(bytes - 8))); 40];
+        let mut reach = Reach::default();
+        let mut learn = || {
+            offering(&samples, Columns::VALUES_ON_DEMAND, || {
+                let mut search = Search::new(&path, &reach);
+                (0..samples.len() as u32).for_each(|record| assert_eq!(search.field(record, text), None));
+                reach = reach.learned(&search);
+                (search.head_bytes, search.cut)
+            })
+        };
+        assert_eq!(learn(), (FIRST_BYTES, 40));
+        assert_eq!([learn(), learn(), learn()], [(asked, 0); 3], "{bytes}");
+    }
+}
+
+#[test]
+fn a_few_documents_that_lack_the_field_do_not_make_all_be_asked_for() {
+    let path = path(&["f"]);
+    let lacking = Sample::default().value(format!(r#"{{"f":null,"b":"{}"}}"#, "x".repeat(200)));
+    let samples = [vec![lacking], vec![Sample::default().value(r#"{"a":1,"f":1,"b":2}"#); 99]].concat();
     let mut reach = Reach::default();
     let mut asked = || {
         offering(&samples, Columns::VALUES_ON_DEMAND, || {
             let mut search = Search::new(&path, &reach);
-            (0..samples.len() as u32).for_each(|record| assert_eq!(search.field(record, text), None));
+            let found = (0..samples.len() as u32).filter_map(|record| search.field(record, text)).count();
+            assert_eq!(found, 99);
             reach = reach.learned(&search);
-            (search.head_bytes, search.cut)
+            search.head_bytes
         })
     };
-    assert_eq!(asked(), (FIRST_BYTES, 40));
-    // One byte more than they have: a beginning that is shorter than was asked for is known to be all.
-    assert_eq!([asked(), asked(), asked()], [(1024, 0); 3]);
+    assert_eq!([asked(), asked()], [FIRST_BYTES, LEAST_BYTES]);
 }
 
 #[test]
