@@ -12,6 +12,7 @@
 //! | [`backup`] | wiring: from a configuration to running pipelines |
 //! | [`repair`] | what can be made whole again of a damaged backup: a plan, then done |
 //! | [`verify`] | whether a backup is what was written: checks, comparison with the source |
+//! | [`groups`] | consumer groups put back: `positions`, `places`, `plan` (pure), `making`, `perform`, `snapshot` |
 //! | [`restore`] | what is archived, sent to a cluster again: `plan`, `perform`, `map` (where each source offset is in the target), `state` (its objects) |
 //! | [`api`] | the agent's API over HTTP, `/v1` |
 //! | [`config`] | the configuration file: keys, defaults, units |
@@ -52,6 +53,7 @@ pub mod crash;
 pub mod demo;
 pub mod error;
 mod frames;
+pub mod groups;
 pub mod kafka;
 #[cfg(test)]
 mod mutation;

@@ -114,7 +114,13 @@ impl Page {
     /// Adds a table: rule (but for the title's, where it follows that), column heads, rule, rows. Columns are as wide as
     /// their widest cell, two spaces apart; the rules are the user's page's, or as wide as the table where that is wider.
     pub fn table(&mut self, heads: &[&str], rows: &[Vec<String>]) {
-        let mut widths: Vec<usize> = heads.iter().map(|head| head.chars().count()).collect();
+        self.table_of(&heads.iter().map(|head| (*head, 0)).collect::<Vec<_>>(), rows);
+    }
+
+    /// As [`table`](Self::table), with the least width of each column beside its head.
+    pub fn table_of(&mut self, heads: &[(&str, usize)], rows: &[Vec<String>]) {
+        let mut widths: Vec<usize> = heads.iter().map(|(head, least)| head.chars().count().max(*least)).collect();
+        let heads: Vec<&str> = heads.iter().map(|(head, _)| *head).collect();
         let rows: Vec<Vec<_>> = rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()).collect();
         for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
@@ -125,7 +131,7 @@ impl Page {
         if !self.text.ends_with("═\n") {
             self.line(&rule);
         }
-        self.cells(heads, &widths);
+        self.cells(&heads, &widths);
         self.line(&rule);
         for row in &rows {
             self.cells(row, &widths);

@@ -1,0 +1,1 @@
+//! Performs a plan: keeps the present, sets what is to be set, and reads it back.
