@@ -29,6 +29,7 @@ mod history;
 mod index;
 mod legacy;
 mod membership;
+mod offsets;
 mod plugins;
 mod produce;
 mod readers;
