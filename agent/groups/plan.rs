@@ -35,6 +35,9 @@ pub struct GroupPlan {
     /// Why nothing of it is touched: it is a share group, it has active members.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// Why partitions of it may be missing here: not all of its positions could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
     /// Its partitions, by topic and number.
     pub rows: Vec<Row>,
 }
@@ -79,12 +82,13 @@ impl Plan {
         self.groups.iter().map(|group| group.changes().count()).sum()
     }
 
-    /// Returns the groups and partitions that are wanted and are not to be had: each group that is refused, and each partition
-    /// that is skipped.
+    /// Returns the groups and partitions that are wanted and are not to be had: each group that is refused or of which
+    /// positions are missing, and each partition that is skipped.
     pub fn lacking(&self) -> usize {
+        let skipped = |group: &GroupPlan| group.rows.iter().filter(|row| matches!(row.action, Action::Skip(_))).count();
         let of = |group: &GroupPlan| match group.refused {
             Some(_) => 1,
-            None => group.rows.iter().filter(|row| matches!(row.action, Action::Skip(_))).count(),
+            None => skipped(group) + usize::from(group.lacks.is_some()),
         };
         self.groups.iter().map(of).sum()
     }
