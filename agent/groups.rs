@@ -26,8 +26,7 @@ pub fn not_found(group: &str) -> crate::error::Error {
     crate::error::Error::failed(format!("Consumer group '{group}' not found"))
 }
 
-/// Why a group is not touched, as the user's page has it.
-pub const ACTIVE: &str = "Consumer group has active members";
+pub use crate::kafka::client::groups::ACTIVE;
 
 /// Why an offset is refused, as the user's page has it: `[first, next)` is what the partition has; the offset `next` itself,
 /// its end, is in range.

@@ -67,6 +67,8 @@ struct Shared {
     known: Mutex<Known>,
     /// One connection per address, taken out while it is in use.
     connections: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<Connection>>>>>,
+    /// The addresses of the brokers that coordinate groups, as far as anybody asked.
+    coordinators: Mutex<HashMap<String, String>>,
 }
 
 #[derive(Debug, Default)]
@@ -122,7 +124,12 @@ pub struct OffsetAnswer {
 impl Client {
     /// Makes a client; connections are opened when they are needed.
     pub fn new(properties: Properties) -> Self {
-        Self(Arc::new(Shared { properties, known: Mutex::default(), connections: Mutex::default() }))
+        Self(Arc::new(Shared {
+            properties,
+            known: Mutex::default(),
+            connections: Mutex::default(),
+            coordinators: Mutex::default(),
+        }))
     }
 
     /// Makes a client and waits up to `within` ([`OPEN_WITHIN`]) until a broker of the cluster has answered.
@@ -264,6 +271,10 @@ impl Client {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn coordinators_known(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        self.0.coordinators.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<Option<Connection>>>>> {

@@ -1,7 +1,7 @@
-//! Consumer groups: which there are, what each has committed, and one deleted.
+//! Consumer groups: which there are, who is in them, what each has committed, offsets set and deleted, and a group deleted.
 //!
-//! Every broker lists the groups that it coordinates, so all of them are asked, and who listed a group is asked for its
-//! offsets; FindCoordinator is for groups that nobody listed, and for those that have moved. Many groups go in one
+//! Every broker lists the groups that it coordinates, so all of them are asked, and who listed a group is asked for what
+//! it knows of it; FindCoordinator is for groups that nobody listed, and for those that have moved. Many groups go in one
 //! request where the broker can (OffsetFetch v8, Kafka 3.0), in pieces of [`GROUPS_PER_REQUEST`]; else one each. All that
 //! a group has committed is asked for; a broker older than Kafka 2.5 is asked for the partitions that are wanted.
 //!
@@ -15,11 +15,18 @@
 //!
 //! Answers go by topics' names: who asks makes sure that a name stood for one topic all the while.
 
+mod changes;
 mod choice;
+mod commit;
 mod coordinators;
 mod deletion;
+mod description;
+mod offset_deletion;
 mod offsets;
 mod readers;
+mod requests;
+mod rounds;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -28,16 +35,20 @@ use std::time::Duration;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
-use tokio::time::{Instant, sleep};
 
 use super::Client;
 use super::race::Race;
 use crate::error::{Error, Result};
 use crate::kafka::code_name;
 use crate::record::Offset;
+pub use changes::Change;
 pub use choice::Choice;
-use offsets::Outcome;
+pub use description::{Described, Member, Members};
 pub use readers::Readers;
+pub use requests::Requests;
+
+/// Why a group is not touched, as the user's page has it.
+pub const ACTIVE: &str = "Consumer group has active members";
 
 /// How many groups one request asks for. With half, a cluster of a thousand groups takes twice the round trips; with
 /// ten times as many, groups of a thousand partitions would make an answer of a hundred megabytes.
@@ -61,6 +72,9 @@ const A_PART: &str = "the agent may not describe the cluster, so brokers list on
 
 /// What is said where nobody told.
 const UNKNOWN: &str = "unknown";
+
+/// The state of a group that is not there.
+const DEAD: &str = "Dead";
 
 /// A consumer group, as its coordinator lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +120,7 @@ pub type Told = std::result::Result<Vec<CommittedOffset>, String>;
 impl ListedGroup {
     /// Returns whether it has members, as far as anybody knows.
     pub fn is_active(&self) -> bool {
-        !matches!(self.state.as_str(), "Empty" | "Dead")
+        !matches!(self.state.as_str(), "Empty" | DEAD)
     }
 
     /// Returns a group of which only the name is known.
@@ -178,83 +192,8 @@ impl Client {
                 listing.groups.insert(listed.group.clone(), listed);
             }
         }
+        self.know_coordinators(listing.groups.values());
         Ok(listing)
-    }
-
-    /// Returns what each of `groups` has committed, by its name; of a group that is there no more, nothing. Offsets
-    /// that a transaction has yet to decide are not among them. It is at least what was committed on `topics`, given
-    /// with their partitions.
-    ///
-    /// # Errors
-    /// [`Kind::Transient`](crate::error::Kind::Transient) when a coordinator cannot be reached.
-    pub async fn committed_offsets(
-        &self,
-        groups: &[ListedGroup],
-        topics: &Partitions,
-    ) -> Result<BTreeMap<String, Told>> {
-        let mut told = BTreeMap::new();
-        let mut left: BTreeMap<String, Option<String>> =
-            groups.iter().map(|group| (group.group.clone(), group.coordinator.clone())).collect();
-        let deadline = Instant::now() + GIVE_UP_AFTER;
-        let mut backoff = self.backoff();
-        loop {
-            let again = self.offsets_once(std::mem::take(&mut left), topics, &mut told).await;
-            if again.is_empty() {
-                return Ok(told);
-            }
-            if Instant::now() >= deadline {
-                for (group, why) in again {
-                    let why = why.map_err(|error| error.with("group", &group))?;
-                    told.insert(group, Err(why));
-                }
-                return Ok(told);
-            }
-            // Whoever it was has sent us away: the cluster knows better.
-            left = again.into_keys().map(|group| (group, None)).collect();
-            sleep(backoff.wait()).await;
-        }
-    }
-
-    /// Asks once for each of `groups`, which have the addresses of their coordinators where these are known. Returns those
-    /// to be asked again, with what the broker said, or why it said nothing.
-    async fn offsets_once(
-        &self,
-        groups: BTreeMap<String, Option<String>>,
-        topics: &Partitions,
-        told: &mut BTreeMap<String, Told>,
-    ) -> BTreeMap<String, Result<String>> {
-        let mut outcomes: Vec<(String, Outcome)> = Vec::new();
-        let mut by_address: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut lost: Vec<String> = Vec::new();
-        for (group, address) in groups {
-            match address {
-                Some(address) => by_address.entry(address).or_default().push(group),
-                None => lost.push(group),
-            }
-        }
-        for (group, found) in self.coordinators(lost).await {
-            match found {
-                Ok(address) => by_address.entry(address).or_default().push(group),
-                Err(outcome) => outcomes.push((group, outcome)),
-            }
-        }
-        let mut race = Race::default();
-        for (address, groups) in &by_address {
-            race.enter(self.offsets_from(address, groups, topics));
-        }
-        while !race.is_empty() {
-            outcomes.extend(race.next().await);
-        }
-        let mut again = BTreeMap::new();
-        for (group, outcome) in outcomes {
-            match outcome {
-                Outcome::Told(offsets) => drop(told.insert(group, Ok(offsets))),
-                Outcome::Refused(why) => drop(told.insert(group, Err(why))),
-                Outcome::Gone => {}
-                Outcome::Again(why) => drop(again.insert(group, why)),
-            }
-        }
-        again
     }
 }
 
@@ -270,6 +209,10 @@ fn passes(error: ResponseError) -> bool {
             | E::RequestTimedOut
             | E::NetworkException
     )
+}
+
+fn group_id(group: &str) -> m::GroupId {
+    StrBytes::from_string(group.to_owned()).into()
 }
 
 fn refused(address: &str, code: i16) -> Error {

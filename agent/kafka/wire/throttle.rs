@@ -44,9 +44,11 @@ throttled!(
     m::ListTransactionsResponse,
     m::MetadataResponse,
     m::OffsetCommitResponse,
+    m::OffsetDeleteResponse,
     m::OffsetFetchResponse,
     m::OffsetForLeaderEpochResponse,
     m::ProduceResponse,
+    m::ShareGroupDescribeResponse,
     m::TxnOffsetCommitResponse,
 );
 

@@ -4,7 +4,7 @@ use kafka_protocol::messages as m;
 use kafka_protocol::protocol::StrBytes;
 use tokio::time::{Instant, sleep};
 
-use super::offsets::{Outcome, outcome_of};
+use super::rounds::{Outcome, outcome_of};
 use super::{Client, GIVE_UP_AFTER};
 use crate::error::{Error, Result};
 
@@ -19,7 +19,7 @@ impl Client {
         let mut backoff = self.backoff();
         loop {
             let why = match self.try_delete(group).await {
-                Outcome::Told(_) | Outcome::Gone => return Ok(()),
+                Outcome::Told(()) | Outcome::Gone => return Ok(()),
                 Outcome::Refused(why) => {
                     return Err(Error::failed(format!("group \"{group}\" was not deleted: {why}"))
                         .hint("allow DELETE on it for this principal, and see that it has no members"));
@@ -29,15 +29,15 @@ impl Client {
             if Instant::now() >= deadline {
                 return Err(Error::transient(format!("group \"{group}\" is not deleted yet: {}", why?)));
             }
+            self.forget_coordinator(group);
             sleep(backoff.wait()).await;
         }
     }
 
-    async fn try_delete(&self, group: &str) -> Outcome {
-        let address = match self.coordinators(vec![group.to_owned()]).await.into_iter().next() {
-            Some((_, Ok(address))) => address,
-            Some((_, Err(outcome))) => return outcome,
-            None => return Outcome::Again(Ok("nobody tells its coordinator".to_owned())),
+    async fn try_delete(&self, group: &str) -> Outcome<()> {
+        let address = match self.coordinator(group).await {
+            Ok(address) => address,
+            Err(unfound) => return unfound.outcome(group),
         };
         let request =
             m::DeleteGroupsRequest::default().with_groups_names(vec![StrBytes::from_string(group.to_owned()).into()]);
@@ -45,7 +45,7 @@ impl Client {
             Err(error) => Outcome::Again(Err(error)),
             Ok(None) => Outcome::Refused(format!("broker {address} has no call that deletes groups")),
             Ok(Some(answer)) => match answer.results.first().map(|told| told.error_code) {
-                Some(0) => Outcome::Told(Vec::new()),
+                Some(0) => Outcome::Told(()),
                 Some(code) => outcome_of(code, || "its coordinator refuses".to_owned()),
                 None => Outcome::Again(Ok("the coordinator did not answer for it".to_owned())),
             },

@@ -1,11 +1,10 @@
-//! Which topics the members of consumer groups read: DescribeGroups for classic ones, ConsumerGroupDescribe (Kafka 3.7)
-//! for those of KIP-848. What a group has committed does not tell: a new one has committed nothing yet.
+//! Which topics the members of consumer groups read, classic ones and those of KIP-848. What a group has committed does not
+//! tell: a new one has committed nothing yet.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Buf;
 use kafka_protocol::messages as m;
-use kafka_protocol::protocol::StrBytes;
 
 use super::{Client, GROUPS_PER_REQUEST, ListedGroup, passes};
 use crate::error::{Error, Result};
@@ -22,15 +21,14 @@ impl Client {
     /// # Errors
     /// [`Kind::Transient`](crate::error::Kind::Transient) when a coordinator does not answer, has moved or loads.
     pub async fn subscriptions(&self, groups: &[ListedGroup]) -> Result<BTreeMap<String, Readers>> {
-        let mut by_coordinator: BTreeMap<(&str, bool), Vec<m::GroupId>> = BTreeMap::new();
+        let mut by_coordinator: BTreeMap<(&str, bool), Vec<String>> = BTreeMap::new();
         for group in groups {
             let Some(coordinator) = group.coordinator.as_deref() else { continue };
-            let id = StrBytes::from_string(group.group.clone()).into();
-            by_coordinator.entry((coordinator, group.kind == "consumer")).or_default().push(id);
+            by_coordinator.entry((coordinator, group.kind == "consumer")).or_default().push(group.group.clone());
         }
         let mut told = BTreeMap::new();
-        for ((address, is_newer), ids) in by_coordinator {
-            for piece in ids.chunks(GROUPS_PER_REQUEST) {
+        for ((address, is_newer), names) in by_coordinator {
+            for piece in names.chunks(GROUPS_PER_REQUEST) {
                 match is_newer {
                     true => self.newer(address, piece, &mut told).await?,
                     false => self.classic(address, piece, &mut told).await?,
@@ -40,10 +38,8 @@ impl Client {
         Ok(told)
     }
 
-    async fn newer(&self, address: &str, ids: &[m::GroupId], told: &mut BTreeMap<String, Readers>) -> Result<()> {
-        let request = m::ConsumerGroupDescribeRequest::default().with_group_ids(ids.to_vec());
-        let answer = self.ask(address, 0..=1, &request).await?.ok_or_else(|| unknown(address))?;
-        for group in answer.groups {
+    async fn newer(&self, address: &str, groups: &[String], told: &mut BTreeMap<String, Readers>) -> Result<()> {
+        for group in self.describe_consumer(address, groups).await?.ok_or_else(|| unknown(address))? {
             let members = group.members.iter().flat_map(|member| {
                 let assigned = member.assignment.topic_partitions.iter().map(|of| &of.topic_name);
                 member.subscribed_topic_names.iter().chain(assigned).map(|name| name.to_string())
@@ -53,10 +49,8 @@ impl Client {
         Ok(())
     }
 
-    async fn classic(&self, address: &str, ids: &[m::GroupId], told: &mut BTreeMap<String, Readers>) -> Result<()> {
-        let request = m::DescribeGroupsRequest::default().with_groups(ids.to_vec());
-        let answer = self.ask(address, 0..=5, &request).await?.ok_or_else(|| unknown(address))?;
-        for group in answer.groups {
+    async fn classic(&self, address: &str, groups: &[String], told: &mut BTreeMap<String, Readers>) -> Result<()> {
+        for group in self.describe_classic(address, groups).await?.ok_or_else(|| unknown(address))? {
             // Others, as Connect's workers, read no topics by their membership.
             let is_consumer = group.protocol_type.as_str() == "consumer";
             let members = group.members.iter().filter(|_| is_consumer);
