@@ -12,6 +12,7 @@ pub mod describe;
 pub mod list;
 pub mod offset_map;
 pub mod offset_mapping;
+pub mod offset_rollback;
 pub mod plugin;
 pub mod repair;
 pub mod restore;
@@ -57,6 +58,9 @@ enum Verb {
     ShowOffsetMapping(offset_mapping::Args),
     /// Show where in the target of a restore a source offset is
     OffsetMap(offset_map::Args),
+    /// Keep what consumer groups have committed, and bring it back
+    #[command(subcommand)]
+    OffsetRollback(offset_rollback::Verb),
     /// List the restores of a backup, show one, cancel one, or undo one
     #[command(subcommand)]
     Restores(restores::Verb),
@@ -109,6 +113,7 @@ impl Cli {
             Verb::Describe(args) => describe::run(args).await,
             Verb::ShowOffsetMapping(args) => offset_mapping::run(args).await,
             Verb::OffsetMap(args) => offset_map::run(args).await,
+            Verb::OffsetRollback(verb) => offset_rollback::run(verb).await,
             Verb::Restores(verb) => restores::run(verb).await,
             Verb::Savepoints(args) => savepoints::run(args).await,
             Verb::Verify(args) => verify::run(args).await,

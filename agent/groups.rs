@@ -15,6 +15,7 @@ pub mod perform;
 pub mod places;
 pub mod plan;
 pub mod positions;
+pub mod present;
 pub mod script;
 pub mod selector;
 pub mod snapshot;

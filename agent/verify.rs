@@ -3,7 +3,7 @@
 //! A *plain* check reads every object but the logs: topic objects, savepoints, sidecars, catalogs, what restores keep, and
 //! the listings that tie them together. A *deep* check reads every byte besides, and holds each sidecar against its log. What is looked
 //! at in which file: [`chain`](crate::archive::source::chain) walks segment by segment, [`place`] holds neighbours
-//! together, [`catalogs`], [`copies`], [`dead_letters`], [`restores`], [`savepoints`] and [`topics`] look at what their
+//! together, [`catalogs`], [`copies`], [`dead_letters`], [`restores`], [`savepoints`], [`snapshots`] and [`topics`] look at what their
 //! names say. [`cluster`] compares an archive with what its source still has, [`restored`] with what a restore made of it;
 //! [`periodic`] does it all beside a running pipeline.
 //!
@@ -24,6 +24,7 @@ mod report;
 pub mod restored;
 mod restores;
 mod savepoints;
+mod snapshots;
 mod topics;
 
 use std::sync::Arc;
@@ -68,6 +69,7 @@ pub async fn check_some(archive: &Archive, mode: Mode, side_by_side: usize) -> R
     let timelines = source::timelines(archive).await?;
     topics::strange(archive, &mut findings).await;
     restores::check(archive, &mut findings).await;
+    snapshots::check(archive, &mut findings).await;
     let mut topics: Vec<_> = timelines.iter().map(|timeline| TopicReport::new(archive, timeline)).collect();
     for (report, timeline) in topics.iter_mut().zip(&timelines) {
         topics::check(archive, timeline, report).await;

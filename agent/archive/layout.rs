@@ -17,6 +17,9 @@ pub const SAVEPOINTS: &str = "savepoints/";
 /// The folder of the restores that keep their objects with the backup.
 pub const RESTORES: &str = "restores/";
 
+/// The folder of the snapshots of consumer groups that are kept with the backup.
+pub const SNAPSHOTS: &str = "snapshots/";
+
 /// Returns the folder of a restore, with a slash at its end.
 pub fn restore_folder(restore_id: &str) -> String {
     format!("{RESTORES}{restore_id}/")

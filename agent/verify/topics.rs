@@ -77,7 +77,8 @@ async fn look_for_strange(archive: &Archive, findings: &mut Vec<Finding>) -> Res
     for entry in archive.store().list("").await? {
         let is_known = match entry.is_folder {
             true => {
-                [layout::TOPICS, layout::SAVEPOINTS, layout::RESTORES].contains(&format!("{}/", entry.name).as_str())
+                let known = [layout::TOPICS, layout::SAVEPOINTS, layout::RESTORES, layout::SNAPSHOTS];
+                known.contains(&format!("{}/", entry.name).as_str())
             }
             false => entry.name == layout::BACKUP,
         };

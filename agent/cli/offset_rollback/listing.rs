@@ -1,0 +1,108 @@
+//! `offset-rollback list`: the snapshots of a place, as on the user's page.
+
+use serde::Serialize;
+
+use super::super::Format;
+use super::super::table::{self, Output, Page};
+use crate::error::{Error, Result};
+use crate::groups::snapshot::{Listed, Snapshots};
+
+/// The columns of the user's page with their widths; the last is as wide as it is.
+const WIDTHS: [usize; 3] = [26, 20, 6];
+
+/// The user's rule above and below the heads of columns, which is not wider where a description is.
+const RULE: usize = 62;
+
+/// A snapshot, as listed; its JSON is stable.
+#[derive(Debug, Serialize)]
+struct Row {
+    id: String,
+    created_at: Option<String>,
+    groups: Option<usize>,
+    offsets: Option<usize>,
+    description: Option<String>,
+    cluster_id: Option<String>,
+    /// Why it cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// Prints them, the newest first.
+///
+/// # Errors
+/// After all are printed: [`Kind::Damaged`](crate::error::Kind::Damaged) when one cannot be read.
+pub(super) async fn run(snapshots: &Snapshots, format: Format) -> Result<()> {
+    let listed = snapshots.list().await?;
+    let rows: Vec<Row> = listed.iter().map(Row::of).collect();
+    let mut output = Output::stdout()?;
+    print(&rows, format, &mut output)?;
+    output.finish()?;
+    let mut unreadable: Vec<Error> = listed.into_iter().filter_map(|listed| listed.snapshot.err()).collect();
+    let Some(first) = unreadable.pop() else { return Ok(()) };
+    for error in unreadable {
+        tracing::error!("{error}");
+    }
+    Err(first.hint("`offset-rollback delete` removes it; the others are sound"))
+}
+
+fn print(rows: &[Row], format: Format, output: &mut Output) -> Result<()> {
+    match format {
+        Format::Json => output.json(&rows),
+        Format::Csv => {
+            output.write(b"id,created_at,groups,offsets,description,cluster_id,error\n")?;
+            for row in rows {
+                let count = |count: Option<usize>| count.map(|count| count.to_string());
+                let text = Option::clone;
+                let cells = [
+                    Some(row.id.clone()),
+                    text(&row.created_at),
+                    count(row.groups),
+                    count(row.offsets),
+                    text(&row.description),
+                    text(&row.cluster_id),
+                    text(&row.error),
+                ];
+                output.write(table::csv(&cells.map(Option::unwrap_or_default)).as_bytes())?;
+            }
+            Ok(())
+        }
+        Format::Table => output.write(page(rows).text().as_bytes()),
+    }
+}
+
+fn page(rows: &[Row]) -> Page {
+    let mut page = Page::new("Offset Snapshots");
+    let line = |cells: [&str; 4]| {
+        let mut line = String::new();
+        for (cell, width) in cells.iter().zip(WIDTHS) {
+            let cell = table::shown(cell);
+            line.push_str(&format!("{cell:<width$}  "));
+        }
+        line + &table::shown(cells[3])
+    };
+    page.line(line(["ID", "Created", "Groups", "Description"]));
+    page.line("─".repeat(RULE));
+    for row in rows {
+        let damaged = row.error.as_ref().map(|why| format!("damaged: {why}"));
+        let description = damaged.or_else(|| row.description.clone());
+        let (created, groups) = (table::or_dash(row.created_at.as_ref()), table::or_dash(row.groups));
+        let cells = [row.id.as_str(), &created, &groups, description.as_deref().unwrap_or_default()];
+        page.line(line(cells).trim_end());
+    }
+    page
+}
+
+impl Row {
+    fn of(listed: &Listed) -> Self {
+        let snapshot = listed.snapshot.as_ref();
+        Self {
+            id: listed.id.clone(),
+            created_at: snapshot.map(|snapshot| snapshot.created_at.clone()).ok(),
+            groups: snapshot.map(|snapshot| snapshot.groups.len()).ok(),
+            offsets: snapshot.map(|snapshot| snapshot.offsets()).ok(),
+            description: snapshot.map(|snapshot| snapshot.description.clone()).ok(),
+            cluster_id: snapshot.ok().and_then(|snapshot| snapshot.cluster_id.clone()),
+            error: snapshot.err().map(Error::to_string),
+        }
+    }
+}

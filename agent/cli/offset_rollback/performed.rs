@@ -1,0 +1,275 @@
+//! A plan performed by a verb: its connections, its progress, how to come back, and what came of it, printed.
+//!
+//! The line that says how to come back is written as soon as the snapshot is durable, before anything is changed: who is killed
+//! after that has it on the screen.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::super::Format;
+use super::super::cluster::ClusterArgs;
+use super::super::table::{self, Output, Page};
+use crate::config::value::is_secret;
+use crate::error::Result;
+use crate::groups::ACTIVE;
+use crate::groups::perform::{self, Performing, Progress, Report, wait_until_empty};
+use crate::groups::plan::Plan;
+use crate::groups::snapshot::{Snapshot, Snapshots, quoted};
+use crate::kafka::client::Client;
+use crate::kafka::client::groups::Member;
+use crate::telemetry::logging;
+
+/// Connections to each broker, at most: each carries a request at a time. With half, a broker waits for us between two
+/// commits; twice as many gain nothing, since a coordinator writes one after the other to its log.
+pub(in crate::cli) const CONNECTIONS: usize = 8;
+
+/// How often a line is written where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+/// Groups that a table names; of more only those that failed.
+const NAMED: usize = 50;
+
+/// How a verb performs a plan.
+#[derive(Clone, Copy)]
+pub(in crate::cli) struct Performance<'a> {
+    /// How the cluster was named, for the undo line.
+    pub(in crate::cli) cluster: &'a ClusterArgs,
+    /// Where the present is kept; `None` keeps nothing.
+    pub(in crate::cli) snapshots: Option<&'a Snapshots>,
+    /// Groups that are set at a time, at most.
+    pub(in crate::cli) max_concurrent: usize,
+    /// Whether nothing is changed where a group is refused.
+    pub(in crate::cli) all_or_nothing: bool,
+    /// How long groups with members are waited for.
+    pub(in crate::cli) wait_until_empty: Option<Duration>,
+}
+
+/// Performs a plan; `client` is the one that it was made with. Members that keep a group from being set are said.
+///
+/// # Errors
+/// As [`Performing::perform`].
+pub(in crate::cli) async fn perform(
+    client: &Client,
+    plan: &Plan,
+    how: &Performance<'_>,
+    description: &str,
+) -> Result<Report> {
+    let mut clients = vec![client.clone()];
+    let others = how.max_concurrent.min(CONNECTIONS).min(plan.groups.len()).saturating_sub(1);
+    clients.extend((0..others).map(|_| Client::new(client.properties().clone())));
+    let cluster = words(how.cluster);
+    let watching = Watching { undo: how.snapshots.map(|snapshots| (snapshots, cluster)), ..Watching::default() };
+    let performing = Performing {
+        clients: &clients,
+        snapshots: how.snapshots,
+        max_concurrent: how.max_concurrent,
+        all_or_nothing: how.all_or_nothing,
+        wait_until_empty: how.wait_until_empty,
+        progress: &watching,
+    };
+    let report = performing.perform(plan, description).await?;
+    for group in report.groups.iter().filter(|group| !group.members.is_empty()) {
+        say_members(&group.group, &group.members);
+    }
+    Ok(report)
+}
+
+/// Waits for the groups of a plan that have members; returns whether it had to.
+///
+/// # Errors
+/// As [`wait_until_empty`].
+pub(in crate::cli) async fn wait(client: &Client, plan: &Plan, within: Duration) -> Result<bool> {
+    let active = plan.groups.iter().filter(|group| group.refused.as_deref().is_some_and(|why| why.starts_with(ACTIVE)));
+    let active: Vec<String> = active.map(|group| group.group.clone()).collect();
+    match active.is_empty() {
+        true => Ok(false),
+        false => wait_until_empty(client, &active, within, &Watching::default()).await,
+    }
+}
+
+/// Writes what came of a plan.
+///
+/// # Errors
+/// As [`Output::write`].
+pub(in crate::cli) fn print(title: &str, report: &Report, format: Format, output: &mut Output) -> Result<()> {
+    match format {
+        Format::Json => output.json(report),
+        Format::Csv => {
+            output.write(b"group,set,same,failed,note\n")?;
+            for group in &report.groups {
+                output.write(table::csv(&cells(group)).as_bytes())?;
+            }
+            Ok(())
+        }
+        Format::Table => output.write(page(title, report).text().as_bytes()),
+    }
+}
+
+fn page(title: &str, report: &Report) -> Page {
+    let mut page = Page::new(title);
+    let fails = |group: &&perform::GroupReport| group.refused.is_some() || !group.failed.is_empty();
+    let is_long = report.groups.len() > NAMED;
+    let rows: Vec<Vec<String>> =
+        report.groups.iter().filter(|group| !is_long || fails(group)).map(|group| cells(group).to_vec()).collect();
+    if !rows.is_empty() {
+        page.table(&["Consumer Group", "Set", "Same", "Failed", "Note"], &rows);
+        page.line("");
+    }
+    page.line(format_args!(
+        "Partitions set: {} in {} (so already: {}, failed: {})",
+        report.set,
+        table::counted(report.groups.len() as u64, "group"),
+        report.same,
+        report.failures()
+    ));
+    if report.metrics.requests > 0 {
+        page.line(metrics(report));
+    }
+    for (why, count) in &report.failed {
+        page.line(format_args!("Failed: {}: {why}", table::counted(*count, "partition")));
+    }
+    if let Some(id) = &report.snapshot {
+        page.line(format_args!("What was before: {id}"));
+    }
+    page
+}
+
+fn metrics(report: &Report) -> String {
+    let metrics = &report.metrics;
+    format!(
+        "Took {:.2} s: {:.0} partitions/s; {}, p50 {:.1} ms, p99 {:.1} ms; {}",
+        metrics.took_ms / 1000.0,
+        metrics.partitions_per_second,
+        table::counted(metrics.requests, "request"),
+        metrics.p50_ms,
+        metrics.p99_ms,
+        retries(report),
+    )
+}
+
+fn retries(report: &Report) -> String {
+    let retries = match report.metrics.retries {
+        1 => "1 retry".to_owned(),
+        more => format!("{more} retries"),
+    };
+    let reasons: Vec<_> = report.metrics.retried.iter().map(|(why, count)| format!("{why}: {count}")).collect();
+    if reasons.is_empty() { retries } else { format!("{retries} ({})", reasons.join(", ")) }
+}
+
+fn cells(group: &perform::GroupReport) -> [String; 5] {
+    let failed = group.failed.first().map(|first| {
+        let more = group.failed.len() - 1;
+        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+        format!("{}-{}: {}{more}", first.topic, first.partition, first.why)
+    });
+    let note = group.refused.clone().or(failed).unwrap_or_default();
+    let (set, same, failed) = (group.set.to_string(), group.same.to_string(), group.failed.len().to_string());
+    [group.group.clone(), set, same, failed, note]
+}
+
+/// Says who keeps a group from being set.
+fn say_members(group: &str, members: &[Member]) {
+    for member in members {
+        let instance = member.instance_id.as_deref().unwrap_or("-");
+        let line = format!(
+            "group {group} has a member: client id {}, host {}, instance id {instance}",
+            member.client_id, member.host
+        );
+        logging::say(&table::shown(&line));
+    }
+}
+
+/// Returns how the cluster was named, as the command line reads it again; what is secret is left out.
+pub(in crate::cli) fn words(cluster: &ClusterArgs) -> String {
+    let mut words = Vec::new();
+    if let Some(servers) = &cluster.bootstrap_servers {
+        words.push(format!("--bootstrap-servers {}", quoted(servers)));
+    }
+    if let Some(file) = &cluster.command_config {
+        words.push(format!("--command-config {}", quoted(&file.display().to_string())));
+    }
+    for (key, value) in &cluster.property {
+        let value = if is_secret(key) { "********" } else { value };
+        words.push(format!("-X {}", quoted(&format!("{key}={value}"))));
+    }
+    words.join(" ")
+}
+
+/// How far it is: a bar on a terminal, a line now and then elsewhere.
+#[derive(Default)]
+struct Watching<'a> {
+    /// Where the present is kept, and how the cluster is named: what the undo line is made of.
+    undo: Option<(&'a Snapshots, String)>,
+    way: Mutex<Option<Way>>,
+}
+
+/// How far setting is.
+struct Way {
+    bar: Option<ProgressBar>,
+    began: Instant,
+    line_at: Instant,
+    all: u64,
+    done: u64,
+}
+
+impl Progress for Watching<'_> {
+    fn kept(&self, snapshot: &Snapshot) {
+        logging::say(&format!("what there was is kept as {}", snapshot.id));
+        if let Some((snapshots, cluster)) = &self.undo {
+            logging::say(&table::shown(&snapshots.undo(&snapshot.id, cluster)));
+        }
+    }
+
+    fn waiting(&self, group: &str, members: &[Member]) {
+        logging::say(&format!("waiting for group {} to be left by its members", table::shown(group)));
+        say_members(group, members);
+    }
+
+    fn begun(&self, partitions: u64) {
+        let began = Instant::now();
+        let way = Way { bar: bar(partitions), began, line_at: began + LINE_EVERY, all: partitions, done: 0 };
+        *self.way.lock().expect("nobody panics while it holds it") = Some(way);
+    }
+
+    fn answered(&self, partitions: u64) {
+        if let Some(way) = self.way.lock().expect("nobody panics while it holds it").as_mut() {
+            way.advance(partitions);
+        }
+    }
+
+    fn ended(&self) {
+        if let Some(Way { bar: Some(bar), .. }) = self.way.lock().expect("nobody panics while it holds it").take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Way {
+    fn advance(&mut self, partitions: u64) {
+        self.done += partitions;
+        let rate = self.done as f64 / self.began.elapsed().as_secs_f64().max(0.001);
+        let (done, all, rate) = (HumanCount(self.done), HumanCount(self.all), HumanCount(rate as u64));
+        let status = format!("{done} of {all} partitions, {rate}/s");
+        if let Some(bar) = &self.bar {
+            bar.set_position(self.done.min(self.all));
+            bar.set_message(status);
+        } else if Instant::now() >= self.line_at {
+            self.line_at = Instant::now() + LINE_EVERY;
+            logging::say(&status);
+        }
+    }
+}
+
+/// Makes a bar on stderr if that is a terminal.
+fn bar(all: u64) -> Option<ProgressBar> {
+    if !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        return None;
+    }
+    let bar = ProgressBar::with_draw_target(Some(all), ProgressDrawTarget::hidden());
+    let colour = if logging::colour() { ".cyan" } else { "" };
+    let template = format!("[{{bar:30{colour}}}] {{msg}}");
+    bar.set_style(ProgressStyle::with_template(&template).expect("the template is ours").progress_chars("=> "));
+    Some(logging::BARS.add(bar))
+}

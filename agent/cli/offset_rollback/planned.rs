@@ -1,0 +1,68 @@
+//! A plan of a rollback, printed.
+
+use super::super::Format;
+use super::super::table::{self, Output, Page};
+use crate::error::{Error, Result};
+use crate::groups::plan::{Plan, Row};
+use crate::groups::positions::Committed;
+
+/// Prints a plan with a title; JSON is the plan as it can be kept.
+///
+/// # Errors
+/// As [`Output::write`].
+pub(super) fn print(title: &str, plan: &Plan, format: Format, output: &mut Output) -> Result<()> {
+    match format {
+        Format::Json => output.json(plan),
+        Format::Csv => {
+            output.write(b"group,topic,partition,current,target,action\n")?;
+            for group in &plan.groups {
+                for row in &group.rows {
+                    let offset =
+                        |of: &Option<Committed>| of.as_ref().map(|of| of.offset.to_string()).unwrap_or_default();
+                    let action =
+                        group.refused.as_ref().map_or_else(|| row.action.to_string(), |why| format!("SKIP: {why}"));
+                    let (name, topic) = (group.group.clone(), row.topic.clone());
+                    let cells =
+                        [name, topic, row.partition.to_string(), offset(&row.current), offset(&row.target), action];
+                    output.write(table::csv(&cells).as_bytes())?;
+                }
+            }
+            Ok(())
+        }
+        Format::Table => output.write(page(title, plan).text().as_bytes()),
+    }
+}
+
+/// Says of a plan that is not performed whether it could be.
+///
+/// # Errors
+/// [`Kind::Failed`](crate::error::Kind::Failed) where a group is refused for `refusal`.
+pub(super) fn verdict(plan: &Plan, refusal: &str) -> Result<()> {
+    match plan.groups.iter().find(|group| group.refused.as_deref() == Some(refusal)) {
+        Some(group) => Err(Error::failed(refusal).hint(format!("stop the consumers of group '{}'", group.group))),
+        None => Ok(()),
+    }
+}
+
+fn page(title: &str, plan: &Plan) -> Page {
+    let mut page = Page::new(title);
+    for group in &plan.groups {
+        page.line(format_args!("\nConsumer Group: {}", group.group));
+        let rows: Vec<_> = group.rows.iter().map(cells).collect();
+        if !rows.is_empty() {
+            let heads = [("Topic", 9), ("Partition", 9), ("Current", 7), ("Target", 7), ("Action", 0)];
+            page.table_of(&heads, &rows);
+        }
+        if let Some(why) = &group.refused {
+            page.line(format_args!("Nothing of it is touched: {why}"));
+        }
+    }
+    page.line(format_args!("\nTotal partitions to change: {}", plan.changes()));
+    page
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let offset = |of: &Option<Committed>| table::or_dash(of.as_ref().map(|of| of.offset));
+    let (topic, partition) = (row.topic.clone(), row.partition.to_string());
+    vec![topic, partition, offset(&row.current), offset(&row.target), row.action.to_string()]
+}

@@ -1,0 +1,166 @@
+//! The look before anything is changed: whether groups are as the plan saw them, and what is left to do. Pure.
+
+use crate::groups::ACTIVE;
+use crate::groups::plan::{Action, GroupPlan, Plan, Row};
+use crate::groups::positions::Committed;
+use crate::groups::present::{Now, Present};
+use crate::kafka::client::groups::{CommittedOffset, Member};
+
+/// What is found of a group of a plan.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub(super) group: String,
+    /// Partitions that are where they are to be.
+    pub(super) same: u64,
+    /// Partitions that the plan leaves as they are, and why, though they were wanted.
+    pub(super) skipped: Vec<(String, i32, String)>,
+    /// Why positions of it are missing in the plan.
+    pub(super) lacks: Option<String>,
+    pub(super) rest: Rest,
+}
+
+/// What is left to do of a group.
+#[derive(Debug, Clone)]
+pub(super) enum Rest {
+    /// This; perhaps nothing.
+    Job(Job),
+    /// Nothing may be done: why, how many partitions are left so, and who reads.
+    Refused { why: String, partitions: u64, members: Vec<Member> },
+}
+
+/// What is to be done to one group.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Job {
+    pub(super) group: String,
+    pub(super) set: Vec<CommittedOffset>,
+    pub(super) delete: Vec<(String, i32)>,
+}
+
+/// Looks at all groups of `plan`, in its order.
+pub(super) fn found(plan: &Plan, present: &Present) -> Vec<Found> {
+    plan.groups.iter().map(|group| found_group(group, present)).collect()
+}
+
+fn found_group(group: &GroupPlan, present: &Present) -> Found {
+    let mut found = Found {
+        group: group.group.clone(),
+        same: 0,
+        skipped: Vec::new(),
+        lacks: group.lacks.clone(),
+        rest: Rest::Job(Job { group: group.group.clone(), ..Job::default() }),
+    };
+    let left = group.rows.iter().filter(|row| matches!(row.action, Action::Set | Action::Delete)).count() as u64;
+    let now = present.groups.get(&group.group);
+    let refuse = |why: String| {
+        let members = now.map(|now| now.known_members().to_vec()).unwrap_or_default();
+        Rest::Refused { why, partitions: left.max(1), members }
+    };
+    let Some(now) = now else {
+        found.rest = refuse("nobody told of it".to_owned());
+        return found;
+    };
+    if let Some(why) = &group.refused {
+        found.rest = refuse(why.clone());
+        return found;
+    }
+    let mut job = Job { group: group.group.clone(), ..Job::default() };
+    for row in &group.rows {
+        match look(row, now, present) {
+            Seen::Same => found.same += 1,
+            Seen::Skipped(why) => found.skipped.push((row.topic.clone(), row.partition, why)),
+            Seen::ToDo => job.add(row),
+            Seen::Otherwise(how) => {
+                found.rest = refuse(format!("the cluster is no longer as the plan saw it: {how}"));
+                return found;
+            }
+        }
+    }
+    // Who reads does not matter where nothing is to be done.
+    found.rest = if now.is_active() && job.partitions() > 0 { refuse(ACTIVE.to_owned()) } else { Rest::Job(job) };
+    found
+}
+
+/// How a partition of a plan is found.
+enum Seen {
+    Same,
+    ToDo,
+    Skipped(String),
+    /// Otherwise than the plan saw it.
+    Otherwise(String),
+}
+
+fn look(row: &Row, now: &Now, present: &Present) -> Seen {
+    if let Action::Skip(why) = &row.action {
+        return Seen::Skipped(why.clone());
+    }
+    let committed = match &now.offsets {
+        Ok(offsets) => offsets.get(&(row.topic.clone(), row.partition)),
+        Err(why) => return Seen::Otherwise(format!("what the group has committed cannot be read: {why}")),
+    };
+    let is = present.topic_id(&row.topic);
+    // An id of `_` is none: such a cluster, or such a plan, tells topics by their names.
+    if row.topic_id != "_" && is != row.topic_id && row.target.is_some() {
+        let how = if is == "_" { "is not there any more" } else { "was made anew" };
+        return Seen::Otherwise(format!("topic \"{}\" {how}", row.topic));
+    }
+    match committed {
+        committed if committed == row.target.as_ref() => Seen::Same,
+        committed if committed == row.current.as_ref() => match row.action {
+            Action::Same => Seen::Otherwise(moved(row, committed)),
+            _ => Seen::ToDo,
+        },
+        committed => Seen::Otherwise(moved(row, committed)),
+    }
+}
+
+fn moved(row: &Row, committed: Option<&Committed>) -> String {
+    let said =
+        |committed: Option<&Committed>| committed.map_or_else(|| "nothing".to_owned(), |told| told.offset.to_string());
+    let (was, is) = (said(row.current.as_ref()), said(committed));
+    let metadata = if was == is { ", with other metadata" } else { "" };
+    format!("topic \"{}\" partition {} had {was} committed, and has {is}{metadata}", row.topic, row.partition)
+}
+
+impl Found {
+    /// Returns whether nothing may be done to it.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self.rest, Rest::Refused { .. })
+    }
+
+    /// Takes what is left to do; `None` for nothing.
+    pub(super) fn job(self) -> Option<Job> {
+        match self.rest {
+            Rest::Job(job) => Some(job).filter(|job| job.partitions() > 0),
+            Rest::Refused { .. } => None,
+        }
+    }
+}
+
+impl Job {
+    fn add(&mut self, row: &Row) {
+        let (topic, partition) = (row.topic.clone(), row.partition);
+        match &row.target {
+            Some(Committed { offset, metadata }) => {
+                self.set.push(CommittedOffset { topic, partition, offset: *offset, metadata: metadata.clone() });
+            }
+            None => self.delete.push((topic, partition)),
+        }
+    }
+
+    /// Returns how many partitions it changes.
+    pub(super) fn partitions(&self) -> usize {
+        self.set.len() + self.delete.len()
+    }
+
+    /// Returns its group with each topic and partition that it changes: first those that it sets, then those that it deletes.
+    pub(super) fn names(&self) -> impl Iterator<Item = (String, String, i32)> {
+        let set = self.set.iter().map(|set| (set.topic.clone(), set.partition));
+        set.chain(self.delete.iter().cloned()).map(|(topic, partition)| (self.group.clone(), topic, partition))
+    }
+
+    /// Returns what each of these partitions is to have, in the same order.
+    pub(super) fn targets(&self) -> impl Iterator<Item = Option<Committed>> {
+        let set = self.set.iter().map(|set| Some(Committed { offset: set.offset, metadata: set.metadata.clone() }));
+        set.chain(self.delete.iter().map(|_| None))
+    }
+}

@@ -1,0 +1,176 @@
+//! What a cluster says of consumer groups at one moment: who they are, who reads, what they have committed.
+//!
+//! Only asks. Offsets that a transaction has yet to decide are waited for: a look that left them out would call absent what
+//! is there a moment later.
+//!
+//! Retry: what passes is asked again with back-off, for [`WITHIN`]; what is wrong with a single group stands in its place.
+//! Cancel: safe at any point.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::positions::Committed;
+use crate::archive::savepoint::SHARE;
+use crate::backoff::Patience;
+use crate::error::Result;
+use crate::kafka::client::groups::{Described, ListedGroup, Member, Members, Partitions, Told};
+use crate::kafka::client::{Client, Metadata};
+use crate::record::TopicId;
+
+/// How long a cluster that answers with what passes is asked: longer than an election.
+const WITHIN: Duration = Duration::from_secs(15);
+
+/// What is said of a group that is not there.
+pub const DEAD: &str = "Dead";
+
+/// What a cluster says, at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Present {
+    /// The cluster; `None` where it has no id.
+    pub cluster_id: Option<String>,
+    /// The groups that were asked for, by name; none is missing.
+    pub groups: BTreeMap<String, Now>,
+    /// Every topic that it tells us of, by name.
+    pub topics: BTreeMap<String, Topic>,
+}
+
+/// A topic of the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topic {
+    /// Its id, [`TopicId::NONE`] where the cluster has none.
+    pub id: TopicId,
+    /// How many partitions it has.
+    pub partitions: i32,
+}
+
+/// A group, as it is now.
+#[derive(Debug, Clone)]
+pub struct Now {
+    /// `classic`, `consumer`, `streams`, `share`; `unknown` for one that is not there.
+    pub kind: String,
+    /// As the cluster calls it; [`DEAD`] for one that is not there.
+    pub state: String,
+    /// Who reads.
+    pub members: Members,
+    /// All that it has committed, by topic and partition, or why that cannot be read; empty for a share group.
+    pub offsets: std::result::Result<BTreeMap<(String, i32), Committed>, String>,
+}
+
+impl Present {
+    /// Asks for the groups of these names; one that is not there is told as such.
+    ///
+    /// # Errors
+    /// As the client's, when a broker does not answer.
+    pub async fn look(client: &Client, groups: &[String]) -> Result<Self> {
+        let listing = patiently(client, || client.list_groups()).await?;
+        let metadata = patiently(client, || client.metadata(None)).await?;
+        let listed = |name: &String| listing.groups.get(name).cloned().unwrap_or_else(|| ListedGroup::named(name));
+        let listed: Vec<ListedGroup> = groups.iter().map(listed).collect();
+        // A share group has no offset a partition, and its coordinator refuses to be asked for one.
+        let asked: Vec<ListedGroup> = listed.iter().filter(|group| group.kind != SHARE).cloned().collect();
+        let topics = topics(&metadata);
+        let partitions = partitions(&topics);
+        let (mut described, mut told) = tokio::try_join!(
+            patiently(client, || client.describe_groups(&listed)),
+            patiently(client, || client.stable_offsets(&asked, &partitions)),
+        )?;
+        let now = |group: &ListedGroup| {
+            let now = Now::of(group, described.remove(&group.group), told.remove(&group.group));
+            (group.group.clone(), now)
+        };
+        let groups = listed.iter().map(now).collect();
+        Ok(Self { cluster_id: metadata.cluster_id, groups, topics })
+    }
+
+    /// Asks once more for what `groups` have committed, as they were found before; all else stays as it was.
+    ///
+    /// # Errors
+    /// As [`look`](Self::look).
+    pub async fn read_again(&self, client: &Client, groups: &[String]) -> Result<BTreeMap<String, Told>> {
+        let asked: Vec<ListedGroup> = groups.iter().map(|group| ListedGroup::named(group)).collect();
+        let partitions = partitions(&self.topics);
+        patiently(client, || client.stable_offsets(&asked, &partitions)).await
+    }
+
+    /// Returns the id of a topic as plans write it, `_` where there is none.
+    pub fn topic_id(&self, topic: &str) -> String {
+        self.topics.get(topic).map_or(TopicId::NONE, |topic| topic.id).to_string()
+    }
+
+    /// Returns whether the cluster has this partition.
+    pub fn has(&self, topic: &str, partition: i32) -> bool {
+        self.topics.get(topic).is_some_and(|topic| (0..topic.partitions).contains(&partition))
+    }
+}
+
+impl Now {
+    fn of(listed: &ListedGroup, described: Option<std::result::Result<Described, String>>, told: Option<Told>) -> Self {
+        let unknown = |why: String| (listed.kind.clone(), listed.state.clone(), Members::Unknown(why));
+        let (kind, state, members) = match described {
+            Some(Ok(Described { kind, state, members })) => (kind, state, members),
+            Some(Err(why)) => unknown(why),
+            None => unknown("nobody told of its members".to_owned()),
+        };
+        Self { kind, state, members, offsets: told.map_or_else(|| Ok(BTreeMap::new()), by_partition) }
+    }
+
+    /// Returns whether it is a share group, of which nothing can be set.
+    pub fn is_share(&self) -> bool {
+        self.kind == SHARE
+    }
+
+    /// Returns whether it is there: it has members, or has committed something.
+    pub fn exists(&self) -> bool {
+        self.state != DEAD || self.offsets.as_ref().is_ok_and(|offsets| !offsets.is_empty())
+    }
+
+    /// Returns whether somebody reads in its name. A group that tells neither members nor state is not called active: its
+    /// coordinator refuses a commit to it if it is.
+    pub fn is_active(&self) -> bool {
+        match &self.members {
+            Members::Known(members) => !members.is_empty(),
+            Members::Unknown(_) => !matches!(self.state.as_str(), "Empty" | DEAD | "unknown"),
+        }
+    }
+
+    /// Returns its members, as far as they are known.
+    pub fn known_members(&self) -> &[Member] {
+        match &self.members {
+            Members::Known(members) => members,
+            Members::Unknown(_) => &[],
+        }
+    }
+}
+
+/// Takes what a group has committed by partition.
+pub(super) fn by_partition(told: Told) -> std::result::Result<BTreeMap<(String, i32), Committed>, String> {
+    let offsets = told?.into_iter();
+    Ok(offsets
+        .map(|told| ((told.topic, told.partition), Committed { offset: told.offset, metadata: told.metadata }))
+        .collect())
+}
+
+fn topics(metadata: &Metadata) -> BTreeMap<String, Topic> {
+    let sound = metadata.topics.iter().filter(|topic| topic.code == 0);
+    let topic = |topic: &crate::kafka::client::TopicMetadata| {
+        let partitions = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        (topic.name.clone(), Topic { id: topic.topic_id, partitions })
+    };
+    sound.map(topic).collect()
+}
+
+/// Says of which partitions an old broker, which cannot tell all at once, is to tell.
+fn partitions(topics: &BTreeMap<String, Topic>) -> Partitions {
+    topics.iter().map(|(name, topic)| (name.clone(), (0..topic.partitions).collect())).collect()
+}
+
+/// Asks until there is an answer, or a failure that stays.
+async fn patiently<T, F: Future<Output = Result<T>>>(client: &Client, ask: impl Fn() -> F) -> Result<T> {
+    let mut patience = Patience::new(client.backoff(), WITHIN);
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => patience.wait(error).await?,
+        }
+    }
+}

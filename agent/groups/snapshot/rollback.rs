@@ -1,0 +1,87 @@
+//! The plan of a rollback: groups back to what a snapshot says of them, absence too.
+//!
+//! A snapshot is of whole groups, so what a group has committed since on partitions that it had nothing for is deleted,
+//! wherever that is. An offset is set as it was, in range or not: the state that was is what is wanted, and nothing else.
+
+use std::collections::BTreeMap;
+
+use super::{Group, Snapshot};
+use crate::error::{Error, Result};
+use crate::groups::ACTIVE;
+use crate::groups::plan::{Action, GroupPlan, Plan, Row};
+use crate::groups::positions::Committed;
+use crate::groups::present::{Now, Present};
+use crate::kafka::client::Client;
+
+/// Makes the plan of a rollback to `snapshot`. A group that is refused has its rows nevertheless: they say how it differs.
+///
+/// # Errors
+/// [`Kind::Failed`](crate::error::Kind::Failed) for a snapshot of another cluster, and as [`Present::look`].
+pub async fn rollback(client: &Client, snapshot: &Snapshot) -> Result<Plan> {
+    let names: Vec<String> = snapshot.groups.iter().map(|group| group.group.clone()).collect();
+    let present = Present::look(client, &names).await?;
+    if let (Some(was), Some(is)) = (&snapshot.cluster_id, &present.cluster_id)
+        && was != is
+    {
+        return Err(Error::failed(format!("snapshot {} is of another cluster", snapshot.id))
+            .with("taken of", was)
+            .with("this is", is)
+            .hint("name the brokers of that one with --bootstrap-servers"));
+    }
+    Ok(plan(snapshot, &present))
+}
+
+fn plan(snapshot: &Snapshot, present: &Present) -> Plan {
+    let groups =
+        snapshot.groups.iter().filter_map(|group| Some(group_plan(group, present.groups.get(&group.group)?, present)));
+    Plan {
+        cluster_id: present.cluster_id.clone(),
+        positions: format!("snapshot {}", snapshot.id),
+        places: "this cluster".to_owned(),
+        groups: groups.collect(),
+    }
+}
+
+fn group_plan(group: &Group, now: &Now, present: &Present) -> GroupPlan {
+    let (rows, unread) = match (&group.error, &now.offsets) {
+        (Some(why), _) => (Vec::new(), Some(why.clone())),
+        (None, Err(why)) => (Vec::new(), Some(format!("what it has committed cannot be read: {why}"))),
+        (None, Ok(committed)) => (rows(group, committed, present), None),
+    };
+    GroupPlan {
+        group: group.group.clone(),
+        kind: now.kind.clone(),
+        state: now.state.clone(),
+        refused: unread.or_else(|| now.is_active().then(|| ACTIVE.to_owned())),
+        rows,
+        ..GroupPlan::default()
+    }
+}
+
+fn rows(group: &Group, committed: &BTreeMap<(String, i32), Committed>, present: &Present) -> Vec<Row> {
+    let mut wanted: BTreeMap<(String, i32), (Option<Committed>, &str)> = BTreeMap::new();
+    for (topic, kept) in group.kept() {
+        wanted.insert((topic.topic.clone(), kept.0), (kept.committed(), topic.topic_id.as_str()));
+    }
+    for partition in committed.keys() {
+        wanted.entry(partition.clone()).or_insert((None, "_"));
+    }
+    let row = |((topic, partition), (target, was)): ((String, i32), (Option<Committed>, &str))| {
+        let current = committed.get(&(topic.clone(), partition)).cloned();
+        let is = present.topic_id(&topic);
+        let action = match (&current, &target) {
+            (None, None) => return None,
+            (current, target) if current == target => Action::Same,
+            _ if was != "_" && is != "_" && was != is => {
+                Action::Skip("the topic was made anew since: the offset is one of other records".to_owned())
+            }
+            (_, Some(_)) if !present.has(&topic, partition) => {
+                Action::Skip("the cluster has no such partition any more, or does not tell of it".to_owned())
+            }
+            (_, Some(_)) => Action::Set,
+            (_, None) => Action::Delete,
+        };
+        Some(Row { topic_id: is, topic, partition, current, target, action, exactness: None })
+    };
+    wanted.into_iter().filter_map(row).collect()
+}
