@@ -10,6 +10,7 @@
 //! Names: source partitions are an archive's, with their topic ids; target partitions are those of the cluster that groups
 //! are put back on.
 
+pub mod headers;
 pub mod making;
 pub mod perform;
 pub mod places;

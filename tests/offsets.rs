@@ -6,6 +6,7 @@ mod kills;
 mod kinds;
 mod page;
 mod refused;
+mod show;
 mod wire;
 
 use std::collections::BTreeMap;
