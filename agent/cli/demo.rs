@@ -68,7 +68,7 @@ pub async fn run(args: Args) -> Result<()> {
     let program = std::env::args().next().unwrap_or_else(|| "kafka-backup".to_owned());
     let on_backup = format!("--path {shown} --backup-id {backup_id}");
     logging::say(&format!("\n$ {program} show-offset-mapping {on_backup}"));
-    offset_mapping::run(offset_mapping::Args { archive: archive() }).await?;
+    offset_mapping::run(offset_mapping::Args { archive: archive(), restore_id: None, state: None }).await?;
     bring_back(&made, &path, &program, &on_backup).await?;
     logging::say(&format!(
         "

@@ -1,4 +1,7 @@
-//! `describe`: one backup in full: where it is from, what it holds of each partition, its gaps, the topics' settings.
+//! `describe`: one backup in full: where it is from, what it holds of each partition, its gaps, the topics' settings; with
+//! `--groups` its consumer groups instead ([`groups`]).
+
+mod groups;
 
 use serde::Serialize;
 
@@ -15,19 +18,35 @@ use crate::record::{Offset, OffsetRange, Timestamp};
 
 /// What the user typed after `describe`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    kafka-backup describe --path s3://my-kafka-backups --backup-id production-backup-001\n  \
+    kafka-backup describe --path s3://my-kafka-backups --backup-id production-backup-001 --groups \\\n    \
+    --savepoint 2026-11-22T10:00:00Z")]
 pub struct Args {
     /// The backup, and how to print
     #[command(flatten)]
     pub archive: ArchiveArgs,
+    /// Show its consumer groups instead: type, state, and where each stood
+    #[arg(long)]
+    groups: bool,
+    /// The savepoint that tells of the groups: its name, or a time, for the newest one up to then [default: the newest]
+    #[arg(long, value_name = "ID|TIME", requires = "groups")]
+    savepoint: Option<String>,
 }
 
 /// Describes the backup.
 ///
 /// # Errors
-/// [`Kind::NoBackup`](crate::error::Kind::NoBackup); after printing, the kind of the worst finding.
+/// [`Kind::NoBackup`](crate::error::Kind::NoBackup); after printing, the kind of the worst finding. Of groups: those of
+/// [`groups::show`].
 pub async fn run(args: Args) -> Result<()> {
     let root = super::open(&args.archive.path)?;
     let archive = source::open(&root, &args.archive.backup_id).await?;
+    if args.groups {
+        let mut output = Output::stdout()?;
+        groups::show(&archive, args.savepoint.as_deref(), args.archive.format, &mut output).await?;
+        return output.finish();
+    }
     let summarised = summarise(&archive).await?;
     let description = Description::new(archive.backup(), &summarised);
     let mut output = Output::stdout()?;

@@ -1,53 +1,89 @@
 //! `show-offset-mapping`: for each partition the first and last record held, and how many a read-committed reader
 //! gets. The table and the CSV are the user's page (`docs/offset-management.md`), to the letter. Where a partition has
-//! forks, its row is what a reader gets along the newest.
+//! forks, its row is what a reader gets along the newest. With `--restore-id` there are further columns behind the page's:
+//! what became of the partition in that restore ([`targets`]).
+
+mod targets;
 
 use serde::Serialize;
+
+use self::targets::{CSV_HEADS, HEADS, Target, Targets};
+use super::restores::{beside, restore_id};
 
 use super::table::{self, Output, Page};
 use super::{ArchiveArgs, Format};
 use crate::archive::source::summary::{Gap, Summarised, Summary, findings, summarise};
 use crate::archive::source::{self, Place, Timeline, chain};
 use crate::error::Result;
-use crate::record::Offset;
+use crate::record::{Offset, Partition};
+use crate::restore::state::State;
 
 /// What the user typed after `show-offset-mapping`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    kafka-backup show-offset-mapping --path /data/backups --backup-id production-backup-001\n  \
+    kafka-backup show-offset-mapping --path /data/backups --backup-id production-backup-001 \\\n    \
+    --restore-id orders-restore-1f2e3d4c --format csv\n\n\
+    Exit codes: 0 shown, 1 the restore has sent nothing yet, 4 damage, 10 no such backup or restore")]
 pub struct Args {
     #[command(flatten)]
     pub(super) archive: ArchiveArgs,
+    /// Show beside each partition where it went in this restore
+    #[arg(long, value_name = "ID", value_parser = restore_id)]
+    pub(super) restore_id: Option<String>,
+    /// Where the restores keep their objects, if not with the backup: a folder or a URL
+    #[arg(long, value_name = "PATH|URL", requires = "restore_id")]
+    pub(super) state: Option<String>,
 }
 
 /// Prints the mapping.
 ///
 /// # Errors
-/// [`Kind::NoBackup`](crate::error::Kind::NoBackup); after printing, the kind of the worst finding, since a row that
-/// rests on damage may be wrong.
+/// [`Kind::NoBackup`](crate::error::Kind::NoBackup); those of the restore that is asked for; after printing, the kind of the
+/// worst finding, since a row that rests on damage may be wrong.
 pub async fn run(args: Args) -> Result<()> {
     let root = super::open(&args.archive.path)?;
     let archive = source::open(&root, &args.archive.backup_id).await?;
-    let summarised = summarise(&archive).await?;
     let backup_id = &archive.backup().backup_id;
+    let targets = match &args.restore_id {
+        Some(restore_id) => {
+            let state = args.state.as_deref().map(|state| beside(state, backup_id)).transpose()?;
+            let state = State::open(state.as_ref().unwrap_or(archive.store()), restore_id).await?;
+            Some(Targets::open(&archive, &state).await?)
+        }
+        None => None,
+    };
+    let targets = targets.as_ref();
+    let summarised = summarise(&archive).await?;
     if summarised.is_empty() {
         tracing::warn!("the backup `{backup_id}` holds no topic");
     }
     let mut output = Output::stdout()?;
     match args.archive.format {
-        Format::Table => output.write(page(backup_id, &summarised).text().as_bytes())?,
-        Format::Csv => output.write(lines(&summarised).as_bytes())?,
-        Format::Json => output.json(&mapping(backup_id, &summarised))?,
+        Format::Table => output.write(page(backup_id, &summarised, targets).text().as_bytes())?,
+        Format::Csv => output.write(lines(&summarised, targets).as_bytes())?,
+        Format::Json => output.json(&mapping(backup_id, &summarised, targets))?,
     }
     output.finish()?;
     chain::verdict(backup_id, &findings(&archive, &summarised))
 }
 
-fn page(backup_id: &str, summarised: &[Summarised]) -> Page {
+fn page(backup_id: &str, summarised: &[Summarised], targets: Option<&Targets>) -> Page {
     let mut page = Page::new(format_args!("Offset Mapping: {backup_id}"));
+    if let Some(targets) = targets {
+        page.line(targets.title());
+    }
     for (timeline, places) in summarised {
         if timeline.is_newest {
             page.line(format_args!("\nTopic: {}", timeline.topic));
-            let rows: Vec<_> = places.iter().filter(|(place, _)| place.fork.is_none()).map(row).collect();
-            page.table(&["Partition", "First Offset", "Last Offset", "Record Count"], &rows);
+            let own = places.iter().filter(|(place, _)| place.fork.is_none());
+            let rows = own.flat_map(|of| match targets {
+                Some(targets) => targets.rows(&of.0.partition, &row(of)),
+                None => vec![row(of)],
+            });
+            let behind = if targets.is_some() { &HEADS[..] } else { &[] };
+            let heads = [&["Partition", "First Offset", "Last Offset", "Record Count"], behind].concat();
+            page.table(&heads, &rows.collect::<Vec<_>>());
         } else {
             older_timeline(&mut page, timeline, places);
         }
@@ -55,6 +91,14 @@ fn page(backup_id: &str, summarised: &[Summarised]) -> Page {
             page.line(format_args!("Finding: {error}"));
         }
         notes(&mut page, places);
+    }
+    // Restores of older timelines are rare: a line each will do.
+    let has_row = |source: &Partition| {
+        let newest = summarised.iter().filter(|(timeline, _)| timeline.is_newest);
+        newest.flat_map(|(_, places)| places).any(|(place, _)| place.partition == *source)
+    };
+    for (at, line) in targets.iter().flat_map(|targets| targets.beside(has_row)).enumerate() {
+        page.line(format_args!("{}{line}", if at == 0 { "\n" } else { "" }));
     }
     page
 }
@@ -108,14 +152,17 @@ fn held(summary: &Summary) -> String {
     }
 }
 
-fn lines(summarised: &[Summarised]) -> String {
-    let mut lines = "topic,partition,first_offset,last_offset,record_count,topic_id\n".to_owned();
+fn lines(summarised: &[Summarised], targets: Option<&Targets>) -> String {
+    let mut lines = "topic,partition,first_offset,last_offset,record_count,topic_id".to_owned();
+    lines.push_str(&targets.map_or(String::new(), |_| format!(",{CSV_HEADS}")));
+    lines.push('\n');
     for (timeline, places) in summarised {
         for place in places.iter().filter(|(place, _)| place.fork.is_none()) {
             let mut cells = row(place);
             cells.insert(0, timeline.topic.to_string());
             cells.push(timeline.topic_id.to_string());
-            lines.push_str(&table::csv(&cells));
+            let line = targets.map_or_else(|| table::csv(&cells), |targets| targets.lines(&place.0.partition, &cells));
+            lines.push_str(&line);
         }
     }
     lines
@@ -125,6 +172,9 @@ fn lines(summarised: &[Summarised]) -> String {
 #[derive(Debug, Serialize)]
 struct Mapping {
     backup_id: String,
+    /// The restore whose targets stand with the partitions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    restore_id: Option<String>,
     topics: Vec<TopicMapping>,
 }
 
@@ -155,6 +205,9 @@ struct PartitionMapping {
     record_count: u64,
     gaps: Vec<GapData>,
     findings: Vec<String>,
+    /// Where it went in the restore that was asked for; on the partition itself, not on its forks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    targets: Option<Vec<Target>>,
 }
 
 /// The records of a way along forks, as data.
@@ -200,7 +253,7 @@ pub(super) fn gaps(summary: &Summary) -> Vec<GapData> {
     summary.gaps.iter().map(data).collect()
 }
 
-fn mapping(backup_id: &str, summarised: &[Summarised]) -> Mapping {
+fn mapping(backup_id: &str, summarised: &[Summarised], targets: Option<&Targets>) -> Mapping {
     let partition = |(place, summary): &(Place, Summary)| PartitionMapping {
         partition: place.partition.index,
         fork: place.fork.map(|fork| fork.to_string()),
@@ -215,6 +268,7 @@ fn mapping(backup_id: &str, summarised: &[Summarised]) -> Mapping {
         record_count: summary.records,
         gaps: gaps(summary),
         findings: summary.findings.iter().map(ToString::to_string).collect(),
+        targets: targets.filter(|_| place.fork.is_none()).map(|targets| targets.of(&place.partition).to_vec()),
     };
     let topic = |(timeline, places): &Summarised| TopicMapping {
         topic: timeline.topic.to_string(),
@@ -223,7 +277,8 @@ fn mapping(backup_id: &str, summarised: &[Summarised]) -> Mapping {
         error: timeline.object.as_ref().err().map(ToString::to_string),
         partitions: places.iter().map(partition).collect(),
     };
-    Mapping { backup_id: backup_id.to_owned(), topics: summarised.iter().map(topic).collect() }
+    let restore_id = targets.map(|targets| targets.restore_id().to_owned());
+    Mapping { backup_id: backup_id.to_owned(), restore_id, topics: summarised.iter().map(topic).collect() }
 }
 
 #[cfg(test)]
@@ -234,6 +289,9 @@ mod tests {
     use crate::archive::source::Fork;
     use crate::archive::source::tests::{Fixture, three};
     use crate::pipeline::Topic;
+    use crate::record::{OffsetRange, TopicId};
+    use crate::restore::map::{OffsetMap, Pair};
+    use crate::restore::state::tests::planned;
     use crate::store::Store;
 
     #[tokio::test]
@@ -253,7 +311,7 @@ Partition  First Offset  Last Offset  Record Count
 0          0             150233       150234
 1          -             -            0
 ";
-        assert_eq!(page("production-backup-001", &summarised).text(), expected);
+        assert_eq!(page("production-backup-001", &summarised, None).text(), expected);
     }
 
     #[tokio::test]
@@ -266,7 +324,7 @@ Partition  First Offset  Last Offset  Record Count
         fixture.gap_of("t", new, 0, 0..7).await;
         fixture.segment_of("t", new, 0, 7, Kind::Data, &[fixture.batch(7, 3)]).await;
         let summarised = summarise(&fixture.archive).await.expect("sound");
-        let page = page("b", &summarised);
+        let page = page("b", &summarised, None);
         let lines: Vec<_> = page.text().lines().skip(3).collect();
         assert_eq!(lines[0], "Topic: t");
         assert_eq!(lines[4], "0          7             9            3");
@@ -275,7 +333,7 @@ Partition  First Offset  Last Offset  Record Count
         let csv = format!(
             "topic,partition,first_offset,last_offset,record_count,topic_id\nt,0,7,9,3,{new}\nt,0,0,4,5,{old}\n"
         );
-        assert_eq!(super::lines(&summarised), csv);
+        assert_eq!(super::lines(&summarised, None), csv);
     }
 
     #[tokio::test]
@@ -283,12 +341,12 @@ Partition  First Offset  Last Offset  Record Count
         let fixture = three().await;
         fixture.fork_segment(Fork { epoch: 7, end: 12 }, &[fixture.batch(12, 2)]).await;
         let summarised = summarise(&fixture.archive).await.expect("sound");
-        let page = page("b", &summarised);
+        let page = page("b", &summarised, None);
         let lines: Vec<_> = page.text().lines().skip(7).collect();
         assert_eq!(lines[0], "0          0             13           14");
         assert_eq!(lines[1], "Fork: 0@7-12, leader epoch 7 from offset 12 on: offsets 12 to 13, 2 records");
         assert_eq!(lines[2], "Lost by the source: offsets [12, 20), held by 0");
-        let json = serde_json::to_value(mapping("b", &summarised)).expect("data");
+        let json = serde_json::to_value(mapping("b", &summarised, None)).expect("data");
         let partitions = &json["topics"][0]["partitions"];
         assert_eq!(
             (&partitions[0]["record_count"], &partitions[0]["newest"]["record_count"]),
@@ -319,10 +377,50 @@ Partition  First Offset  Last Offset  Record Count
         };
         archive.put_topic(&topic).await.expect("kept");
         let summarised = summarise(&archive).await.expect("the others are looked at");
-        let page = page("b", &summarised);
+        let page = page("b", &summarised, None);
         assert!(page.text().contains("\n0          -  "), "{}", page.text());
         assert!(page.text().contains("Finding: partition 1, unchecked: "), "{}", page.text());
         let verdict = chain::verdict("b", &findings(&archive, &summarised));
         assert_eq!(verdict.expect_err("not a success").exit_code(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_restore_adds_its_targets_behind_the_columns_of_the_page_a_row_each() {
+        let fixture = Fixture::new("b").await;
+        fixture.topic("orders", "_", 2).await;
+        fixture.segment("orders", 0, 0, Kind::First, &[fixture.batch(0, 10)]).await;
+        fixture.segment("orders", 1, 0, Kind::First, &[fixture.batch(0, 5)]).await;
+        let at = |topic: &str, index| Partition { topic: topic.into(), topic_id: TopicId::NONE, index };
+        let mut map = OffsetMap::default();
+        for (source, index, records) in [(at("orders", 0), 0, 4), (at("orders", 0), 1, 3), (at("old", 7), 0, 2)] {
+            let pair = Pair { source, target: at("copy", index) };
+            map.open(&pair, OffsetRange { first: 0, next: 10 }, 1).expect("a range");
+            map.push(&pair, 0, 1, records).expect("in order");
+            if index == 0 {
+                map.finish(&pair, 1 + records as Offset).expect("behind the last");
+            }
+        }
+        let state = planned(fixture.archive.store()).await;
+        let _ = state.put_map(&map).await.expect("kept");
+        let targets = Targets::open(&fixture.archive, &state).await.expect("read");
+        let summarised = summarise(&fixture.archive).await.expect("sound");
+        let page = page("b", &summarised, Some(&targets));
+        let lines: Vec<_> = page.text().lines().skip(2).collect();
+        assert!(lines[0].starts_with("Restore: r1 ("), "{}", lines[0]);
+        let heads = "Partition  First Offset  Last Offset  Record Count  \
+                     Target  Target First  Target Next  Records  Restored End";
+        assert_eq!(lines[4], heads);
+        let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+        assert_eq!(cells(lines[6]), "0 0 9 10 copy-0 1 5 4 5");
+        assert_eq!(cells(lines[7]), "0 0 9 10 copy-1 1 4 3 -");
+        assert_eq!(cells(lines[8]), "1 0 4 5 - - - - -");
+        assert_eq!(lines[10], "Restored besides: old-7 (_) to copy-0, offsets [1, 3), 2 records");
+        let csv = super::lines(&summarised, Some(&targets));
+        assert_eq!(csv.lines().nth(2), Some("orders,0,0,9,10,_,copy,_,1,1,4,3,"));
+        assert_eq!(csv.lines().nth(3), Some("orders,1,0,4,5,_,,,,,,,"));
+        let json = serde_json::to_value(mapping("b", &summarised, Some(&targets))).expect("data");
+        let partitions = &json["topics"][0]["partitions"];
+        assert_eq!((&json["restore_id"], &partitions[0]["targets"][1]["target_next"]), (&"r1".into(), &4.into()));
+        assert_eq!(partitions[1]["targets"], serde_json::json!([]));
     }
 }
