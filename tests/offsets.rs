@@ -6,6 +6,7 @@ mod kills;
 mod kinds;
 mod page;
 mod refused;
+mod reset;
 mod show;
 mod wire;
 

@@ -164,11 +164,11 @@ impl Places {
         }
     }
 
-    /// Returns a source partition as the links name it: headers tell no topic ids.
+    /// Returns a source partition as the links name it: headers alone tell no topic ids.
     fn known_as(&self, source: &Partition) -> Partition {
         match self {
-            Self::Scanned(_) => Partition { topic_id: TopicId::NONE, ..source.clone() },
-            Self::Same | Self::Restored(_) => source.clone(),
+            Self::Scanned(headers) if !headers.tells_ids() => Partition { topic_id: TopicId::NONE, ..source.clone() },
+            Self::Same | Self::Restored(_) | Self::Scanned(_) => source.clone(),
         }
     }
 }

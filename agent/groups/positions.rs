@@ -3,6 +3,10 @@
 //! The values are pure. Each source of positions is a child.
 
 pub mod csv;
+pub mod group;
+pub mod savepoint;
+pub mod snapshot;
+pub mod source;
 
 use std::collections::BTreeMap;
 

@@ -16,7 +16,11 @@ const ANY: OffsetRange = OffsetRange { first: 0, next: Offset::MAX };
 
 /// Where records are in the target, as their headers tell.
 #[derive(Debug)]
-pub struct HeaderMap(Links);
+pub struct HeaderMap {
+    links: Links,
+    /// Its sources have topic ids, which who made it knew from elsewhere.
+    tells_ids: bool,
+}
 
 /// A look through the targets, in the order of their offsets.
 #[derive(Debug, Default)]
@@ -54,17 +58,27 @@ impl Scan {
         for (pair, end) in &ends {
             self.map.finish(pair, *end)?;
         }
-        Ok(HeaderMap(Links::new(self.map, BTreeMap::new())))
+        Ok(HeaderMap { links: Links::new(self.map, BTreeMap::new()), tells_ids: false })
     }
 }
 
 impl HeaderMap {
-    /// Returns the map: its sources have no topic ids.
+    /// Makes it of what headers told to who knew the topics of the backup, ids and all.
+    pub fn of(map: OffsetMap) -> Self {
+        Self { links: Links::new(map, BTreeMap::new()), tells_ids: true }
+    }
+
+    /// Returns the map.
     pub fn map(&self) -> &OffsetMap {
-        self.0.map()
+        self.links.map()
     }
 
     pub(super) fn links(&self) -> &Links {
-        &self.0
+        &self.links
+    }
+
+    /// Returns whether its sources have topic ids.
+    pub(super) fn tells_ids(&self) -> bool {
+        self.tells_ids
     }
 }
