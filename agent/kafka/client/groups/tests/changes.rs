@@ -1,7 +1,7 @@
 //! Offsets committed and deleted, whatever comes between.
 
 use rdkafka::mocking::MockCoordinator;
-use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as E};
 
 use super::broker::{Script, broker, scripted};
 use super::*;
@@ -28,17 +28,18 @@ async fn offsets_land_whoever_coordinates_the_group_by_then_and_whatever_passes(
     let client = client(&cluster.bootstrap_servers());
     client.metadata(Some(&[])).await.expect("it answers");
     let requests = Requests::default();
-    let errors = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS; 2];
-    cluster.request_errors(RDKafkaApiKey::OffsetCommit, &errors);
     for (broker, next) in [(1, 5), (2, 7), (1, 9)] {
+        // The cluster takes commits wherever they go: that they went wrong is said for it.
+        let (loads, moved) = (E::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS, E::RD_KAFKA_RESP_ERR_NOT_COORDINATOR);
+        cluster.request_errors(RDKafkaApiKey::OffsetCommit, &[moved, loads]);
         cluster.coordinator(MockCoordinator::Group("a".to_owned()), broker).expect("moved");
         let wanted = [offset("orders", 2, next, "kept"), offset("orders", 0, next + 1, "")];
         assert!(all_done(&client.commit_offsets("a", &wanted, &requests).await));
         let told = client.committed_offsets(&[ListedGroup::named("a")], &super::wanted()).await.expect("told");
         assert_eq!(told["a"], Ok(vec![wanted[1].clone(), wanted[0].clone()]));
     }
-    let reasons = requests.reasons();
-    assert_eq!((reasons["CoordinatorLoadInProgress (14)"], reasons["NotCoordinator (16)"]), (2, 2), "{reasons:?}");
+    let reasons = [("CoordinatorLoadInProgress (14)".to_owned(), 3), ("NotCoordinator (16)".to_owned(), 3)];
+    assert_eq!(requests.reasons(), reasons.into());
     assert_eq!(requests.count(), requests.retries() + 3);
     assert!(requests.percentile(0.99) >= requests.percentile(0.5));
 }
@@ -101,6 +102,19 @@ async fn a_commit_whose_answer_is_lost_is_sent_again() {
         let script = script.lock().expect("nobody panics");
         assert_eq!((script.landed.len(), script.changed.len()), (3, lost + 1));
     }
+}
+
+#[tokio::test]
+async fn a_cluster_that_stays_away_is_given_up_and_nothing_is_called_done() {
+    // Port 1 is nobody's. Groups are committed for in tasks of their own: the answer can be had from one.
+    let client = client("127.0.0.1:1");
+    let task = tokio::spawn(async move { client.commit_offsets("a", &offsets(2), &Requests::default()).await });
+    let changes = task.await.expect("it ends");
+    for change in &changes {
+        let (code, why) = refused(change);
+        assert!(code == 13 && why.contains("127.0.0.1:1") && why.contains("given up after 15 s"), "{why}");
+    }
+    assert_eq!(changes.len(), 2);
 }
 
 #[tokio::test]
