@@ -209,12 +209,14 @@ pub async fn once(config: Config) -> Result<()> {
 
 /// Says what runs a restore.
 fn not_run_here(config: &Config, restore: &config::Restore) -> Error {
-    Error::usage(format!("{}: the pipeline `{}` restores, which is not done here", config.file, restore.name)).hint(
-        format!(
-            "run `kafka-backup restore --config {}`; where others capture, give them a file of their own",
-            config.file
-        ),
-    )
+    let groups = if restore.groups.is_some() { ", and puts consumer groups back" } else { "" };
+    let hint = format!(
+        "`kafka-backup restore --config {}` does it once, and leaves pipelines that capture alone; give those a file of \
+         their own",
+        config.file
+    );
+    let what = format!("{}: the pipeline `{}` restores{groups}, which is not done here", config.file, restore.name);
+    Error::usage(what).hint(hint)
 }
 
 /// Makes one pass of one pipeline; returns what came of it, and whether anything was read.

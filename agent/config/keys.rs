@@ -256,13 +256,13 @@ pub const KEYS: &[Key] = &[
 ];
 
 /// Keys of the design that this version does not know yet, so that the error can say so.
-pub const LATER: &[&str] = &[
-    "pipeline.sink.savepoint_interval",
-    "pipeline.sink.batches",
-    "pipeline.sink.fencing",
-    "pipeline.groups",
-    "restore",
-];
+pub const LATER: &[&str] =
+    &["pipeline.sink.savepoint_interval", "pipeline.sink.batches", "pipeline.sink.fencing", "restore"];
+
+/// Returns whether pipelines that restore have a key at `path`.
+pub fn is_of_restores(path: &str) -> bool {
+    RESTORE_KEYS.iter().any(|key| key.path == path)
+}
 
 /// Returns the key at `path`.
 pub fn key(path: &str) -> Option<&'static Key> {

@@ -31,8 +31,17 @@ pub struct Restore {
     pub stages: Vec<Stage>,
     /// `[pipeline.sink]`.
     pub sink: Sink,
-    /// The consumer groups that are to be put back once all is restored; an empty list: all that the backup knows.
-    pub groups: Option<Vec<String>>,
+    /// `[pipeline.groups]`: the consumer groups that are put back once all is restored; `None`: none are.
+    pub groups: Option<Groups>,
+}
+
+/// The consumer groups that are put back once all is restored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Groups {
+    /// Their names; none: all of which the backup knows positions in what is restored.
+    pub names: Vec<String>,
+    /// Where they stood, if it was said: `savepoint:<name or time>`.
+    pub positions: Option<String>,
 }
 
 /// `[pipeline.source]` of type `archive`.
@@ -123,8 +132,40 @@ impl Restore {
         let mut below = section.section("sink")?;
         let sink = Sink::read(&mut below)?;
         section.keep("sink", below.close());
-        Ok(Self { name, max_bytes_per_second, max_records_per_second, source, stages, sink, groups: None })
+        let mut below = section.section("groups")?;
+        let groups = Groups::read(&mut below)?;
+        section.keep("groups", below.close());
+        Ok(Self { name, max_bytes_per_second, max_records_per_second, source, stages, sink, groups })
     }
+}
+
+impl Groups {
+    fn read(section: &mut Section) -> Result<Option<Self>> {
+        let resets = section.flag("reset")?;
+        for key in ["groups", "positions"] {
+            if !resets && section.has(key) {
+                return Err(section.error(key, "does nothing without reset = true"));
+            }
+        }
+        let names = section.optional_list("groups")?.unwrap_or_default();
+        check_names(section, "groups", &names)?;
+        let positions = section.given_text("positions")?;
+        Ok(resets.then_some(Self { names, positions }))
+    }
+}
+
+/// Refuses names of groups that are none, or are named twice.
+pub(super) fn check_names(section: &Section, key: &str, names: &[String]) -> Result<()> {
+    for (i, group) in names.iter().enumerate() {
+        let at = format!("{key}[{i}]");
+        if group.is_empty() {
+            return Err(section.error(&at, "must not be empty"));
+        }
+        if names[..i].contains(group) {
+            return Err(section.error(&at, format!("`{group}` is named twice")));
+        }
+    }
+    Ok(())
 }
 
 impl Restore {

@@ -389,6 +389,10 @@ impl Section {
         if keys::LATER.contains(&full.as_str()) {
             return self.error(name, "unknown key: it belongs to a later version");
         }
+        if std::ptr::eq(self.keys, keys::KEYS) && keys::is_of_restores(&full) {
+            return self
+                .error(name, "unknown key here: it belongs to a pipeline that restores, from an archive to a cluster");
+        }
         let siblings: Vec<&str> = keys::keys_in(self.keys, self.schema).map(Key::name).collect();
         // The same name in another section is more likely than a typing error of more than a third.
         let near = |known: &&str| strsim::damerau_levenshtein(name, known);

@@ -304,7 +304,8 @@ fn restore_toml_mentions_every_key_with_its_default() {
         let line = all.lines().find(|line| line.trim().starts_with(&format!("{} = ", key.name())));
         let line = line.unwrap_or_else(|| panic!("config/restore.toml does not mention {}", key.path));
         if let Some(default) = key.default {
-            let at_default = format!("{} = \"{default}\"", key.name());
+            let shown = if key.holds == Type::Flag { default.to_owned() } else { format!("\"{default}\"") };
+            let at_default = format!("{} = {shown}", key.name());
             assert!(all.lines().any(|line| line.trim().starts_with(&at_default)), "{}: {line}", key.path);
         }
     }
@@ -379,6 +380,32 @@ fn a_restore_is_read_and_what_is_wrong_with_it_is_named() {
         let error = with(line).expect_err(line).to_string();
         assert!(error.contains(wanted) && !error.contains('\n'), "{error}");
     }
+}
+
+#[test]
+fn the_groups_that_are_put_back_are_chosen_and_none_by_chance() {
+    let text = include_str!("../../config/restore.toml");
+    let with = |lines: &str| parse(&format!("{text}\n[pipeline.groups]\n{lines}\n"));
+    let groups = |lines: &str| with(lines).expect("valid").restores.remove(0).groups;
+    assert_eq!((parse(text).expect("valid").restores.remove(0).groups, groups("reset = false")), (None, None));
+    let (names, positions) = (vec!["g".to_owned()], Some("savepoint:20261122T100000.000Z".to_owned()));
+    let named = groups("reset = true\ngroups = [\"g\"]\npositions = \"savepoint:20261122T100000.000Z\"");
+    assert_eq!(named, Some(restore::Groups { names, positions }));
+    assert_eq!(groups("reset = true"), Some(restore::Groups::default()));
+    let id = |lines: &str| with(lines).expect("valid").restores.remove(0).id();
+    assert_eq!(id("reset = true"), id("reset = false"), "the records are the same");
+    for (lines, wanted) in [
+        ("groups = [\"g\"]", "groups.groups: does nothing without reset = true"),
+        ("positions = \"savepoint:x\"", "groups.positions: does nothing without reset = true"),
+        ("reset = true\ngroups = [\"g\", \"g\"]", "groups.groups[1]: `g` is named twice"),
+        ("reset = true\ngroups = [\"\"]", "groups.groups[0]: must not be empty"),
+        ("reste = true", "groups.reste: unknown key, did you mean reset?"),
+    ] {
+        let error = with(lines).expect_err(lines).to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+    let line = refused(&format!("{SMALL}[pipeline.groups]\nreset = true\n"));
+    assert!(line.contains("pipeline[0].groups: unknown key here: it belongs to a pipeline that restores"), "{line}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
 use super::keys::{RESTORE_KEYS, YAML_KEYS};
-use super::restore::{self, Restore, Sink, Source};
+use super::restore::{self, Groups, Restore, Sink, Source};
 use super::section::{File, Section};
 use super::{MOST_MEMORY_BYTES, read_stage, value};
 use crate::error::{Error, Result};
@@ -190,7 +190,7 @@ fn read_storage(section: &mut Section) -> Result<String> {
 /// What records and consumer groups are to become.
 struct Wanted {
     stages: Vec<Stage>,
-    groups: Option<Vec<String>>,
+    groups: Option<Groups>,
     accept: Vec<String>,
 }
 
@@ -210,12 +210,8 @@ fn read_wanted(file: &Rc<File>, section: &mut Section) -> Result<Wanted> {
         let reason = "true, but the strategy `skip` leaves offsets alone: it needs `header-based`";
         return Err(section.error("reset_consumer_offsets", reason));
     }
-    let groups = section.optional_list("consumer_groups")?;
-    let twice =
-        groups.iter().flatten().enumerate().find(|(i, group)| groups.iter().flatten().take(*i).any(|g| g == *group));
-    if let Some((i, group)) = twice {
-        return Err(section.error(&format!("consumer_groups[{i}]"), format!("`{group}` is named twice")));
-    }
+    let names = section.optional_list("consumer_groups")?.unwrap_or_default();
+    restore::check_names(section, "consumer_groups", &names)?;
     let accept = section.optional_list("accept")?.unwrap_or_default();
     let mut stages = Vec::new();
     if adds {
@@ -223,7 +219,7 @@ fn read_wanted(file: &Rc<File>, section: &mut Section) -> Result<Wanted> {
         let given = plugin.into_iter().collect();
         stages.push(read_stage(&mut Section::open(file, "restore", RESTORE_KEYS, "pipeline.stage", given)?)?);
     }
-    Ok(Wanted { stages, groups: resets.then(|| groups.unwrap_or_default()), accept })
+    Ok(Wanted { stages, groups: resets.then_some(Groups { names, positions: None }), accept })
 }
 
 #[cfg(test)]

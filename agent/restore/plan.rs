@@ -14,6 +14,7 @@ mod savepoint;
 mod targets;
 mod together;
 mod torn;
+pub mod vacant;
 
 use std::collections::BTreeMap;
 
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::hazards::{Danger, Hazard};
 pub use self::routed::{RoutedPlan, StagePlan};
+pub use self::vacant::Vacant;
 use crate::archive::layout;
 use crate::archive::source::Place;
 use crate::archive::source::way::Part;
@@ -50,6 +52,9 @@ pub struct Plan {
     /// The topics that stages may send records to, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routed: Vec<RoutedPlan>,
+    /// The partitions of which there is nothing to restore, in order of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vacant: Vec<Vacant>,
     /// What is dangerous about it.
     pub hazards: Vec<Hazard>,
 }
@@ -233,7 +238,7 @@ impl TopicPlan {
     ///
     /// # Errors
     /// [`Kind::Failed`](crate::error::Kind::Failed) where its id is none.
-    pub(super) fn source_partition(&self, of: &PartitionPlan) -> Result<Partition> {
+    pub(crate) fn source_partition(&self, of: &PartitionPlan) -> Result<Partition> {
         let topic_id = self.topic_id.parse()?;
         Ok(Partition { topic: self.source.as_str().into(), topic_id, index: of.source })
     }

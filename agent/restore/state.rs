@@ -10,6 +10,8 @@
 //! | `done` | it is finished, and is never run again |
 //! | `cancelled` | somebody wants it to end: looked for before anything is sent, and at each journal |
 //! | `undone` | what it made is deleted ([`undo`](super::undo)): nobody goes on with it |
+//! | `groups-<n>` | consumer groups are going to be put back: which, from where to where, and where the present is kept |
+//! | `groups-done-<n>` | which groups of that number stand there now, and why others do not |
 //!
 //! None is ever overwritten: each is created if absent. Numbers rise from 0 without a gap. Of two processes that want
 //! one name one wins; the other reads what is there and hears which of them is the younger ([`State::begin`],
@@ -30,6 +32,9 @@
 //! Where records go in transactions, each has its journal before it is committed: a crash between the two leaves a journal
 //! that says of records what is not so. The progress that was committed tells the next start, whose attempt calls it void.
 //!
+//! Groups are put back when the restore is done ([`groups`]): a start that finds groups begun and no word of how that ended
+//! looks at each of their partitions.
+//!
 //! `cancelled` may come at any time; a restore that is both done and cancelled is done, and one whose `map` is there goes on to
 //! `done`: there is nothing to cancel any more. The records that were sent stay. `undone` comes when it is done or cancelled, or
 //! has its `map`, before the first topic is deleted.
@@ -38,6 +43,7 @@
 //! the same values it finds out.
 
 mod audit;
+mod groups;
 mod journals;
 mod name;
 mod objects;
@@ -52,6 +58,7 @@ use crate::crash;
 use crate::error::{Error, Kind, Result};
 use crate::store::{Creation, Store};
 pub use audit::Audit;
+pub use groups::{Groups, GroupsDone, KeptAt};
 pub use journals::Journals;
 pub use name::Name;
 pub use objects::{

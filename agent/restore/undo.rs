@@ -9,6 +9,9 @@
 //! the restore makes it, and nothing ever was in it but markers of the restore's own fences. A record that somebody writes
 //! between the last look at a topic and its deletion, a moment later, is lost with it.
 //!
+//! The consumer groups that it has put back are put back again by who calls this, before any topic is deleted: what groups have
+//! committed there goes with the topic, and with it whether they have moved on.
+//!
 //! **Order of durable effects, and what a crash after each leaves:**
 //!
 //! | effect | what is left | what the next start does |
@@ -231,12 +234,20 @@ impl Undo<'_> {
         Ok(Fates { topics: fates, group })
     }
 
-    /// Deletes the topics that can be deleted.
-    async fn delete(&self, owners: &Owners, fates: &mut [Fate], logs: &HashMap<Partition, OffsetRange>) -> Result<()> {
-        let deleted = fates.iter().filter(|fate| fate.action == Action::Delete);
+    /// Keeps that the restore is undone, before anything of it is: nobody goes on with it.
+    ///
+    /// # Errors
+    /// [`Kind::Damaged`](crate::error::Kind::Damaged) when that was begun before and cannot be read; those of the store.
+    pub async fn mark(&self, topics: &[Fate]) -> Result<()> {
+        let deleted = topics.iter().filter(|fate| fate.action == Action::Delete);
         let topic = |fate: &Fate| Some(UndoneTopic { topic: fate.topic.clone(), topic_id: fate.topic_id?.to_string() });
         let undone = Undone::now(self.state.restore_id(), Process::this(), deleted.filter_map(topic).collect());
-        let _ = self.state.undo(&undone).await?;
+        self.state.undo(&undone).await.map(drop)
+    }
+
+    /// Deletes the topics that can be deleted.
+    async fn delete(&self, owners: &Owners, fates: &mut [Fate], logs: &HashMap<Partition, OffsetRange>) -> Result<()> {
+        self.mark(fates).await?;
         for fate in fates {
             let Some(topic_id) = fate.topic_id.filter(|_| fate.action == Action::Delete) else { continue };
             if let Some(why) = self.look_again(owners, fate, logs).await? {

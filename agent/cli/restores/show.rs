@@ -7,7 +7,7 @@ use super::super::offset_map::{PairRow, pair_lines, pair_table};
 use super::super::table::{self, Output, Page};
 use super::{RestoreArgs, came_to, verdict};
 use crate::error::{Error, Result};
-use crate::restore::state::{Attempt, Cancelled, Done, Phase, Plan, Seen, State, Undone};
+use crate::restore::state::{Attempt, Cancelled, Done, Groups, GroupsDone, KeptAt, Phase, Plan, Seen, State, Undone};
 
 /// What the user typed after `restores show`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,9 @@ struct Shown {
     done: Option<Done>,
     cancelled: Option<Cancelled>,
     undone: Option<Undone>,
+    /// The consumer groups that were put back, each time with what became of it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<(Groups, Option<GroupsDone>)>,
     damaged: Vec<String>,
 }
 
@@ -80,6 +83,14 @@ impl Shown {
         if let Some(journal) = journal.as_mut().and_then(serde_json::Value::as_object_mut) {
             let _ = journal.shift_remove("map");
         }
+        let groups = match state.groups().await {
+            Ok(groups) => groups,
+            Err(error) if error.is_unreadable() => {
+                seen.damaged.push(error);
+                Vec::new()
+            }
+            Err(error) => return Err(error),
+        };
         let (records, bytes) = came_to(&seen).unzip();
         let shown = Self {
             restore_id: state.restore_id().to_owned(),
@@ -96,6 +107,7 @@ impl Shown {
             done: seen.done,
             cancelled: seen.cancelled,
             undone: seen.undone,
+            groups,
         };
         Ok((shown, seen.damaged))
     }
@@ -125,6 +137,14 @@ impl Shown {
         }
         if let Some(done) = &self.done {
             page.line(format_args!("Done: {} by attempt {}", done.finished_at, done.attempt));
+        }
+        for (begun, done) in &self.groups {
+            let set = match done {
+                Some(done) => format!("{} set, {} not", done.set.len(), done.failed.len()),
+                None => "how that ended is not known: start the restore again".to_owned(),
+            };
+            let KeptAt { place, id } = &begun.snapshot;
+            page.line(format_args!("Groups: {} by {}: {set}; before: {id} in {place}", begun.begun_at, begun.process));
         }
         if self.has_landed && self.state == Phase::Running {
             page.line("Landed: all of it; started again, it gives its topics their last settings, and is done");

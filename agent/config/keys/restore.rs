@@ -156,4 +156,23 @@ pub static RESTORE_KEYS: &[Key] = &[
         Type::Properties,
         "the client's properties by librdkafka's names; `bootstrap.servers` must be among them",
     ),
+    section("pipeline.groups", Type::Section, false, "what becomes of consumer groups once all is restored"),
+    with_default(
+        "pipeline.groups.reset",
+        Type::Flag,
+        "false",
+        "whether consumer groups are put back to the records that they had reached; what they have committed on the target \
+         before is kept as a snapshot",
+    ),
+    optional(
+        "pipeline.groups.groups",
+        Type::List,
+        "these groups, by exact name; without it, all of which the savepoint has positions in what is restored",
+    ),
+    optional(
+        "pipeline.groups.positions",
+        Type::Text,
+        "where groups stood: `savepoint:` with the name or time of one, `snapshot:` with the id of one; without it the \
+         newest savepoint at or before the cut",
+    ),
 ];

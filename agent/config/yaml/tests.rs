@@ -48,7 +48,7 @@ fn the_shipped_file_is_what_the_page_of_offsets_says() {
     let plugins: Vec<_> = restore.stages.iter().map(|stage| stage.plugin.as_str()).collect();
     assert_eq!(plugins, ["header-injector"]);
     let groups = ["order-processor", "payment-service", "analytics-consumer"].map(str::to_owned);
-    assert_eq!(restore.groups.as_deref(), Some(&groups[..]));
+    assert_eq!(restore.groups, Some(Groups { names: groups.to_vec(), positions: None }));
     assert_eq!((restore.sink.merge_below, restore.sink.memory_bytes), (16 << 10, 256 << 20));
 }
 
@@ -108,7 +108,7 @@ fn a_strategy_is_one_of_two() {
     let line = refused(&with("  consumer_group_strategy: skip\n  include_original_offset_header: true\n"));
     assert!(line.contains("restore.include_original_offset_header: true, but"), "{line}");
     let resets = parsed(&with("  consumer_group_strategy: header-based\n  reset_consumer_offsets: true\n"));
-    assert_eq!(resets.groups.as_deref(), Some(&[][..]), "all of them");
+    assert_eq!(resets.groups, Some(Groups::default()), "all of them");
     let named = parsed(&with("  consumer_group_strategy: header-based\n  consumer_groups: [a]\n"));
     assert_eq!(named.groups, None, "named, but not to be put back");
 }

@@ -114,11 +114,35 @@ pub(super) async fn assigned<'a>(client: &Client, plan: &'a Plan) -> Result<Vec<
 /// As [`assigned`], before the topics that are missing are made: those have no ids yet.
 pub(in crate::restore) async fn foreseen<'a>(client: &Client, plan: &'a Plan) -> Result<Vec<Assigned<'a>>> {
     let metadata = client.metadata(Some(&names(plan))).await?;
-    let mut there = there(&metadata);
+    assign_all(plan, &to_be(plan, &metadata))
+}
+
+/// As [`foreseen`], of the partitions that nothing is taken of: where records of them would go. Targets that are not there, and
+/// are not made, are not among them.
+pub(in crate::restore) async fn foreseen_vacant<'a>(client: &Client, plan: &'a Plan) -> Result<Vec<Assigned<'a>>> {
+    let vacant: Vec<_> = plan.partitions().filter(|(_, of)| of.range().is_empty()).collect();
+    if vacant.is_empty() {
+        return Ok(Vec::new());
+    }
+    let metadata = client.metadata(Some(&names(plan))).await?;
+    let there = to_be(plan, &metadata);
+    let is_there = |toward: &Toward| {
+        let has = there.get(&*toward.pair.target.topic).map_or(0, |(_, partitions)| *partitions);
+        toward.pair.target.index < has
+    };
+    let mut assigned =
+        vacant.into_iter().map(|(topic, of)| assign(plan, &there, topic, of)).collect::<Result<Vec<_>>>()?;
+    assigned.iter_mut().for_each(|of| of.targets.retain(is_there));
+    Ok(assigned)
+}
+
+/// Returns the topics that are there or will be made, with how many partitions each has; the latter have no ids yet.
+fn to_be<'a>(plan: &'a Plan, metadata: &'a Metadata) -> HashMap<&'a str, (TopicId, i32)> {
+    let mut there = there(metadata);
     for (topic, new) in plan.new_topics() {
         there.entry(topic).or_insert((TopicId::NONE, new.partitions));
     }
-    assign_all(plan, &there)
+    there
 }
 
 /// Returns the names of the plan's targets.

@@ -7,7 +7,9 @@ use super::hazards::{self, Danger, Hazard};
 use super::made::MOST_BYTES;
 use super::savepoint::Savepoint;
 use super::torn::torn;
-use super::{ChainPlan, Cut, PartitionPlan, Plan, TopicPlan, Torn, groups, keys, routed, span, targets, together};
+use super::{
+    ChainPlan, Cut, PartitionPlan, Plan, TopicPlan, Torn, groups, keys, routed, span, targets, together, vacant,
+};
 use crate::archive::Archive;
 use crate::archive::catalog::Row;
 use crate::archive::source::chain::What;
@@ -60,6 +62,7 @@ pub async fn make(restore: &Restore, archive: &Archive, client: &Client, stages:
         stages,
         keeps,
         routed: Vec::new(),
+        vacant: Vec::new(),
         hazards: making.hazards,
     };
     targets::look(client, &mut plan, &timelines).await?;
@@ -70,6 +73,7 @@ pub async fn make(restore: &Restore, archive: &Archive, client: &Client, stages:
     plan.hazards.extend(hindrance.iter().map(|why| Hazard::new(Danger::NoFence, &transactional_id, why)));
     let routed = plan.topics.split_off(own);
     plan.routed = routed::finish(routed, &plan.stages, &mut plan.topics, &mut plan.hazards);
+    plan.vacant = vacant::find(client, restore, &plan, &timelines).await?;
     plan.hazards.extend(together::hazards(restore, client, &plan, hindrance.as_deref()).await?);
     // Of a topic that stages send to as well it is told once.
     let mut told = Vec::new();

@@ -1,7 +1,7 @@
 //! A look at every object of a restore, for `verify`.
 
 use super::objects::digest;
-use super::{Attempt, Cancelled, Done, Name, Plan, State, Undone};
+use super::{Attempt, Cancelled, Done, Groups, GroupsDone, Name, Plan, State, Undone};
 use crate::archive::source::side_by_side;
 use crate::error::{Error, Result};
 use crate::restore::map::OffsetMap;
@@ -26,11 +26,12 @@ impl State {
     pub async fn audit(&self) -> Result<Audit> {
         let (names, strange) = self.names().await?;
         let of = |number: fn(&Name) -> Option<u32>| names.iter().filter_map(number).max();
-        let (attempts, journals) = (of(Name::attempt), of(Name::journal));
+        let (attempts, journals, groups) = (of(Name::attempt), of(Name::journal), of(Name::groups));
         // Those that are missing among the numbered ones, too.
         let mut wanted: Vec<_> = names.iter().copied().filter(|name| name.number().is_none()).collect();
         wanted.extend((0..attempts.map_or(0, |last| last + 1)).map(Name::Attempt));
         wanted.extend((0..journals.map_or(0, |last| last + 1)).map(Name::Journal));
+        wanted.extend((0..groups.map_or(0, |last| last + 1)).map(Name::Groups));
         wanted.sort_unstable();
         let looked = side_by_side::each(wanted, SIDE_BY_SIDE, |name| {
             let state = self.clone();
@@ -52,6 +53,8 @@ impl State {
             Name::Done => self.read::<Done>(name).await?.is_some(),
             Name::Cancelled => self.read::<Cancelled>(name).await?.is_some(),
             Name::Undone => self.read::<Undone>(name).await?.is_some(),
+            Name::Groups(_) => self.read::<Groups>(name).await?.is_some(),
+            Name::GroupsDone(_) => self.read::<GroupsDone>(name).await?.is_some(),
         };
         match (is_there, name.number()) {
             (true, _) => Ok(()),

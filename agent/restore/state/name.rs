@@ -19,6 +19,10 @@ pub enum Name {
     Cancelled,
     /// What it made is deleted.
     Undone,
+    /// Consumer groups are going to be put back.
+    Groups(u32),
+    /// What became of those of that number.
+    GroupsDone(u32),
 }
 
 impl Name {
@@ -33,6 +37,10 @@ impl Name {
             _ => match name.split_once('-')? {
                 ("attempt", n) => Self::Attempt(n.parse().ok()?),
                 ("journal", n) => Self::Journal(n.parse().ok()?),
+                ("groups", n) => match n.strip_prefix("done-") {
+                    Some(n) => Self::GroupsDone(n.parse().ok()?),
+                    None => Self::Groups(n.parse().ok()?),
+                },
                 _ => return None,
             },
         };
@@ -50,9 +58,14 @@ impl Name {
         if let Self::Journal(n) = self { Some(*n) } else { None }
     }
 
-    /// Returns the number that it has among others of its kind.
+    /// Returns the number of groups that are put back.
+    pub(super) fn groups(&self) -> Option<u32> {
+        if let Self::Groups(n) = self { Some(*n) } else { None }
+    }
+
+    /// Returns the number that it has among others of its kind, of which none is missing.
     pub(super) fn number(&self) -> Option<u32> {
-        self.attempt().or(self.journal())
+        self.attempt().or(self.journal()).or(self.groups())
     }
 
     /// Returns the crash point behind the creation of such an object.
@@ -65,6 +78,8 @@ impl Name {
             Self::Done => "restore-done",
             Self::Cancelled => "restore-cancelled",
             Self::Undone => "restore-undone",
+            Self::Groups(_) => "restore-groups",
+            Self::GroupsDone(_) => "restore-groups-done",
         }
     }
 }
@@ -79,6 +94,8 @@ impl fmt::Display for Name {
             Self::Done => f.write_str("done"),
             Self::Cancelled => f.write_str("cancelled"),
             Self::Undone => f.write_str("undone"),
+            Self::Groups(n) => write!(f, "groups-{n}"),
+            Self::GroupsDone(n) => write!(f, "groups-done-{n}"),
         }
     }
 }
@@ -90,10 +107,14 @@ mod tests {
     #[test]
     fn names_read_back_and_nothing_else_is_a_name() {
         let words = [Name::Plan, Name::Map, Name::Done, Name::Cancelled, Name::Undone];
-        for name in words.into_iter().chain([Name::Attempt(0), Name::Journal(120)]) {
+        for name in
+            words.into_iter().chain([Name::Attempt(0), Name::Journal(120), Name::Groups(7), Name::GroupsDone(0)])
+        {
             assert_eq!(Name::parse(&name.to_string()), Some(name));
         }
-        for other in ["", "plan-0", "attempt", "attempt-", "attempt-01", "attempt-+1", "journal--1", "maps", "x-1"] {
+        let others = ["", "plan-0", "attempt", "attempt-", "attempt-01", "attempt-+1", "journal--1", "maps", "x-1"];
+        for other in others.into_iter().chain(["groups", "groups-", "groups-done", "groups-done-01", "groups-done--1"])
+        {
             assert_eq!(Name::parse(other), None, "{other}");
         }
     }

@@ -34,6 +34,7 @@ fn kept(ids: &[TopicId]) -> Kept {
         stages: Vec::new(),
         keeps: Cut::default(),
         routed: Vec::new(),
+        vacant: Vec::new(),
         hazards: Vec::new(),
     };
     let partition = |topic: &str, topic_id| Partition { topic: topic.into(), topic_id, index: 0 };
