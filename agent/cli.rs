@@ -21,6 +21,7 @@ pub mod restores;
 pub mod run;
 pub mod savepoints;
 pub mod table;
+pub mod three_phase;
 pub mod verify;
 
 use std::io::ErrorKind;
@@ -51,6 +52,8 @@ enum Verb {
     Backup(backup::Args),
     /// Send what a backup holds to a cluster
     Restore(restore::Args),
+    /// Find where consumer groups stood, send what a backup holds to a cluster, put the groups back
+    ThreePhaseRestore(three_phase::Args),
     /// List the backups below a path, or the topics of one
     List(list::Args),
     /// Show what a backup holds: topics with their settings, partitions, times, gaps
@@ -104,7 +107,8 @@ impl Cli {
 
     /// Runs the verb to its end. SIGINT ends a verb that holds nothing at once; the others close first.
     pub async fn run(self) -> Result<()> {
-        let captures = matches!(self.verb, Verb::Run(_) | Verb::Backup(_) | Verb::Restore(_));
+        let captures =
+            matches!(self.verb, Verb::Run(_) | Verb::Backup(_) | Verb::Restore(_) | Verb::ThreePhaseRestore(_));
         logging::start(&self.logging, captures)?;
         if !(captures || matches!(self.verb, Verb::Demo(_))) {
             tokio::spawn(end_on_interrupt());
@@ -113,6 +117,7 @@ impl Cli {
             Verb::Run(args) => run::run(args).await,
             Verb::Backup(args) => backup::run(args).await,
             Verb::Restore(args) => inside(restore::run(args)).await,
+            Verb::ThreePhaseRestore(args) => inside(three_phase::run(args)).await,
             Verb::List(args) => list::run(args).await,
             Verb::Describe(args) => describe::run(args).await,
             Verb::ShowOffsetMapping(args) => offset_mapping::run(args).await,

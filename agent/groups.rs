@@ -17,6 +17,7 @@ pub mod places;
 pub mod plan;
 pub mod positions;
 pub mod present;
+pub mod restoring;
 pub mod script;
 pub mod selector;
 pub mod snapshot;

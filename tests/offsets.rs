@@ -5,6 +5,7 @@ mod java;
 mod kills;
 mod kinds;
 mod page;
+mod phases;
 mod refused;
 mod reset;
 mod show;

@@ -8,7 +8,7 @@ mod dangers;
 mod hazards;
 mod rates;
 mod refusals;
-mod repartition;
+pub(crate) mod repartition;
 mod resume;
 mod savepoint;
 mod shapes;
@@ -45,6 +45,8 @@ pub(crate) struct Restore<'a> {
     source: String,
     stages: String,
     sink: String,
+    /// `[pipeline.groups]`, whole.
+    groups: String,
 }
 
 impl<'a> Restore<'a> {
@@ -66,6 +68,7 @@ impl<'a> Restore<'a> {
             source: String::new(),
             stages: String::new(),
             sink: String::new(),
+            groups: String::new(),
         }
     }
 
@@ -91,6 +94,11 @@ impl<'a> Restore<'a> {
     pub(crate) fn sink(mut self, line: &str) -> Self {
         self.sink += &format!("{line}\n");
         self
+    }
+
+    /// Writes `[pipeline.groups]`.
+    pub(crate) fn groups(self, lines: &str) -> Self {
+        Self { groups: format!("[pipeline.groups]\n{lines}\n"), ..self }
     }
 
     /// Restores a backup of that name.
@@ -128,7 +136,7 @@ impl<'a> Restore<'a> {
         format!(
             "[[pipeline]]\nname = {:?}\n{}[pipeline.source]\ntype = \"archive\"\nbackup_id = {:?}\npath = {:?}\n\
              topics = {names:?}\n{}{}[pipeline.sink]\ntype = \"kafka\"\nrestore_id = {:?}\ntopics = {{ {} }}\n{}\
-             kafka = {{ \"bootstrap.servers\" = {:?} }}\n",
+             kafka = {{ \"bootstrap.servers\" = {:?} }}\n{}",
             self.name,
             self.pipeline,
             self.backup_id,
@@ -139,6 +147,7 @@ impl<'a> Restore<'a> {
             to.join(", "),
             self.sink,
             self.brokers,
+            self.groups,
         )
     }
 

@@ -1,13 +1,14 @@
-//! `restore`: what a backup holds, sent to a cluster.
+//! `restore`: what a backup holds, sent to a cluster; and its consumer groups put back, where that is asked for.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::table::{Output, Page, counted, size};
+use super::three_phase::{self, Phase, Preview};
 use crate::archive::{Archive, source};
 use crate::backup::stop_on_signals;
 use crate::config::{Config, Restore};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::kafka::Properties;
 use crate::kafka::client::{Client, OPEN_WITHIN};
 use crate::restore::perform::{self, Planned};
@@ -48,16 +49,24 @@ pub(super) enum Shown {
     Json,
 }
 
-/// Restores, one pipeline after the other.
+/// Restores, one pipeline after the other, and puts consumer groups back where that is asked for.
 ///
 /// # Errors
-/// [`Kind::Usage`](crate::error::Kind::Usage) for a file without a restore and for hazards that were not accepted, before anything is changed; else
-/// as [`Planned::perform`].
+/// [`Kind::Usage`] for a file without a restore and for hazards that were not accepted, before anything is changed; else
+/// as [`Planned::perform`]; [`Kind::Partial`] where all is restored and groups could not be put back.
 pub async fn run(args: Args) -> Result<()> {
+    run_all(args, false).await
+}
+
+/// As [`run`]; `with_groups` refuses restores that put no groups back.
+pub(super) async fn run_all(args: Args, with_groups: bool) -> Result<()> {
     let config = Config::load(&args.config)?;
     if config.restores.is_empty() {
         return Err(Error::usage(format!("{}: no pipeline restores", config.file))
             .hint("a restore is a pipeline whose source has type = \"archive\" and whose sink has type = \"kafka\""));
+    }
+    if with_groups {
+        config.restores.iter().try_for_each(three_phase::check)?;
     }
     let (_stop, stopped) = stop_on_signals()?;
     let health = Health::new();
@@ -72,15 +81,23 @@ pub async fn run(args: Args) -> Result<()> {
         let planned = prepare(restore, &args).await.map_err(|error| error.with("pipeline", &restore.name))?;
         prepared.extend(planned);
     }
+    let mut groups_left = None;
     for prepared in prepared {
         let name = &prepared.restore.name;
         let part = health.of(format!("pipeline {name}"));
-        prepared.perform(part, stopped.clone()).await.map_err(|error| error.with("pipeline", name))?;
+        match prepared.perform(part, stopped.clone()).await.map_err(|error| error.with("pipeline", name)) {
+            // What is restored is: the others are not kept waiting for groups that somebody must stop first.
+            Err(error) if error.kind() == Kind::Partial => {
+                tracing::error!("{error}");
+                let _ = groups_left.get_or_insert(error);
+            }
+            done => done?,
+        }
     }
-    Ok(())
+    groups_left.map_or(Ok(()), Err)
 }
 
-/// A restore that is planned, of which nothing is done yet.
+/// A restore that is planned, of which nothing is done yet; or one that is finished, but for its groups.
 pub(super) struct Prepared<'a> {
     restore: &'a Restore,
     archive: Archive,
@@ -88,18 +105,17 @@ pub(super) struct Prepared<'a> {
     state: State,
     plan: Plan,
     stages: Option<Stages>,
+    is_done: bool,
+    /// The consumer groups that are put back.
+    groups: Option<Phase>,
 }
 
 /// Plans what one pipeline restores; `None` where nothing is to be done: for a dry run the plan is printed, a restore that is
 /// finished stays so.
 ///
 /// # Errors
-/// [`Kind::Usage`](crate::error::Kind::Usage) for what cannot be restored, and for hazards that were not accepted.
+/// [`Kind::Usage`] for what cannot be restored, and for hazards that were not accepted; `Consumer group '…' not found`.
 pub(super) async fn prepare<'a>(restore: &'a Restore, args: &Args) -> Result<Option<Prepared<'a>>> {
-    if restore.groups.is_some() {
-        return Err(Error::usage("putting consumer groups back (reset_consumer_offsets) belongs to a later version")
-            .hint("with reset_consumer_offsets: false the records are restored"));
-    }
     let properties = Properties::new(restore.sink.kafka.clone())?;
     let root = super::open(&restore.source.path)?;
     let archive = source::open(&root, &restore.source.backup_id).await?;
@@ -111,14 +127,15 @@ pub(super) async fn prepare<'a>(restore: &'a Restore, args: &Args) -> Result<Opt
     let seen = state.look().await?;
     // Before another plan, which would find in the targets what was made and sent.
     let before = perform::before(restore, state.restore_id(), &seen)?;
-    if seen.done.is_some() {
+    let is_done = seen.done.is_some();
+    if is_done && restore.groups.is_none() {
         match before.filter(|_| args.dry_run) {
-            Some(plan) => print(restore, &state, &plan, args.format)?,
+            Some(plan) => print(restore, &state, (&plan, None), args.format)?,
             None => logging::say(&format!("{}: restore `{}` is finished already", restore.name, state.restore_id())),
         }
         return Ok(None);
     }
-    let stages = open_stages(restore).await?;
+    let stages = if is_done { None } else { open_stages(restore).await? };
     let client = Client::open(properties, OPEN_WITHIN).await?;
     let plan = match before {
         Some(plan) => plan,
@@ -131,13 +148,22 @@ pub(super) async fn prepare<'a>(restore: &'a Restore, args: &Args) -> Result<Opt
             }
         }
     };
-    plan.check_stages(stages.as_ref())?;
+    if !is_done {
+        plan.check_stages(stages.as_ref())?;
+    }
+    let groups = Phase::first(restore, (&archive, &beside), (&plan, &seen)).await?;
     if args.dry_run {
-        print(restore, &state, &plan, args.format)?;
+        let preview = match &groups {
+            Some(groups) => Some(groups.preview((restore, &plan, is_done), &client, &state).await?),
+            None => None,
+        };
+        print(restore, &state, (&plan, preview.as_ref()), args.format)?;
         return Ok(None);
     }
-    let prepared = Prepared { restore, archive, client, state, plan, stages };
-    prepared.planned(&Health::new()).check()?;
+    let prepared = Prepared { restore, archive, client, state, plan, stages, is_done, groups };
+    if !is_done {
+        prepared.planned(&Health::new()).check()?;
+    }
     Ok(Some(prepared))
 }
 
@@ -157,22 +183,29 @@ impl Prepared<'_> {
     /// Does it, and says what came of it.
     ///
     /// # Errors
-    /// As [`Planned::perform`].
+    /// As [`Planned::perform`]; [`Kind::Partial`] where all is restored and groups could not be put back.
     pub(super) async fn perform(&self, health: Health, stopped: tokio::sync::watch::Receiver<bool>) -> Result<()> {
-        let summary = self.planned(&health).perform(stopped).await?;
-        let left_out = match summary.left_out {
-            0 => String::new(),
-            records => format!(", {} left out because stages failed at them", counted(records, "record")),
-        };
-        logging::say(&format!(
-            "{}: {} records ({}) restored to {}{left_out}; restore `{}`",
-            self.restore.name,
-            indicatif::HumanCount(summary.records),
-            indicatif::HumanBytes(summary.bytes),
-            counted(summary.partitions as u64, "partition"),
-            self.state.restore_id()
-        ));
-        Ok(())
+        let (name, id) = (&self.restore.name, self.state.restore_id());
+        let phase = if self.groups.is_some() { "Phase 2: " } else { "" };
+        if self.is_done {
+            logging::say(&format!("{phase}{name}: restore `{id}` is finished already"));
+        } else {
+            let summary = self.planned(&health).perform(stopped).await?;
+            let left_out = match summary.left_out {
+                0 => String::new(),
+                records => format!(", {} left out because stages failed at them", counted(records, "record")),
+            };
+            logging::say(&format!(
+                "{phase}{name}: {} records ({}) restored to {}{left_out}; restore `{id}`",
+                indicatif::HumanCount(summary.records),
+                indicatif::HumanBytes(summary.bytes),
+                counted(summary.partitions as u64, "partition"),
+            ));
+        }
+        match &self.groups {
+            Some(groups) => groups.third(self.restore, &self.client, &self.state).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -191,11 +224,21 @@ async fn open_stages(restore: &Restore) -> Result<Option<Stages>> {
 /// What is said of partitions that get records of several.
 const MIXED: &str = ": records of several partitions come together, in no order among them";
 
-fn print(restore: &Restore, state: &State, plan: &Plan, shown: Shown) -> Result<()> {
+fn print(restore: &Restore, state: &State, (plan, groups): (&Plan, Option<&Preview>), shown: Shown) -> Result<()> {
     let mut output = Output::stdout()?;
-    match shown {
-        Shown::Json => output.json(&serde_json::json!({ "restore_id": state.restore_id(), "plan": plan }))?,
-        Shown::Table => output.write(page(restore, state, plan).text().as_bytes())?,
+    match (shown, groups) {
+        (Shown::Json, groups) => {
+            let mut json = serde_json::json!({ "restore_id": state.restore_id(), "plan": plan });
+            if let Some(groups) = groups {
+                json["groups"] = groups.json();
+            }
+            output.json(&json)?;
+        }
+        (Shown::Table, groups) => {
+            let mut page = page(restore, state, plan);
+            groups.into_iter().for_each(|groups| groups.add_to(&mut page));
+            output.write(page.text().as_bytes())?;
+        }
     }
     output.finish()
 }

@@ -97,11 +97,12 @@ pub enum Verb {
         kafka-backup restores cancel --path s3://my-kafka-backups --backup-id production-backup-001 \\\n    \
         --restore-id orders-restore-1f2e3d4c --dry-run")]
     Cancel(CancelArgs),
-    /// Delete what a restore made, where nobody else has written to it; one that is not finished is to be cancelled first
+    /// Put consumer groups back that a restore has set, and delete what it made, where nobody else has used it since; one that
+    /// is not finished is to be cancelled first
     #[command(after_help = "Examples:\n  \
         kafka-backup restores undo --path s3://my-kafka-backups --backup-id production-backup-001 \\\n    \
         --restore-id orders-restore-1f2e3d4c --bootstrap-servers kafka-dr:9092 --dry-run\n\
-        Exit codes: 0 all that the restore made is gone, 1 some of it was not deleted")]
+        Exit codes: 0 all that the restore made is gone, 1 some of it was not deleted, or a group not put back")]
     Undo(undo::Args),
 }
 

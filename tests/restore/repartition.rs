@@ -20,7 +20,7 @@ fn key(number: usize) -> Vec<u8> {
 }
 
 /// Makes a topic of so many records in each partition, whose keys are anywhere, some of them null; each value is another.
-pub(super) fn written(kafka: &Kafka, theme: &str, partitions: i32, count: usize) -> String {
+pub(crate) fn written(kafka: &Kafka, theme: &str, partitions: i32, count: usize) -> String {
     let topic = kafka.topic(theme, partitions, &[]);
     write(kafka, &topic, partitions, count);
     topic

@@ -20,7 +20,7 @@ impl Restore<'_> {
     }
 
     /// Takes it back.
-    fn undo(&self, arguments: &[&str]) -> Ended {
+    pub(crate) fn undo(&self, arguments: &[&str]) -> Ended {
         self.undo_in(arguments, &[])
     }
 

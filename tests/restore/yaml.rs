@@ -43,7 +43,6 @@ fn each_strategy_does_what_its_page_says_and_groups_are_not_forgotten_in_silence
     assert_same_cells(&target, &read_committed(kafka, &target), &headed);
 
     for (strategy, code, words) in [
-        ("  consumer_group_strategy: header-based\n  reset_consumer_offsets: true\n", 2, "reset_consumer_offsets"),
         ("  consumer_group_strategy: skip\n  reset_consumer_offsets: true\n", 2, "restore.reset_consumer_offsets"),
         ("  consumer_group_strategy: headers\n", 2, "there is no strategy `headers`"),
     ] {
