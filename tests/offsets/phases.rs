@@ -69,10 +69,13 @@ fn three_phase(kafka: &Kafka, backup: &Backup, (from, to): (&str, &str), more: &
     program_with(&[&["three-phase-restore", "--config", file.to_str().expect("UTF-8")], arguments].concat())
 }
 
-/// Makes a topic of two partitions with 60 records each, in which a group stands so; returns the topic and the group.
+/// Makes a topic of two partitions with 60 records each, one a second, in which a group stands so; returns the topic and the
+/// group.
 fn stood(kafka: &Kafka, theme: &str, offsets: &[(i32, i64)]) -> (String, String) {
-    let (topic, mut contents) = (kafka.topic(theme, 2, &[]), Contents::new());
-    let _ = Writer::new(kafka, &[("batch.num.messages", "7")]).write(&topic, &contents.records(2, 60, 50));
+    let topic = kafka.topic(theme, 2, &[]);
+    let (mut records, began) = (Contents::new().records(2, 60, 50), jiff::Timestamp::now().as_millisecond() - 600_000);
+    records.iter_mut().zip(0..).for_each(|(record, number)| record.timestamp = began + number * 1000);
+    let _ = Writer::new(kafka, &[("batch.num.messages", "7")]).write(&topic, &records);
     let group = group_name(theme);
     commit(kafka, &group, &topic, offsets);
     (topic, group)
@@ -289,7 +292,7 @@ fn a_group_that_is_read_is_left_and_put_back_when_it_is_not() {
     let (topic, group) = stood(kafka, "phases-active", &[(0, 23)]);
     let backup = backed_up(kafka, &[&topic], &[&group]);
     let restore = Restore::of(kafka, &backup, &[&topic]).groups(&format!("reset = true\ngroups = [{group:?}]"));
-    let consumer: BaseConsumer = kafka.client(&[("group.id", &group)]).create().expect("a consumer");
+    let consumer: BaseConsumer = kafka.client(&[("group.id", group.as_str())]).create().expect("a consumer");
     consumer.subscribe(&[&topic]).expect("subscribed");
     wait_for("it is a member", || {
         let _ = consumer.poll(Duration::from_millis(100));
