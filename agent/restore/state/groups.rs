@@ -144,13 +144,8 @@ impl Owned for GroupsDone {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{memory, planned, whole};
+    use super::super::tests::{groups, memory, planned, whole};
     use super::*;
-
-    fn groups() -> Groups {
-        let snapshot = KeptAt { place: "s3://state/b".to_owned(), id: "snapshot-20261122-100000".to_owned() };
-        Groups::now("r1", Process::this(), snapshot, &serde_json::json!({ "groups": [] })).expect("JSON")
-    }
 
     #[tokio::test]
     async fn groups_are_kept_in_numbers_that_one_process_has() {

@@ -92,8 +92,16 @@ pub(crate) async fn whole(store: &Store) -> State {
     state
 }
 
-/// Keeps that the restore `r1` is undone.
+/// Groups that the restore `r1` puts back.
+pub(crate) fn groups() -> Groups {
+    let snapshot = KeptAt { place: "s3://state/b".to_owned(), id: "snapshot-20261122-100000".to_owned() };
+    Groups::now("r1", Process::this(), snapshot, &serde_json::json!({ "groups": [] })).expect("JSON")
+}
+
+/// Keeps that the restore `r1` has put groups back, and is undone.
 pub(crate) async fn undone(state: &State) -> Undone {
+    let begun = state.begin_groups(0, groups()).await.expect("kept").expect("it is the first");
+    let _ = state.end_groups(&GroupsDone::now(&begun, vec!["g".to_owned()], Vec::new())).await.expect("kept");
     let topics = vec![UndoneTopic { topic: "orders-restored".to_owned(), topic_id: TopicId::NONE.to_string() }];
     state.undo(&Undone::now("r1", Process::this(), topics)).await.expect("kept").1
 }
