@@ -245,8 +245,10 @@ mod tests {
         let (text, _) = shown(&state, Format::Table).await;
         let line = format!("Undone: {} by {}: orders-restored", kept.undone_at, kept.process);
         assert!(text.contains("\nState: undone\n") && text.lines().any(|shown| shown == line), "{text}");
+        assert!(text.contains(": 1 set, 0 not; before: snapshot-20261122-100000 in s3://state/b\n"), "{text}");
         let (json, _) = shown(&state, Format::Json).await;
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(json["groups"][0][1]["set"][0], "g");
         assert_eq!((&json["state"], &json["undone"]["topics"][0]["topic_id"]), (&"undone".into(), &"_".into()));
     }
 
