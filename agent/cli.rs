@@ -12,6 +12,7 @@ pub mod describe;
 pub mod list;
 pub mod offset_map;
 pub mod offset_mapping;
+pub mod offset_reset;
 pub mod offset_rollback;
 pub mod plugin;
 pub mod repair;
@@ -58,6 +59,9 @@ enum Verb {
     ShowOffsetMapping(offset_mapping::Args),
     /// Show where in the target of a restore a source offset is
     OffsetMap(offset_map::Args),
+    /// Put consumer groups back to the records they had reached: show, do, or write a script
+    #[command(subcommand)]
+    OffsetReset(offset_reset::Verb),
     /// Keep what consumer groups have committed, and bring it back
     #[command(subcommand)]
     OffsetRollback(offset_rollback::Verb),
@@ -113,6 +117,7 @@ impl Cli {
             Verb::Describe(args) => describe::run(args).await,
             Verb::ShowOffsetMapping(args) => offset_mapping::run(args).await,
             Verb::OffsetMap(args) => offset_map::run(args).await,
+            Verb::OffsetReset(verb) => offset_reset::run(verb).await,
             Verb::OffsetRollback(verb) => offset_rollback::run(verb).await,
             Verb::Restores(verb) => restores::run(verb).await,
             Verb::Savepoints(args) => savepoints::run(args).await,

@@ -34,3 +34,9 @@ pub use crate::kafka::client::groups::ACTIVE;
 pub fn out_of_range(offset: crate::record::Offset, partition: i32, range: crate::record::OffsetRange) -> String {
     format!("Offset {offset} is out of range for partition {partition} (current: {}-{})", range.first, range.next)
 }
+
+/// How long coordinators may move or load: longer than an election.
+const SETTLE: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// Why a share group is not touched.
+pub const SHARE_GROUP: &str = "it is a share group: its position is not one offset a partition";

@@ -2,6 +2,11 @@
 //!
 //! The values are pure. Each source of positions is a child.
 
+pub mod group;
+pub mod savepoint;
+pub mod snapshot;
+pub mod source;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};

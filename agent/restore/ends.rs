@@ -163,7 +163,7 @@ fn look_at(
 }
 
 /// Finds the leaders of partitions; an error is of one that has none now.
-async fn by_leader<'a>(
+pub(crate) async fn by_leader<'a>(
     client: &Client,
     left: &[&'a Partition],
 ) -> Result<(BTreeMap<i32, Vec<&'a Partition>>, Result<()>)> {
@@ -209,7 +209,8 @@ async fn ask(client: &Client, left: &[&Partition], told: &mut HashMap<Partition,
     outcome
 }
 
-fn refused(partition: &Partition, code: i16) -> Error {
+/// Makes the error of a partition that does not tell its offsets.
+pub(crate) fn refused(partition: &Partition, code: i16) -> Error {
     let what = format!("{partition} does not tell where it ends: {}", code_name(code));
     match code {
         // TOPIC_AUTHORIZATION_FAILED

@@ -1,0 +1,300 @@
+//! What the verbs that reset offsets have in common: which groups, on which cluster, and which positions they get.
+//!
+//! Positions are those of the backup, or of what `--positions` names, translated to where their records are in the cluster; a
+//! selector, as Kafka's own tool has it, says where instead. [`ResetArgs::plan`] makes the plan of either.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::super::cluster::ClusterArgs;
+use super::super::offset_rollback::performed;
+use super::super::{Format, open, restores};
+use super::selectors::SelectorArgs;
+use crate::archive::{Archive, source};
+use crate::config::value;
+use crate::error::{Error, Result};
+use crate::groups::making::origin::{self, Found, Origin};
+use crate::groups::making::{self, Groups, Wanted};
+use crate::groups::not_found;
+use crate::groups::places::Places;
+use crate::groups::plan::Plan;
+use crate::groups::positions::{Positions, group, savepoint, snapshot, source as running};
+use crate::groups::present::{Now, Present};
+use crate::groups::selector::TopicChoice;
+use crate::groups::snapshot::Snapshots;
+use crate::kafka::client::{Client, OPEN_WITHIN};
+use crate::store::Store;
+
+/// Which groups get which positions, on which cluster.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ResetArgs {
+    /// Where the archive is: a folder or a URL
+    #[arg(long, value_name = "PATH|URL")]
+    pub path: Option<String>,
+    /// The name of the backup
+    #[arg(long, value_name = "NAME", value_parser = super::super::backup_id)]
+    pub backup_id: Option<String>,
+    /// Where restores and snapshots are kept, if not with the backup: a folder or a URL
+    #[arg(long, value_name = "PATH|URL")]
+    pub state: Option<String>,
+    /// The groups; names with commas between, or given again
+    #[arg(long, alias = "group", value_name = "GROUP,…", value_delimiter = ',')]
+    pub groups: Vec<String>,
+    /// All groups that have positions; with a selector, all of the cluster
+    #[arg(long, conflicts_with = "groups")]
+    pub all_groups: bool,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+    /// The restore that says where the records are; else the newest of the backup into this cluster
+    #[arg(long, value_name = "ID", value_parser = restores::restore_id)]
+    pub restore_id: Option<String>,
+    /// Where the positions are from, if not from the newest savepoint that fits: savepoint:<id or time>, snapshot:<id>,
+    /// source:<bootstrap servers>, group:<another group of the cluster>
+    #[arg(long, value_name = "FROM")]
+    pub positions: Option<Whence>,
+    /// A file of properties of the Kafka client for the cluster of --positions source:…, one a line
+    #[arg(long, value_name = "FILE")]
+    pub source_config: Option<PathBuf>,
+    #[command(flatten)]
+    pub selector: SelectorArgs,
+    /// A topic of the cluster, or some partitions of it: orders or orders:0,1; may be given again
+    #[arg(long, value_name = "TOPIC[:0,1]")]
+    pub topic: Vec<String>,
+    /// With a selector: all topics that a group has committed something for
+    #[arg(long, conflicts_with = "topic")]
+    pub all_topics: bool,
+    /// Take the nearest offset that there is where the one that is asked for is not
+    #[arg(long)]
+    pub clamp: bool,
+    /// With a selector or the positions of another group: make groups that are not on the cluster
+    #[arg(long)]
+    pub create_group: bool,
+    /// Where no restore says where the records are: read the headers that header-injector has given them
+    #[arg(long)]
+    pub scan_headers: bool,
+    /// Wait until the groups have no members, 5m unless told otherwise
+    #[arg(
+        long, value_name = "DURATION", num_args = 0..=1, default_missing_value = "5m",
+        value_parser = value::duration
+    )]
+    pub wait_until_empty: Option<Duration>,
+    /// How to print
+    #[arg(long, short = 'o', value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Where positions are from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whence {
+    /// A savepoint of the backup.
+    Savepoint(savepoint::Which),
+    /// A snapshot, by its id.
+    Snapshot(String),
+    /// The running cluster that these brokers are of.
+    Source(String),
+    /// Another group of the target.
+    Group(String),
+}
+
+impl std::str::FromStr for Whence {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || {
+            Error::usage(format!("`{text}` says not where positions are from"))
+                .hint("savepoint:<id or time>, snapshot:<id>, source:<host:port,…> or group:<name>")
+        };
+        match text.split_once(':').filter(|(_, of)| !of.is_empty()).ok_or_else(wrong)? {
+            ("savepoint", which) => which.parse().map(Self::Savepoint),
+            ("snapshot", id) => Ok(Self::Snapshot(id.to_owned())),
+            ("source", servers) => Ok(Self::Source(servers.to_owned())),
+            ("group", group) => Ok(Self::Group(group.to_owned())),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl ResetArgs {
+    /// Makes the plan; returns it with a client of the cluster.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for what does not go together; those of making plans.
+    pub async fn plan(&self) -> Result<(Client, Plan)> {
+        self.check()?;
+        let client = Client::open(self.cluster.properties()?, OPEN_WITHIN).await?;
+        let mut plan = self.make(&client).await?;
+        if let Some(within) = self.wait_until_empty {
+            // A consumer that ends commits once more: what was planned may not be so any longer.
+            if performed::wait(&client, &plan, within).await? {
+                plan = self.make(&client).await?;
+            }
+        }
+        Ok((client, plan))
+    }
+
+    /// Opens the place of the snapshots: `--state`, else beside the backup; `None` where neither is named.
+    ///
+    /// # Errors
+    /// As [`Snapshots::open`].
+    pub fn snapshots(&self) -> Result<Option<Snapshots>> {
+        let place = self.state.as_deref().or(self.path.as_deref());
+        place.map(|place| Snapshots::open(place, self.backup_id.as_deref())).transpose()
+    }
+
+    /// Returns whether a selector says where the groups go.
+    pub fn is_selected(&self) -> bool {
+        self.selector.selector().is_some()
+    }
+
+    /// Makes sure that what was typed goes together.
+    fn check(&self) -> Result<()> {
+        let is_file = self.selector.from_file.is_some();
+        if self.groups.is_empty() && !self.all_groups && !is_file {
+            return Err(Error::usage("no group is named").hint("add --groups or --all-groups"));
+        }
+        let has_source = matches!(self.positions, Some(Whence::Source(_)));
+        if self.source_config.is_some() && !has_source {
+            return Err(Error::usage("--source-config is for --positions source:…, which is not given"));
+        }
+        if self.is_selected() { self.check_selected() } else { self.check_translated() }
+    }
+
+    fn check_selected(&self) -> Result<()> {
+        let is_translated = self.positions.is_some() || self.restore_id.is_some() || self.scan_headers;
+        let has_scope = self.has_scope();
+        if is_translated && has_scope {
+            return Err(Error::usage("a selector says where the groups go, and so do --positions, --restore-id and --scan-headers")
+                .hint("leave one out"));
+        }
+        if !has_scope && self.backup_id.is_none() {
+            return Err(Error::usage("no topic is named")
+                .hint("add --topic, or --all-topics for all that a group has committed something for"));
+        }
+        Ok(())
+    }
+
+    fn check_translated(&self) -> Result<()> {
+        if matches!(self.positions, Some(Whence::Group(_))) {
+            return match self.all_groups {
+                true => Err(Error::usage("the groups that are put beside another are to be named").hint("--groups")),
+                false => Ok(()),
+            };
+        }
+        // Whose snapshots lie in a folder of their own has no backup.
+        let has_snapshot = matches!(self.positions, Some(Whence::Snapshot(_)));
+        let needs_archive = matches!(self.positions, None | Some(Whence::Savepoint(_))) || self.scan_headers;
+        let missing = match (&self.path, &self.state, &self.backup_id) {
+            (None, _, _) if needs_archive => "--path",
+            (None, None, _) => "--path",
+            (_, _, None) if !has_snapshot => "--backup-id",
+            _ => return Ok(()),
+        };
+        Err(Error::usage(format!("{missing} is missing"))
+            .hint("say --path and --backup-id, or where the groups are to go: --to-earliest, --to-latest, …"))
+    }
+
+    /// Returns whether partitions are named for a selector.
+    fn has_scope(&self) -> bool {
+        !self.topic.is_empty() || self.all_topics || self.selector.from_file.is_some()
+    }
+
+    fn wanted(&self) -> Result<Wanted> {
+        let topics = match self.topic.is_empty() {
+            true => None,
+            false => Some(TopicChoice::parse(self.topic.iter().map(String::as_str))?),
+        };
+        let groups = if self.groups.is_empty() { Groups::All } else { Groups::Named(self.groups.clone()) };
+        Ok(Wanted { groups, topics, clamp: self.clamp, create_group: self.create_group })
+    }
+
+    async fn make(&self, client: &Client) -> Result<Plan> {
+        let wanted = self.wanted()?;
+        match self.selector.selector() {
+            None => self.translated(client, &wanted).await,
+            Some(selector) if self.has_scope() => making::from_selector(client, &wanted, &selector).await,
+            // The positions say which partitions are the groups', and the selector where in them.
+            Some(selector) => {
+                let plan = self.translated(client, &wanted).await?;
+                making::from_selector_over(client, &wanted, &selector, &plan).await
+            }
+        }
+    }
+
+    /// Makes the plan of positions.
+    async fn translated(&self, client: &Client, wanted: &Wanted) -> Result<Plan> {
+        if let Some(Whence::Group(other)) = &self.positions {
+            let positions = group::read(client, other, &self.groups).await?;
+            self.check_created(client).await?;
+            return making::from_positions(client, wanted, &positions, &Places::Same).await;
+        }
+        if let Some(Whence::Snapshot(id)) = &self.positions {
+            let snapshots = self.snapshots()?.ok_or_else(|| Error::usage("no place of snapshots is named").hint("--path"))?;
+            let (snapshot, positions) = snapshot::read(&snapshots, id).await?;
+            let is_here = snapshot.cluster_id.is_some() && snapshot.cluster_id == client.cluster_id();
+            if self.restore_id.is_none() && (is_here || self.backup_id.is_none()) {
+                return making::from_positions(client, wanted, &positions, &Places::Same).await;
+            }
+            let found = self.found(client).await?;
+            return making::from_positions(client, wanted, &positions, &found.places).await;
+        }
+        let found = self.found(client).await?;
+        let positions = self.read(&found).await?;
+        making::from_positions(client, wanted, &positions, &found.places).await
+    }
+
+    /// Reads the positions of a savepoint or of a running cluster.
+    async fn read(&self, found: &Found) -> Result<Positions> {
+        let which = match &self.positions {
+            Some(Whence::Savepoint(which)) => *which,
+            Some(Whence::Source(servers)) => {
+                let (bootstrap_servers, command_config) = (Some(servers.clone()), self.source_config.clone());
+                let args = ClusterArgs { bootstrap_servers, command_config, property: Vec::new() };
+                let source = Client::open(args.properties()?, OPEN_WITHIN).await?;
+                return running::read(&source, (!self.groups.is_empty()).then_some(&self.groups)).await;
+            }
+            _ => found.savepoint,
+        };
+        let archive = self.archive().await?.ok_or_else(|| Error::usage("--path is missing"))?;
+        savepoint::read(&archive, which).await
+    }
+
+    /// Finds where the places in the target are from.
+    async fn found(&self, client: &Client) -> Result<Found> {
+        let backup_id = self.backup_id.as_deref().ok_or_else(|| Error::usage("--backup-id is missing"))?;
+        let archive = self.archive().await?;
+        let state: Store = match (&self.state, &archive) {
+            (Some(state), _) => restores::beside(state, backup_id)?,
+            (None, Some(archive)) => archive.store().clone(),
+            (None, None) => return Err(Error::usage("--path is missing")),
+        };
+        let origin = Origin {
+            state: &state,
+            backup_id,
+            source_cluster: archive.as_ref().and_then(|archive| archive.backup().cluster_id.as_deref()),
+            restore_id: self.restore_id.as_deref(),
+        };
+        let cluster_id = client.cluster_id();
+        match origin::find(origin, cluster_id.as_deref()).await? {
+            Some(found) => Ok(found),
+            None => Err(origin::unknown(origin, cluster_id.as_deref())),
+        }
+    }
+
+    async fn archive(&self) -> Result<Option<Archive>> {
+        let (Some(path), Some(backup_id)) = (&self.path, &self.backup_id) else { return Ok(None) };
+        source::open(&open(path)?, backup_id).await.map(Some)
+    }
+
+    /// Makes sure that groups whose names no positions know are there, or are to be made.
+    async fn check_created(&self, client: &Client) -> Result<()> {
+        if self.create_group {
+            return Ok(());
+        }
+        let present = Present::look(client, &self.groups).await?;
+        let is_missing = |name: &&String| !present.groups.get(*name).is_some_and(Now::exists);
+        match self.groups.iter().find(is_missing) {
+            None => Ok(()),
+            Some(name) => Err(not_found(name).hint("the cluster has none of that name; to make it, add --create-group")),
+        }
+    }
+}
