@@ -2,6 +2,8 @@
 //!
 //! The values are pure. Each source of positions is a child.
 
+pub mod csv;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
