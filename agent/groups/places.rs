@@ -187,7 +187,11 @@ impl fmt::Display for Places {
 impl Restored {
     /// Makes the places of a restore, of its offset map and of the pairs of which there was nothing to restore, each with the
     /// restored end of its target: 0, or where the target began.
-    pub fn new(restore_id: impl Into<String>, map: OffsetMap, vacant: impl IntoIterator<Item = (Pair, Offset)>) -> Self {
+    pub fn new(
+        restore_id: impl Into<String>,
+        map: OffsetMap,
+        vacant: impl IntoIterator<Item = (Pair, Offset)>,
+    ) -> Self {
         Self { restore_id: restore_id.into(), links: Links::new(map, vacant.into_iter().collect()) }
     }
 

@@ -78,7 +78,8 @@ impl Selector {
     /// [`Kind::Usage`](crate::error::Kind::Usage) for other text.
     pub fn duration(text: &str) -> Result<Self> {
         times::duration_ms(text).map(Self::Duration).ok_or_else(|| {
-            Error::usage(format!("`{text}` is no duration")).hint("write it as PnDTnHnMnS: P1D is a day, PT1H30M an hour and a half")
+            Error::usage(format!("`{text}` is no duration"))
+                .hint("write it as PnDTnHnMnS: P1D is a day, PT1H30M an hour and a half")
         })
     }
 
@@ -112,7 +113,8 @@ impl Selector {
             },
             Self::Offset(offset) => Ok(within(name, *offset, known.range)),
             Self::Shift(by) => {
-                let none = || format!("cannot shift offset for partition {name} since there is no current committed offset");
+                let none =
+                    || format!("cannot shift offset for partition {name} since there is no current committed offset");
                 Ok(within(name, known.current.ok_or_else(none)?.saturating_add(*by), known.range))
             }
             Self::File(path) => {
@@ -152,7 +154,13 @@ mod tests {
         use Selector::{Current, Datetime, Duration, Earliest, Latest, Offset, Shift};
         let time = Timestamp(5);
         for (selector, offset) in [
-            (Earliest, 10), (Latest, 100), (Current, 40), (Datetime(time), 60), (Duration(5), 60), (Offset(100), 100), (Shift(-30), 10),
+            (Earliest, 10),
+            (Latest, 100),
+            (Current, 40),
+            (Datetime(time), 60),
+            (Duration(5), 60),
+            (Offset(100), 100),
+            (Shift(-30), 10),
         ] {
             assert_eq!(chosen(&selector, &KNOWN), (offset, None), "{selector:?}");
         }
@@ -161,9 +169,11 @@ mod tests {
 
     #[test]
     fn an_offset_out_of_range_is_put_into_it_with_a_warning() {
-        let high = "new offset (101) is higher than latest offset for topic partition orders-3, the value will be set to 100";
+        let high =
+            "new offset (101) is higher than latest offset for topic partition orders-3, the value will be set to 100";
         assert_eq!(chosen(&Selector::Offset(101), &KNOWN), (100, Some(high.to_owned())));
-        let low = "new offset (9) is lower than earliest offset for topic partition orders-3, the value will be set to 10";
+        let low =
+            "new offset (9) is lower than earliest offset for topic partition orders-3, the value will be set to 10";
         assert_eq!(chosen(&Selector::Shift(-31), &KNOWN), (10, Some(low.to_owned())));
         assert_eq!(chosen(&Selector::Shift(i64::MAX), &KNOWN).0, 100);
         let file = Selector::File("a.csv".into());

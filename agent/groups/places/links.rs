@@ -69,7 +69,8 @@ impl Links {
         is_read: impl Fn(&Partition) -> bool,
         clamp: bool,
     ) -> BTreeMap<Partition, Result<Place, Refusal>> {
-        let targets: BTreeSet<&Partition> = read.keys().filter_map(|source| self.targets.get(source)).flatten().collect();
+        let targets: BTreeSet<&Partition> =
+            read.keys().filter_map(|source| self.targets.get(source)).flatten().collect();
         let place = |target: &Partition| {
             let origin = |source: &Partition| {
                 let committed = read.get(source).copied();

@@ -1,7 +1,5 @@
 //! Places of random groups in random restores, held against a table of every record. `CASES=n` tries more than a thousand.
 
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Places of small restores, one fact each.
+
 use super::*;
 
 fn partition(topic: &str, index: i32) -> Partition {
@@ -48,7 +50,8 @@ fn a_source_without_a_committed_offset_was_not_read_if_its_topic_was() {
     map.open(&other, OffsetRange { first: 0, next: 1 }, 50).expect("a range");
     map.push(&other, 0, 99, 1).expect("in order");
     let places = Places::Restored(Restored::new("r1", map, []));
-    let placed = places.all(&[(partition("orders", 0), committed(10, "")), (partition("orders", 1), None)].into(), false);
+    let placed =
+        places.all(&[(partition("orders", 0), committed(10, "")), (partition("orders", 1), None)].into(), false);
     let place = only(&placed).clone().expect("payments is not the group's, and may be unfinished");
     assert_eq!((place.offset, place.exactness), (101, Exactness::Again(9)));
     assert_eq!(places.all(&[(partition("orders", 1), None)].into(), false), Placed::default());

@@ -156,9 +156,14 @@ mod tests {
     fn values_are_quoted_as_jackson_does() {
         let long = "a-group-with-a-name-of-25";
         assert_eq!((long.len(), quoted(long), quoted(&long[1..])), (25, format!("\"{long}\""), long[1..].to_owned()));
-        for (value, text) in
-            [("a.b-c_d", "a.b-c_d"), ("a b", "\"a b\""), ("a\"b", "\"a\"\"b\""), ("a,b", "\"a,b\""), ("#a", "\"#a\""), ("ä:b", "ä:b")]
-        {
+        for (value, text) in [
+            ("a.b-c_d", "a.b-c_d"),
+            ("a b", "\"a b\""),
+            ("a\"b", "\"a\"\"b\""),
+            ("a,b", "\"a,b\""),
+            ("#a", "\"#a\""),
+            ("ä:b", "ä:b"),
+        ] {
             assert_eq!(quoted(value), text);
         }
     }
@@ -192,7 +197,8 @@ mod tests {
             action,
             exactness: None,
         };
-        let rows = vec![row(0, Some(5), Action::Set), row(1, Some(6), Action::Same), row(2, None, Action::Skip("why".into()))];
+        let rows =
+            vec![row(0, Some(5), Action::Set), row(1, Some(6), Action::Same), row(2, None, Action::Skip("why".into()))];
         let group = GroupPlan { group: "g".into(), rows, ..GroupPlan::default() };
         let refused = GroupPlan { group: "h".into(), refused: Some("active".into()), ..group.clone() };
         let plan = Plan { groups: vec![group, refused], ..Plan::default() };

@@ -48,7 +48,8 @@ impl TopicChoice {
 
 fn read(value: &str) -> Result<(&str, Option<BTreeSet<i32>>)> {
     let wrong = |what: String| {
-        Error::usage(what).hint("write the topic alone, or the numbers of its partitions behind it: --topic orders:0,1,2")
+        Error::usage(what)
+            .hint("write the topic alone, or the numbers of its partitions behind it: --topic orders:0,1,2")
     };
     let expected = || wrong(format!("invalid topic arg '{value}', expected topic name and partitions"));
     let Some((topic, numbers)) = value.split_once(':') else {

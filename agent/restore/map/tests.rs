@@ -218,7 +218,8 @@ fn behind_the_last_record_is_the_restored_end_as_it_was_recorded() {
 fn records_behind_a_target_offset_and_before_a_source_offset_are_counted() {
     let runs: Vec<_> = (0..200).map(|n| (10 + 7 * n, 1 + 4 * n, 3)).collect();
     let map = map(&runs);
-    let table: Vec<_> = runs.iter().flat_map(|&(source, target, _)| (0..3).map(move |n| (source + n, target + n))).collect();
+    let table: Vec<_> =
+        runs.iter().flat_map(|&(source, target, _)| (0..3).map(move |n| (source + n, target + n))).collect();
     for target in (-1..810).step_by(3) {
         for source in (0..1420).step_by(5).chain([Offset::MIN, Offset::MAX]) {
             let counted = table.iter().filter(|record| record.0 < source && record.1 >= target).count() as u64;
