@@ -6,6 +6,7 @@ pub mod group;
 pub mod savepoint;
 pub mod snapshot;
 pub mod source;
+pub mod csv;
 
 use std::collections::BTreeMap;
 

@@ -354,6 +354,13 @@ impl Track {
         self.runs.since(source).next()
     }
 
+    /// Returns how many records lie at the target offset `target` and behind whose source offset is less than
+    /// `source_next`. It goes through the runs between the two, and no others.
+    pub fn records_between(&self, target: Offset, source_next: Offset) -> u64 {
+        let behind = self.runs.since_target(target).take_while(|run| run.source < source_next);
+        behind.map(|run| (run.source_next().min(source_next) - run.source).unsigned_abs()).sum()
+    }
+
     /// Returns the last run.
     pub fn last_run(&self) -> Option<Run> {
         self.runs.last()

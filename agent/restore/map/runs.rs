@@ -116,6 +116,19 @@ impl Runs {
         Iter { bytes: &self.bytes[head.at..], edge: head.before, open: self.open, first }
     }
 
+    /// Returns what lies at the target offset `first` and behind, in order.
+    pub(super) fn since_target(&self, first: Offset) -> impl Iterator<Item = Run> {
+        let from = if first >= self.edge.target {
+            Iter { bytes: &[], edge: self.edge, open: self.open, first: Offset::MIN }
+        } else {
+            let at = self.heads.partition_point(|head| head.before.target <= first).saturating_sub(1);
+            let head = self.heads.get(at).copied().unwrap_or(Head { before: Edge::default(), at: 0 });
+            Iter { bytes: &self.bytes[head.at..], edge: head.before, open: self.open, first: Offset::MIN }
+        };
+        let behind = from.skip_while(move |run| run.target_next() <= first);
+        behind.map(move |run| run.since(run.source + (first - run.target).max(0)))
+    }
+
     /// Returns how much memory they take.
     pub(super) fn memory_bytes(&self) -> usize {
         self.heads.capacity() * size_of::<Head>() + self.bytes.capacity()

@@ -215,6 +215,20 @@ fn behind_the_last_record_is_the_restored_end_as_it_was_recorded() {
 }
 
 #[test]
+fn records_behind_a_target_offset_and_before_a_source_offset_are_counted() {
+    let runs: Vec<_> = (0..200).map(|n| (10 + 7 * n, 1 + 4 * n, 3)).collect();
+    let map = map(&runs);
+    let table: Vec<_> =
+        runs.iter().flat_map(|&(source, target, _)| (0..3).map(move |n| (source + n, target + n))).collect();
+    for target in (-1..810).step_by(3) {
+        for source in (0..1420).step_by(5).chain([Offset::MIN, Offset::MAX]) {
+            let counted = table.iter().filter(|record| record.0 < source && record.1 >= target).count() as u64;
+            assert_eq!(only(&map).records_between(target, source), counted, "from {target} on, before {source}");
+        }
+    }
+}
+
+#[test]
 fn a_record_that_is_nowhere_is_told_from_one_that_is_not_there_yet() {
     let map = map(&[(10, 1, 5), (20, 6, 1)]);
     let exact = [2, 9, 10, 14, 15, 20, 21, ASKED.next].map(|source| only(&map).exact(source));
