@@ -298,3 +298,87 @@ impl ResetArgs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Typed {
+        #[command(flatten)]
+        reset: ResetArgs,
+    }
+
+    fn typed(arguments: &str) -> ResetArgs {
+        let words = std::iter::once("k").chain(arguments.split_whitespace());
+        Typed::try_parse_from(words).expect("it can be read").reset
+    }
+
+    fn refused(arguments: &str) -> String {
+        let error = typed(arguments).check().expect_err("it does not go together");
+        assert_eq!(error.exit_code(), 2, "{error}");
+        error.to_string()
+    }
+
+    #[test]
+    fn what_the_users_page_types_goes_together() {
+        let page = typed(
+            "--path /data/backups --backup-id production-backup-001 --groups order-processor,payment-service \
+             --bootstrap-servers kafka:9092",
+        );
+        page.check().expect("it does");
+        assert_eq!(page.groups, ["order-processor", "payment-service"]);
+        for more in ["--to-earliest --topic orders:0,1 --topic payments", "--to-latest --all-topics", "--shift-by -7 --all-topics"] {
+            let typed = typed(&format!("-b kafka:9092 --group g {more}"));
+            typed.check().expect("with a selector no backup is needed");
+            assert!(typed.is_selected());
+        }
+        typed("--from-file offsets.csv").check().expect("the file names the groups");
+        typed("--groups g --positions group:other").check().expect("the cluster is asked alone");
+        typed("--groups g --positions snapshot:snapshot-20241203-100000 --path /snapshots").check().expect("they lie there");
+        typed("--groups g --backup-id b --state /s --positions source:kafka:9092").check().expect("the archive is not read");
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused_with_what_is_missing() {
+        for (arguments, words) in [
+            ("--path p --backup-id b", "--all-groups"),
+            ("--groups g", "--path is missing"),
+            ("--groups g --path p", "--backup-id is missing"),
+            ("--groups g --to-earliest", "--all-topics"),
+            ("--groups g --to-earliest --all-topics --scan-headers", "leave one out"),
+            ("--all-groups --positions group:other", "are to be named"),
+            ("--groups g --path p --backup-id b --source-config f", "--positions source:"),
+        ] {
+            let error = refused(arguments);
+            assert!(error.contains(words), "{arguments}: {error}");
+        }
+    }
+
+    #[test]
+    fn of_several_selectors_one_is_too_many() {
+        for wrong in ["--to-earliest --to-latest", "--to-offset 5 --shift-by 1", "--to-datetime x", "--by-duration 1h", "--all-groups"] {
+            let words = ["k", "--groups", "g"].into_iter().chain(wrong.split_whitespace());
+            assert!(Typed::try_parse_from(words).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn positions_are_named_by_where_they_are_from() {
+        let time = "2026-11-22T10:00:00Z";
+        for (text, whence) in [
+            ("savepoint:20261122T100000.000Z", Whence::Savepoint("20261122T100000.000Z".parse().expect("a name"))),
+            ("savepoint:2026-11-22T10:00:00Z", Whence::Savepoint(savepoint::Which::AtOrBefore(time.parse().expect("a time")))),
+            ("snapshot:s", Whence::Snapshot("s".into())),
+            ("source:a:9092,b:9092", Whence::Source("a:9092,b:9092".into())),
+            ("group:a:b", Whence::Group("a:b".into())),
+        ] {
+            assert_eq!(text.parse::<Whence>().expect("it is one"), whence);
+        }
+        for wrong in ["savepoint:yesterday", "snapshot:", "group", "kafka:9092"] {
+            assert!(wrong.parse::<Whence>().is_err(), "{wrong}");
+        }
+    }
+}

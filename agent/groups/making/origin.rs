@@ -20,7 +20,7 @@ use crate::store::Store;
 const SIDE_BY_SIDE: usize = 8;
 
 /// Where to look.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Origin<'a> {
     /// The store of the restores, rooted at the backup's folder.
     pub state: &'a Store,
@@ -154,7 +154,7 @@ async fn restored(state: &State, seen: &Seen) -> Result<Found> {
     let id = state.restore_id();
     let plan = seen.plan.as_ref().ok_or_else(|| Error::usage(format!("the restore `{id}` has no plan")))?;
     let map = state.offset_map(seen).await?.ok_or_else(|| {
-        Error::usage(format!("the restore `{id}` has sent nothing yet")).hint("start it again, and let it finish")
+        Error::usage(format!("the restore `{id}` has sent nothing yet")).hint("start it, and let it finish")
     })?;
     let inner: Plan = plan.read()?;
     let savepoint = match (&inner.cut.savepoint, inner.cut.until()) {
@@ -165,4 +165,116 @@ async fn restored(state: &State, seen: &Seen) -> Result<Found> {
     };
     let places = Places::Restored(Restored::new(id, map, Vec::new()));
     Ok(Found { places, savepoint })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::record::OffsetRange;
+    use crate::restore::map::{OffsetMap, Pair};
+    use crate::restore::state::{Attempt, Outcome, Process, Target, Undone};
+
+    fn pair(topic: &str) -> Pair {
+        let partition = |topic: String| Partition { topic: topic.into(), topic_id: TopicId::NONE, index: 0 };
+        Pair { source: partition(topic.to_owned()), target: partition(format!("{topic}-restored")) }
+    }
+
+    fn memory() -> Store {
+        Store::open(&format!("memory://{}", uuid::Uuid::new_v4())).expect("memory").within("b")
+    }
+
+    /// Keeps a restore of topics into the cluster `cluster`, which has come to its map; `finished` is when it was.
+    async fn restore(store: &Store, id: &str, cluster: &str, topics: &[&str], finished: Option<&str>) -> State {
+        let state = State::new(store, id).expect("an id");
+        let target = Target { bootstrap_servers: "kafka-dr:9092".to_owned(), cluster_id: Some(cluster.to_owned()) };
+        let inner = json!({"cut": {"until_ms": 5}, "merge_below": 0, "topics": [], "hazards": []});
+        let plan = crate::restore::state::Plan::new(id, "b", target, &inner).expect("JSON");
+        let _ = state.put_plan(&plan).await.expect("kept");
+        let _ = state.begin(Attempt::new(&plan, (7, 0), Process::this(), Vec::new())).await.expect("the first");
+        let mut map = OffsetMap::default();
+        for topic in topics {
+            map.open(&pair(topic), OffsetRange { first: 0, next: 10 }, 0).expect("a range");
+            map.finish(&pair(topic), 0).expect("an end");
+        }
+        let (_, map_digest) = state.put_map(&map).await.expect("kept");
+        let Some(finished) = finished else { return state };
+        let outcome = |topic: &&str| Outcome { pair: pair(topic), records: 0, end: 0, digest: None };
+        let done = Done {
+            restore_id: id.to_owned(),
+            finished_at: finished.to_owned(),
+            attempt: 0,
+            records: 0,
+            bytes: 0,
+            left_out: 0,
+            map_digest,
+            partitions: topics.iter().map(outcome).collect(),
+        };
+        let _ = state.finish(&done).await.expect("kept");
+        state
+    }
+
+    async fn found(store: &Store, restore_id: Option<&str>, cluster: &str) -> Result<Option<(String, Which)>> {
+        let origin = Origin { state: store, backup_id: "b", source_cluster: Some("home"), restore_id };
+        Ok(find(origin, Some(cluster)).await?.map(|found| (found.places.to_string(), found.savepoint)))
+    }
+
+    /// Asserts that a restore is found.
+    #[track_caller]
+    fn assert_is(found: Result<Option<(String, Which)>>, id: &str) {
+        let restored = (format!("restore {id}"), Which::AtOrBefore(Timestamp(5)));
+        assert_eq!(found.expect("it can be read"), Some(restored));
+    }
+
+    const EARLY: Option<&str> = Some("2026-11-22T10:00:00.000Z");
+    const LATE: Option<&str> = Some("2026-11-22T11:00:00.000Z");
+
+    #[tokio::test]
+    async fn the_newest_finished_restore_into_the_cluster_is_found_with_the_savepoint_of_its_cut() {
+        let store = memory();
+        let _ = restore(&store, "r2", "dr", &["orders"], EARLY).await;
+        let newest = restore(&store, "r1", "dr", &["orders", "payments"], LATE).await;
+        let _ = restore(&store, "r3", "other", &["orders"], LATE).await;
+        let _ = restore(&store, "r4", "dr", &["orders"], None).await;
+        assert_is(found(&store, None, "dr").await, "r1");
+        assert_is(found(&store, Some("r2"), "dr").await, "r2");
+        assert_is(found(&store, Some("r4"), "dr").await, "r4");
+        let _ = newest.undo(&Undone::now("r1", Process::this(), Vec::new())).await.expect("kept");
+        assert_is(found(&store, None, "dr").await, "r2");
+        let error = found(&store, Some("r1"), "dr").await.expect_err("it was undone");
+        assert!(error.exit_code() == 2 && error.to_string().contains("was undone"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn several_restores_of_different_topics_are_named() {
+        let store = memory();
+        let _ = restore(&store, "r1", "dr", &["payments"], EARLY).await;
+        let _ = restore(&store, "r2", "dr", &["orders"], LATE).await;
+        let error = found(&store, None, "dr").await.expect_err("which one");
+        let told = error.to_string();
+        assert!(error.exit_code() == 2 && told.contains("newest r2, others r1") && told.contains("--restore-id"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn without_a_restore_it_is_the_cluster_that_was_backed_up_or_nobody_knows() {
+        let store = memory();
+        let same = found(&store, None, "home").await.expect("it can be read");
+        assert_eq!(same, Some(("the cluster that was backed up".to_owned(), Which::Newest)));
+        assert_eq!(found(&store, None, "dr").await.expect("it can be read"), None);
+        let origin = Origin { state: &store, backup_id: "b", source_cluster: None, restore_id: None };
+        let told = unknown(origin, Some("dr")).to_string();
+        let ways = ["--restore-id", "finished restore", "was backed up", "--scan-headers"];
+        assert!(ways.iter().all(|way| told.contains(way)), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_restore_into_another_cluster_is_refused_by_name() {
+        let store = memory();
+        let _ = restore(&store, "r1", "other", &["orders"], LATE).await;
+        let error = found(&store, Some("r1"), "dr").await.expect_err("another cluster");
+        assert!(error.exit_code() == 2 && error.to_string().contains("kafka-dr:9092"), "{error}");
+        let error = found(&store, Some("r9"), "dr").await.expect_err("no such restore");
+        assert_eq!(error.exit_code(), 10, "{error}");
+    }
 }
