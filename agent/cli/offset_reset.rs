@@ -123,7 +123,10 @@ async fn write(args: ScriptArgs) -> Result<()> {
         None => super::print(&text)?,
         Some(file) => {
             save(file, &text)?;
-            logging::say(&format!("written to {}; stop the consumers, then run it", shown_path(&file.display().to_string())));
+            logging::say(&format!(
+                "written to {}; stop the consumers, then run it",
+                shown_path(&file.display().to_string())
+            ));
         }
     }
     page::verdict(&plan)

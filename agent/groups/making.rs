@@ -93,8 +93,7 @@ fn assemble(plan: Plan, goals: Vec<GroupGoals>, present: &Present, logs: &Logs, 
         let now = present.groups.get(&of.group);
         let committed = now.and_then(|now| now.offsets.as_ref().ok());
         let current = |goal: &Goal| committed?.get(&(goal.topic.to_string(), goal.partition));
-        let mut rows: Vec<Row> =
-            of.goals.iter().map(|goal| rows::row(goal, logs, current(goal), clamp)).collect();
+        let mut rows: Vec<Row> = of.goals.iter().map(|goal| rows::row(goal, logs, current(goal), clamp)).collect();
         rows.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         let (kind, state) = now.map(|now| (now.kind.clone(), now.state.clone())).unwrap_or_default();
         let refused = of.refused.or_else(|| now.and_then(refusal));

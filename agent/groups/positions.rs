@@ -2,11 +2,11 @@
 //!
 //! The values are pure. Each source of positions is a child.
 
+pub mod csv;
 pub mod group;
 pub mod savepoint;
 pub mod snapshot;
 pub mod source;
-pub mod csv;
 
 use std::collections::BTreeMap;
 

@@ -97,7 +97,11 @@ fn selectors_say_what_those_of_kafkas_own_tool_say() {
         &["--from-file", &file],
     ] {
         let ours = reset("plan", kafka, &group, &[selector, &["--export"]].concat()).ok();
-        assert_eq!(sorted(&ours), kafkas(kafka, &group, &[selector, &["--dry-run", "--export"]].concat()), "{selector:?}");
+        assert_eq!(
+            sorted(&ours),
+            kafkas(kafka, &group, &[selector, &["--dry-run", "--export"]].concat()),
+            "{selector:?}"
+        );
     }
     assert_eq!(kafka.committed(&group, &topic), at([40, 60]), "a plan changes nothing");
 }
@@ -207,7 +211,8 @@ fn positions_are_those_of_a_savepoint_a_snapshot_a_cluster_or_another_group() {
     let of = ["--path", backup.archive(), "--backup-id", "test"];
     kafka.commit(&group, &topic, 0, 90);
     let done = reset("execute", kafka, &group, &[&of[..], &["--to-offset", "5", "--topic", &topic]].concat());
-    let id = done.stderr.split_whitespace().find(|word| word.starts_with("snapshot-")).expect("there is one").to_owned();
+    let id =
+        done.stderr.split_whitespace().find(|word| word.starts_with("snapshot-")).expect("there is one").to_owned();
     let _ = done.ok();
     let planned = |from: &str| {
         let more = ["--positions", from, "--format", "json"];

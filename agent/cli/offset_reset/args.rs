@@ -43,6 +43,7 @@ pub struct ResetArgs {
     /// All groups that have positions; with a selector, all of the cluster
     #[arg(long, conflicts_with = "groups")]
     pub all_groups: bool,
+    /// The cluster.
     #[command(flatten)]
     pub cluster: ClusterArgs,
     /// The restore that says where the records are; else the newest of the backup into this cluster
@@ -55,6 +56,7 @@ pub struct ResetArgs {
     /// A file of properties of the Kafka client for the cluster of --positions source:…, one a line
     #[arg(long, value_name = "FILE")]
     pub source_config: Option<PathBuf>,
+    /// Where the groups are to go instead of positions of the backup.
     #[command(flatten)]
     pub selector: SelectorArgs,
     /// A topic of the cluster, or some partitions of it: orders or orders:0,1; may be given again
@@ -163,8 +165,10 @@ impl ResetArgs {
         let is_translated = self.positions.is_some() || self.restore_id.is_some() || self.scan_headers;
         let has_scope = self.has_scope();
         if is_translated && has_scope {
-            return Err(Error::usage("a selector says where the groups go, and so do --positions, --restore-id and --scan-headers")
-                .hint("leave one out"));
+            return Err(Error::usage(
+                "a selector says where the groups go, and so do --positions, --restore-id and --scan-headers",
+            )
+            .hint("leave one out"));
         }
         if !has_scope && self.backup_id.is_none() {
             return Err(Error::usage("no topic is named")
@@ -228,7 +232,8 @@ impl ResetArgs {
             return making::from_positions(client, wanted, &positions, &Places::Same).await;
         }
         if let Some(Whence::Snapshot(id)) = &self.positions {
-            let snapshots = self.snapshots()?.ok_or_else(|| Error::usage("no place of snapshots is named").hint("--path"))?;
+            let snapshots =
+                self.snapshots()?.ok_or_else(|| Error::usage("no place of snapshots is named").hint("--path"))?;
             let (snapshot, positions) = snapshot::read(&snapshots, id).await?;
             let is_here = snapshot.cluster_id.is_some() && snapshot.cluster_id == client.cluster_id();
             if self.restore_id.is_none() && (is_here || self.backup_id.is_none()) {
@@ -294,7 +299,9 @@ impl ResetArgs {
         let is_missing = |name: &&String| !present.groups.get(*name).is_some_and(Now::exists);
         match self.groups.iter().find(is_missing) {
             None => Ok(()),
-            Some(name) => Err(not_found(name).hint("the cluster has none of that name; to make it, add --create-group")),
+            Some(name) => {
+                Err(not_found(name).hint("the cluster has none of that name; to make it, add --create-group"))
+            }
         }
     }
 }
@@ -330,15 +337,23 @@ mod tests {
         );
         page.check().expect("it does");
         assert_eq!(page.groups, ["order-processor", "payment-service"]);
-        for more in ["--to-earliest --topic orders:0,1 --topic payments", "--to-latest --all-topics", "--shift-by -7 --all-topics"] {
+        for more in [
+            "--to-earliest --topic orders:0,1 --topic payments",
+            "--to-latest --all-topics",
+            "--shift-by -7 --all-topics",
+        ] {
             let typed = typed(&format!("-b kafka:9092 --group g {more}"));
             typed.check().expect("with a selector no backup is needed");
             assert!(typed.is_selected());
         }
         typed("--from-file offsets.csv").check().expect("the file names the groups");
         typed("--groups g --positions group:other").check().expect("the cluster is asked alone");
-        typed("--groups g --positions snapshot:snapshot-20241203-100000 --path /snapshots").check().expect("they lie there");
-        typed("--groups g --backup-id b --state /s --positions source:kafka:9092").check().expect("the archive is not read");
+        typed("--groups g --positions snapshot:snapshot-20241203-100000 --path /snapshots")
+            .check()
+            .expect("they lie there");
+        typed("--groups g --backup-id b --state /s --positions source:kafka:9092")
+            .check()
+            .expect("the archive is not read");
     }
 
     #[test]
@@ -359,7 +374,13 @@ mod tests {
 
     #[test]
     fn of_several_selectors_one_is_too_many() {
-        for wrong in ["--to-earliest --to-latest", "--to-offset 5 --shift-by 1", "--to-datetime x", "--by-duration 1h", "--all-groups"] {
+        for wrong in [
+            "--to-earliest --to-latest",
+            "--to-offset 5 --shift-by 1",
+            "--to-datetime x",
+            "--by-duration 1h",
+            "--all-groups",
+        ] {
             let words = ["k", "--groups", "g"].into_iter().chain(wrong.split_whitespace());
             assert!(Typed::try_parse_from(words).is_err(), "{wrong}");
         }
@@ -370,7 +391,10 @@ mod tests {
         let time = "2026-11-22T10:00:00Z";
         for (text, whence) in [
             ("savepoint:20261122T100000.000Z", Whence::Savepoint("20261122T100000.000Z".parse().expect("a name"))),
-            ("savepoint:2026-11-22T10:00:00Z", Whence::Savepoint(savepoint::Which::AtOrBefore(time.parse().expect("a time")))),
+            (
+                "savepoint:2026-11-22T10:00:00Z",
+                Whence::Savepoint(savepoint::Which::AtOrBefore(time.parse().expect("a time"))),
+            ),
             ("snapshot:s", Whence::Snapshot("s".into())),
             ("source:a:9092,b:9092", Whence::Source("a:9092,b:9092".into())),
             ("group:a:b", Whence::Group("a:b".into())),

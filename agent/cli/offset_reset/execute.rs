@@ -73,7 +73,8 @@ pub(super) async fn run(args: Args) -> Result<()> {
 
 /// Reads a plan that was kept.
 fn read(file: &Path) -> Result<Plan> {
-    let text = std::fs::read(file).map_err(|error| Error::usage(format!("cannot read {}", file.display())).source(error))?;
+    let text =
+        std::fs::read(file).map_err(|error| Error::usage(format!("cannot read {}", file.display())).source(error))?;
     serde_json::from_slice(&text).map_err(|error| {
         Error::usage(format!("{} is no plan", file.display()))
             .source(error)

@@ -27,7 +27,8 @@ pub(in crate::cli) async fn members(client: &Client, plan: &Plan) -> Result<Show
         return Ok(Shown::new());
     }
     let present = Present::look(client, &names).await?;
-    let told = present.groups.iter().map(|(name, now)| (name.clone(), now.known_members().iter().map(member).collect()));
+    let told =
+        present.groups.iter().map(|(name, now)| (name.clone(), now.known_members().iter().map(member).collect()));
     Ok(told.collect())
 }
 
@@ -74,7 +75,8 @@ fn put_group(page: &mut Page, group: &GroupPlan) {
         return;
     }
     let has_why = group.rows.iter().any(|row| why(row).is_some());
-    let mut heads = vec![("Topic", 9), ("Partition", 9), ("Current", 7), ("Target", 7), ("Action", 6), ("Exactness", 9)];
+    let mut heads =
+        vec![("Topic", 9), ("Partition", 9), ("Current", 7), ("Target", 7), ("Action", 6), ("Exactness", 9)];
     if has_why {
         heads.push(("Why", 0));
     }
@@ -142,8 +144,16 @@ fn lines(plan: &Plan) -> String {
         }
         if let Some(why) = refused.filter(|_| group.rows.is_empty()) {
             let none = String::new();
-            let cells =
-                [group.group.clone(), none.clone(), none.clone(), none.clone(), none.clone(), "SKIP".to_owned(), none, why];
+            let cells = [
+                group.group.clone(),
+                none.clone(),
+                none.clone(),
+                none.clone(),
+                none.clone(),
+                "SKIP".to_owned(),
+                none,
+                why,
+            ];
             lines.push_str(&table::csv(&cells));
         }
     }
@@ -168,7 +178,8 @@ pub(in crate::cli) fn verdict(plan: &Plan) -> Result<()> {
         let (name, refused) = (&group.group, group.refused.as_deref().or(group.lacks.as_deref()));
         skipped.map(Error::failed).or_else(|| refused.map(|why| Error::failed(format!("group '{name}': {why}"))))
     };
-    let none = || Error::failed("there is nothing to reset").hint("no group has a position there: --positions says others");
+    let none =
+        || Error::failed("there is nothing to reset").hint("no group has a position there: --positions says others");
     Err(plan.groups.iter().find_map(reason).unwrap_or_else(none))
 }
 
@@ -250,7 +261,10 @@ Total partitions to reset: 5
         let lacking = GroupPlan { lacks: Some("not told".into()), ..group("b", rows) };
         let table = printed(&[active.clone(), lacking.clone()], Format::Table);
         assert!(table.contains("\nt          0          3        3        SAME    exact\n"), "{table}");
-        assert!(table.contains(&format!("\nt          1          3        -        SKIP    -          {why}\n")), "{table}");
+        assert!(
+            table.contains(&format!("\nt          1          3        -        SKIP    -          {why}\n")),
+            "{table}"
+        );
         assert!(table.contains("\nMember: c-1 on /127.0.0.1\nRefused: Consumer group has active members\n"), "{table}");
         assert!(table.ends_with("\nMissing: not told\n\nTotal partitions to reset: 0\n"), "{table}");
         let csv = printed(&[active, lacking], Format::Csv);
@@ -261,7 +275,8 @@ Total partitions to reset: 5
 
     #[test]
     fn a_plan_that_is_printed_as_json_reads_back() {
-        let groups = [group("g", vec![row("t", 0, Some(3), 4, Action::Set), row("t", 1, None, 0, Action::Skip("x".into()))])];
+        let groups =
+            [group("g", vec![row("t", 0, Some(3), 4, Action::Set), row("t", 1, None, 0, Action::Skip("x".into()))])];
         let read: Plan = serde_json::from_str(&printed(&groups, Format::Json)).expect("JSON");
         assert_eq!(read.groups, groups);
     }

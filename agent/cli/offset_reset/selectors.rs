@@ -44,7 +44,8 @@ impl SelectorArgs {
         ];
         let named = named.into_iter().find_map(|(is_it, selector)| is_it.then_some(selector));
         let named = named.or_else(|| self.to_datetime.clone()).or_else(|| self.by_duration.clone());
-        let named = named.or_else(|| self.to_offset.map(Selector::Offset)).or_else(|| self.shift_by.map(Selector::Shift));
+        let named =
+            named.or_else(|| self.to_offset.map(Selector::Offset)).or_else(|| self.shift_by.map(Selector::Shift));
         named.or_else(|| self.from_file.clone().map(Selector::File))
     }
 }

@@ -107,7 +107,8 @@ impl Logs {
     /// # Errors
     /// A line for people, with what to do.
     pub(super) fn find(&self, topic: &str, topic_id: TopicId, index: i32) -> Result<OffsetRange, String> {
-        let gone = || format!("topic \"{topic}\" is not on the cluster; restore it first, or leave it out with --topic");
+        let gone =
+            || format!("topic \"{topic}\" is not on the cluster; restore it first, or leave it out with --topic");
         let told = self.topics.get(topic).ok_or_else(gone)?;
         match told.code {
             UNKNOWN_TOPIC => return Err(gone()),
@@ -162,8 +163,7 @@ async fn ask(
         return Ok(());
     }
     let (leaders, mut outcome) = ends::by_leader(client, left).await?;
-    let query =
-        |of: &&Partition| OffsetQuery { partition: (*of).clone(), leader_epoch: -1, at: At::Time(time) };
+    let query = |of: &&Partition| OffsetQuery { partition: (*of).clone(), leader_epoch: -1, at: At::Time(time) };
     for (leader, led) in leaders {
         let queries: Vec<OffsetQuery> = led.iter().map(query).collect();
         let answers = client.list_offsets(leader, &queries, Isolation::Uncommitted).await?;

@@ -125,10 +125,13 @@ async fn newest(origin: Origin<'_>, cluster_id: Option<&str>) -> Result<Option<(
     if others.is_empty() {
         return Ok(Some((state, seen)));
     }
-    Err(Error::usage(format!("several restores of the backup `{}` brought different topics to this cluster", origin.backup_id))
-        .with("the newest", state.restore_id())
-        .with("others", others.join(", "))
-        .hint("say which one it is: --restore-id"))
+    Err(Error::usage(format!(
+        "several restores of the backup `{}` brought different topics to this cluster",
+        origin.backup_id
+    ))
+    .with("the newest", state.restore_id())
+    .with("others", others.join(", "))
+    .hint("say which one it is: --restore-id"))
 }
 
 fn finished_at(done: &Done) -> Timestamp {
@@ -253,7 +256,10 @@ mod tests {
         let _ = restore(&store, "r2", "dr", &["orders"], LATE).await;
         let error = found(&store, None, "dr").await.expect_err("which one");
         let told = error.to_string();
-        assert!(error.exit_code() == 2 && told.contains("newest r2, others r1") && told.contains("--restore-id"), "{told}");
+        assert!(
+            error.exit_code() == 2 && told.contains("newest r2, others r1") && told.contains("--restore-id"),
+            "{told}"
+        );
     }
 
     #[tokio::test]

@@ -67,7 +67,12 @@ impl Selecting<'_> {
         let committed = now.filter(|now| !now.is_share()).and_then(|now| now.offsets.as_ref().ok());
         let goal = |key: &(String, i32)| {
             let (topic, partition) = (key.0.as_str().into(), key.1);
-            Goal { topic, topic_id: TopicId::NONE, partition, to: self.to(group, key, committed.and_then(|of| of.get(key))) }
+            Goal {
+                topic,
+                topic_id: TopicId::NONE,
+                partition,
+                to: self.to(group, key, committed.and_then(|of| of.get(key))),
+            }
         };
         GroupGoals {
             group: group.to_owned(),
