@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) mod agent;
 pub(crate) mod chain;
+#[allow(dead_code, reason = "benches have nobody who reads")]
+pub(crate) mod clients;
 pub(crate) mod cluster;
 pub(crate) mod cutting;
 pub(crate) mod kafka;
