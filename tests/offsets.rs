@@ -7,6 +7,7 @@ mod kills;
 mod kinds;
 mod page;
 mod refused;
+mod rollback;
 mod wire;
 
 use std::collections::BTreeMap;
