@@ -137,6 +137,11 @@ fn page(title: &str, report: &Report) -> Page {
     page
 }
 
+/// Says how requests went, where it is not on the page.
+pub(in crate::cli) fn say_metrics(report: &Report) {
+    logging::say(&metrics(report));
+}
+
 fn metrics(report: &Report) -> String {
     let metrics = &report.metrics;
     format!(
