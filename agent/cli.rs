@@ -13,6 +13,7 @@ pub mod list;
 pub mod offset_map;
 pub mod offset_mapping;
 pub mod offset_reset;
+pub mod offset_reset_bulk;
 pub mod offset_rollback;
 pub mod plugin;
 pub mod repair;
@@ -65,6 +66,8 @@ enum Verb {
     /// Put consumer groups back to the records they had reached: show, do, or write a script
     #[command(subcommand)]
     OffsetReset(offset_reset::Verb),
+    /// Set the offsets of many groups, over few connections
+    OffsetResetBulk(Box<offset_reset_bulk::Args>),
     /// Keep what consumer groups have committed, and bring it back
     #[command(subcommand)]
     OffsetRollback(offset_rollback::Verb),
@@ -123,6 +126,7 @@ impl Cli {
             Verb::ShowOffsetMapping(args) => offset_mapping::run(args).await,
             Verb::OffsetMap(args) => offset_map::run(args).await,
             Verb::OffsetReset(verb) => offset_reset::run(verb).await,
+            Verb::OffsetResetBulk(args) => offset_reset_bulk::run(*args).await,
             Verb::OffsetRollback(verb) => offset_rollback::run(verb).await,
             Verb::Restores(verb) => restores::run(verb).await,
             Verb::Savepoints(args) => savepoints::run(args).await,

@@ -1,6 +1,7 @@
 //! Consumer groups, put back by the built binary on a real Kafka: planned, set, read back, taken back, and read on with by
 //! Kafka's own clients.
 
+mod bulk;
 mod java;
 mod kills;
 mod kinds;
@@ -8,6 +9,7 @@ mod page;
 mod phases;
 mod refused;
 mod reset;
+mod rollback;
 mod show;
 mod wire;
 

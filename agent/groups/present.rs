@@ -174,3 +174,49 @@ async fn patiently<T, F: Future<Output = Result<T>>>(client: &Client, ask: impl 
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Returns a group in `state` that has committed `offsets` on topic `t`.
+    pub(in crate::groups) fn group(state: &str, members: usize, offsets: &[(i32, i64)]) -> Now {
+        let member = |n: usize| Member {
+            member_id: format!("m-{n}"),
+            client_id: format!("c-{n}"),
+            host: "/127.0.0.1".to_owned(),
+            instance_id: None,
+        };
+        let committed = |(partition, offset): &(i32, i64)| {
+            (("t".to_owned(), *partition), Committed { offset: *offset, metadata: String::new() })
+        };
+        Now {
+            kind: "classic".to_owned(),
+            state: state.to_owned(),
+            members: Members::Known((0..members).map(member).collect()),
+            offsets: Ok(offsets.iter().map(committed).collect()),
+        }
+    }
+
+    /// Returns a cluster with topic `t` of so many partitions and these groups.
+    pub(in crate::groups) fn present(partitions: i32, groups: &[(&str, Now)]) -> Present {
+        Present {
+            cluster_id: Some("c".to_owned()),
+            groups: groups.iter().map(|(name, now)| ((*name).to_owned(), now.clone())).collect(),
+            topics: [("t".to_owned(), Topic { id: TopicId::NONE, partitions })].into(),
+        }
+    }
+
+    #[test]
+    fn who_has_members_is_active_whatever_the_state_and_a_state_alone_counts_where_members_are_unknown() {
+        assert!(group("Empty", 1, &[]).is_active() && !group("Stable", 0, &[]).is_active());
+        let unknown = |state: &str| Now { members: Members::Unknown("why".to_owned()), ..group(state, 0, &[]) };
+        assert!(unknown("Stable").is_active() && unknown("PreparingRebalance").is_active());
+        assert!(!unknown("Empty").is_active() && !unknown(DEAD).is_active() && !unknown("unknown").is_active());
+    }
+
+    #[test]
+    fn a_group_that_only_has_offsets_is_there() {
+        assert!(group(DEAD, 0, &[(0, 1)]).exists() && group("Empty", 0, &[]).exists() && !group(DEAD, 0, &[]).exists());
+    }
+}

@@ -23,6 +23,7 @@ use crate::archive::sealed;
 use crate::error::{Error, Kind, Result};
 use crate::kafka::client::Client;
 use crate::record::{Offset, Partition, TopicId};
+use crate::restore::state::Process;
 pub use rollback::rollback;
 pub use store::{Listed, Snapshots, quoted};
 
@@ -40,6 +41,8 @@ pub struct Snapshot {
     pub created_at: String,
     /// The program that took it.
     pub created_by: String,
+    /// The process that has kept it, in an instance of its own: two that say the same are two.
+    pub process: Process,
     /// The cluster; `None` where it has no id.
     pub cluster_id: Option<String>,
     /// What it was taken for, for people.
@@ -104,6 +107,7 @@ impl Snapshot {
             id: String::new(),
             created_at: id::now(),
             created_by: CREATED_BY.to_owned(),
+            process: Process::this(),
             cluster_id: present.cluster_id.clone(),
             description: description.to_owned(),
             groups,
@@ -200,3 +204,6 @@ fn partition(topic: &Topic<Kept>, index: i32) -> Partition {
     let topic_id = topic.topic_id.parse().unwrap_or(TopicId::NONE);
     Partition { topic: topic.topic.as_str().into(), topic_id, index }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -342,6 +342,18 @@ pub(crate) fn program_in(arguments: &[&str], environment: &[(&str, &str)]) -> En
     ended(program().args(arguments).envs(environment.iter().copied()))
 }
 
+/// As [`program_with`], killed after so long, unless it has ended by then.
+pub(crate) fn program_killed(arguments: &[&str], after: Duration) -> Ended {
+    let (began, mut is_killed) = (std::time::Instant::now(), false);
+    ended_while(program().args(arguments), |id| {
+        if !is_killed && began.elapsed() >= after {
+            is_killed = true;
+            // A child that has ended is not waited for yet: its id is nobody else's.
+            let _ = signal::kill(Pid::from_raw(id as i32), Signal::SIGKILL);
+        }
+    })
+}
+
 /// As [`program_with`]; returns the most memory that it has had, too.
 pub(crate) fn program_watched(arguments: &[&str]) -> (Ended, u64) {
     let mut peak = 0;

@@ -1,6 +1,7 @@
 //! A front before a Kafka broker that names itself in the broker's place and passes everything on, but cuts connections
 //! now and then (in the middle of a request that changes something, or when the broker has answered one and nobody has heard
-//! it), or keeps back for a while what the coordinators of transactions and their groups answer.
+//! it), keeps back for a while what the coordinators of transactions and their groups answer, or has commits of groups
+//! answered with a failure that passes.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -36,6 +37,9 @@ const COORDINATED: [i16; 5] = [
     m::EndTxnRequest::KEY,
 ];
 
+/// Kafka's code of a coordinator that is asked too early.
+const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
+
 /// The front. It ends with the process.
 pub(crate) struct Cutting {
     broker: String,
@@ -45,6 +49,8 @@ pub(crate) struct Cutting {
     /// The requests that are cut, and one in how many.
     keys: &'static [i16],
     one_in: usize,
+    /// Of how many commits of groups one is answered with a failure; 0 for none.
+    refused_one_in: usize,
     requests: AtomicUsize,
     cuts: AtomicUsize,
 }
@@ -56,6 +62,8 @@ struct Passing {
     naming: HashMap<i32, (i16, i16)>,
     /// The numbers of those whose answers are kept back.
     slow: HashSet<i32>,
+    /// The commits whose answers become failures, with their versions.
+    refused: HashMap<i32, i16>,
     /// The number of the request whose answer nobody hears.
     unheard: Option<i32>,
 }
@@ -76,7 +84,21 @@ impl Cutting {
         Self::start_with(broker, (&[], 1), delay)
     }
 
-    fn start_with(broker: &str, (keys, one_in): (&'static [i16], usize), delay: Duration) -> &'static Self {
+    /// Starts a front that cuts nothing, and has one in so many commits of groups answered as by a coordinator that loads.
+    pub(crate) fn refusing_commits(broker: &str, one_in: usize) -> &'static Self {
+        Self::start_as(broker, (&[], 1), Duration::ZERO, one_in)
+    }
+
+    fn start_with(broker: &str, cuts: (&'static [i16], usize), delay: Duration) -> &'static Self {
+        Self::start_as(broker, cuts, delay, 0)
+    }
+
+    fn start_as(
+        broker: &str,
+        (keys, one_in): (&'static [i16], usize),
+        delay: Duration,
+        refused_one_in: usize,
+    ) -> &'static Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("this machine has a free port");
         listener.set_nonblocking(true).expect("a socket");
         let front: &'static Self = Box::leak(Box::new(Self {
@@ -85,6 +107,7 @@ impl Cutting {
             delay,
             keys,
             one_in,
+            refused_one_in,
             requests: AtomicUsize::new(0),
             cuts: AtomicUsize::new(0),
         }));
@@ -106,7 +129,7 @@ impl Cutting {
         &self.address
     }
 
-    /// Returns how many connections it has cut.
+    /// Returns how many connections it has cut, and answers it has made failures.
     pub(crate) fn cuts(&self) -> usize {
         self.cuts.load(Ordering::Relaxed)
     }
@@ -140,6 +163,12 @@ impl Cutting {
             if !self.delay.is_zero() && COORDINATED.contains(&key) {
                 passing.lock().expect("unpoisoned").slow.insert(correlation);
             }
+            if key == m::OffsetCommitRequest::KEY
+                && self.refused_one_in > 0
+                && self.requests.fetch_add(1, Ordering::Relaxed) % self.refused_one_in == self.refused_one_in / 2
+            {
+                passing.lock().expect("unpoisoned").refused.insert(correlation, version);
+            }
             if self.keys.contains(&key) {
                 let (number, first) = (self.requests.fetch_add(1, Ordering::Relaxed), self.one_in / 8);
                 if number % (2 * self.one_in) == first {
@@ -163,10 +192,15 @@ impl Cutting {
         loop {
             let mut frame = frame(&mut from).await?;
             let correlation = correlation(&frame[4..]);
-            let (naming, unheard, is_slow) = {
+            let (naming, unheard, is_slow, refused) = {
                 let mut passing = passing.lock().expect("unpoisoned");
-                (passing.naming.remove(&correlation), passing.unheard, passing.slow.remove(&correlation))
+                let (naming, is_slow) = (passing.naming.remove(&correlation), passing.slow.remove(&correlation));
+                (naming, passing.unheard, is_slow, passing.refused.remove(&correlation))
             };
+            if let Some(version) = refused {
+                self.cuts.fetch_add(1, Ordering::Relaxed);
+                frame = rewritten(&frame, version, refuse);
+            }
             if is_slow {
                 tokio::time::sleep(self.delay).await;
             }
@@ -203,6 +237,13 @@ impl Cutting {
     fn place(&self) -> (StrBytes, i32) {
         let (host, port) = self.address.rsplit_once(':').expect("an address");
         (StrBytes::from_string(host.to_owned()), port.parse().expect("a port"))
+    }
+}
+
+/// Has a commit answered as by a coordinator that loads: nobody knows whether it landed.
+fn refuse(answer: &mut m::OffsetCommitResponse) {
+    for partition in answer.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+        partition.error_code = COORDINATOR_LOAD_IN_PROGRESS;
     }
 }
 

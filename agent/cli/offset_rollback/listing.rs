@@ -106,3 +106,52 @@ impl Row {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::table::tests::Written;
+    use super::*;
+
+    fn row(id: &str, created_at: &str, description: &str) -> Row {
+        Row {
+            id: id.to_owned(),
+            created_at: Some(created_at.to_owned()),
+            groups: Some(2),
+            offsets: Some(5),
+            description: Some(description.to_owned()),
+            cluster_id: None,
+            error: None,
+        }
+    }
+
+    #[test]
+    fn the_list_is_that_of_the_users_page() {
+        let rows = [
+            row("snapshot-20241203-100000", "2024-12-03T10:00:00Z", "Before restore"),
+            row("snapshot-20241203-090000", "2024-12-03T09:00:00Z", "Before migration"),
+        ];
+        let wanted = "\
+Offset Snapshots
+══════════════════════════════════════════════════════════════
+ID                          Created               Groups  Description
+──────────────────────────────────────────────────────────────
+snapshot-20241203-100000    2024-12-03T10:00:00Z  2       Before restore
+snapshot-20241203-090000    2024-12-03T09:00:00Z  2       Before migration
+";
+        assert_eq!(page(&rows).text(), wanted);
+    }
+
+    #[test]
+    fn a_damaged_one_is_listed_with_why() {
+        let listed = Listed { id: "snapshot-20241203-100000".to_owned(), snapshot: Err(Error::damaged("it is torn")) };
+        let rows = [Row::of(&listed)];
+        let line = page(&rows).text().lines().last().map(str::to_owned);
+        let wanted = "snapshot-20241203-100000    -                     -       damaged: it is torn";
+        assert_eq!(line.as_deref(), Some(wanted));
+        let (mut output, written) = Written::output();
+        print(&rows, Format::Json, &mut output).expect("written");
+        output.finish().expect("written");
+        let json: serde_json::Value = serde_json::from_str(&written.text()).expect("JSON");
+        assert_eq!((&json[0]["error"], &json[0]["groups"]), (&"it is torn".into(), &serde_json::Value::Null));
+    }
+}

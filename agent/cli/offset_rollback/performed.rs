@@ -109,7 +109,8 @@ pub(in crate::cli) fn print(title: &str, report: &Report, format: Format, output
 
 fn page(title: &str, report: &Report) -> Page {
     let mut page = Page::new(title);
-    let fails = |group: &&perform::GroupReport| group.refused.is_some() || !group.failed.is_empty();
+    let fails =
+        |group: &&perform::GroupReport| group.refused.is_some() || group.lacks.is_some() || !group.failed.is_empty();
     let is_long = report.groups.len() > NAMED;
     let rows: Vec<Vec<String>> =
         report.groups.iter().filter(|group| !is_long || fails(group)).map(|group| cells(group).to_vec()).collect();
@@ -134,6 +135,11 @@ fn page(title: &str, report: &Report) -> Page {
         page.line(format_args!("What was before: {id}"));
     }
     page
+}
+
+/// Says how requests went, where it is not on the page.
+pub(in crate::cli) fn say_metrics(report: &Report) {
+    logging::say(&metrics(report));
 }
 
 fn metrics(report: &Report) -> String {
@@ -164,7 +170,7 @@ fn cells(group: &perform::GroupReport) -> [String; 5] {
         let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
         format!("{}-{}: {}{more}", first.topic, first.partition, first.why)
     });
-    let note = group.refused.clone().or(failed).unwrap_or_default();
+    let note = group.refused.clone().or(failed).or_else(|| group.lacks.clone()).unwrap_or_default();
     let (set, same, failed) = (group.set.to_string(), group.same.to_string(), group.failed.len().to_string());
     [group.group.clone(), set, same, failed, note]
 }
@@ -272,4 +278,47 @@ fn bar(all: u64) -> Option<ProgressBar> {
     let template = format!("[{{bar:30{colour}}}] {{msg}}");
     bar.set_style(ProgressStyle::with_template(&template).expect("the template is ours").progress_chars("=> "));
     Some(logging::BARS.add(bar))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::groups::perform::{Failed, GroupReport};
+
+    fn report() -> Report {
+        let failed = vec![Failed { topic: "t".to_owned(), partition: 3, why: "no authority".to_owned() }];
+        let bad = GroupReport { group: "bad".to_owned(), failed, ..GroupReport::default() };
+        let good = GroupReport { group: "good".to_owned(), set: 5, same: 1, ..GroupReport::default() };
+        let mut report = Report { groups: vec![bad, good], set: 5, same: 1, ..Report::default() };
+        report.failed = [("no authority".to_owned(), 1)].into();
+        report.metrics.requests = 2;
+        report.metrics.retries = 1;
+        report.metrics.retried = [("NOT_COORDINATOR".to_owned(), 1)].into();
+        report
+    }
+
+    #[test]
+    fn what_came_of_each_group_is_a_row_and_reasons_and_retries_are_told() {
+        let text = page("Offset Reset", &report()).text().to_owned();
+        assert!(text.contains("\nbad             0    0     1       t-3: no authority\n"), "{text}");
+        assert!(text.contains("\nPartitions set: 5 in 2 groups (so already: 1, failed: 1)\n"), "{text}");
+        assert!(text.contains("2 requests, p50 0.0 ms, p99 0.0 ms; 1 retry (NOT_COORDINATOR: 1)\n"), "{text}");
+        assert!(text.contains("\nFailed: 1 partition: no authority\n"), "{text}");
+        let mut long = report();
+        long.groups.extend((0..NAMED).map(|n| GroupReport { group: format!("more-{n}"), ..GroupReport::default() }));
+        let text = page("", &long).text().to_owned();
+        assert!(text.contains("\nbad ") && !text.contains("more-"), "{text}");
+    }
+
+    #[test]
+    fn the_cluster_is_named_as_it_was_and_without_secrets() {
+        let cluster = ClusterArgs {
+            bootstrap_servers: Some("k:9092".to_owned()),
+            property: vec![("sasl.username".to_owned(), "me".to_owned()), ("sasl.password".to_owned(), "x".to_owned())],
+            command_config: Some("/my file".into()),
+        };
+        let wanted =
+            "--bootstrap-servers k:9092 --command-config '/my file' -X sasl.username=me -X 'sasl.password=********'";
+        assert_eq!(words(&cluster), wanted);
+    }
 }

@@ -66,3 +66,32 @@ fn cells(row: &Row) -> Vec<String> {
     let (topic, partition) = (row.topic.clone(), row.partition.to_string());
     vec![topic, partition, offset(&row.current), offset(&row.target), row.action.to_string()]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::groups::plan::{Action, GroupPlan};
+
+    #[test]
+    fn each_partition_has_where_it_is_and_where_it_is_to_be() {
+        let committed = |offset: i64| Some(Committed { offset, metadata: String::new() });
+        let row = Row {
+            topic: "orders".to_owned(),
+            topic_id: "_".to_owned(),
+            partition: 2,
+            current: committed(9),
+            target: None,
+            action: Action::Delete,
+            exactness: None,
+        };
+        let mut plan = Plan::default();
+        plan.groups.push(GroupPlan { group: "g".to_owned(), rows: vec![row], ..GroupPlan::default() });
+        let text = page("Offset Rollback Plan: s", &plan).text().to_owned();
+        assert!(text.contains("\norders     2          9        -        DELETE\n"), "{text}");
+        assert!(text.ends_with("\nTotal partitions to change: 1\n"), "{text}");
+        verdict(&plan, "why").expect("it can be done");
+        plan.groups[0].refused = Some("why".to_owned());
+        assert_eq!(verdict(&plan, "why").expect_err("it cannot").exit_code(), 1);
+        assert!(page("", &plan).text().ends_with("\nNothing of it is touched: why\n\nTotal partitions to change: 0\n"));
+    }
+}

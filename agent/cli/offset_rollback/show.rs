@@ -62,3 +62,43 @@ fn page(snapshot: &Snapshot) -> Page {
     }
     page
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::savepoint::Topic;
+    use crate::groups::snapshot::{Group, Kept};
+
+    #[test]
+    fn each_group_has_its_offsets_its_metadata_and_what_it_had_not() {
+        let partitions = vec![Kept(0, Some(7), "mine".to_owned()), Kept(1, None, String::new())];
+        let offsets = vec![Topic { topic: "orders".to_owned(), topic_id: "_".to_owned(), partitions }];
+        let group = |name: &str, offsets| Group {
+            group: name.to_owned(),
+            kind: "classic".to_owned(),
+            state: "Empty".to_owned(),
+            error: None,
+            offsets,
+        };
+        let snapshot = Snapshot {
+            id: "snapshot-20241203-100000".to_owned(),
+            created_at: "2024-12-03T10:00:00Z".to_owned(),
+            created_by: "kafka-backup 1".to_owned(),
+            process: crate::restore::state::Process::this(),
+            cluster_id: None,
+            description: "why".to_owned(),
+            groups: vec![group("g", offsets), group("h", Vec::new())],
+        };
+        let page = page(&snapshot);
+        let lines: Vec<&str> = page.text().lines().collect();
+        assert!(
+            lines.contains(&"Consumer Group: g (classic, Empty)") && lines.contains(&"Description: why"),
+            "{lines:?}"
+        );
+        assert!(
+            lines.contains(&"orders     0          7        mine") && lines.contains(&"orders     1          -"),
+            "{lines:?}"
+        );
+        assert_eq!(lines.last(), Some(&"It had committed nothing"));
+    }
+}

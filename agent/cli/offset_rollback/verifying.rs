@@ -145,3 +145,67 @@ impl<'a> Difference<'a> {
         vec![group, topic, partition, offset(self.snapshot), offset(self.now), note.collect::<Vec<_>>().join("; ")]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::groups::plan::GroupPlan;
+
+    fn plan(target: Option<i64>, current: Option<i64>, metadata: &str) -> Plan {
+        let committed = |offset: i64| Committed { offset, metadata: metadata.to_owned() };
+        let action = if target == current && metadata.is_empty() { Action::Same } else { Action::Set };
+        let (target, current) =
+            (target.map(committed), current.map(|offset| Committed { offset, metadata: String::new() }));
+        let (topic, topic_id) = ("t".to_owned(), "_".to_owned());
+        let row = Row { topic, topic_id, partition: 1, current, target, action, exactness: None };
+        let group = GroupPlan { group: "g".to_owned(), rows: vec![row], ..GroupPlan::default() };
+        Plan { groups: vec![group], ..Plan::default() }
+    }
+
+    fn snapshot() -> Snapshot {
+        Snapshot {
+            id: "snapshot-20241203-100000".to_owned(),
+            created_at: String::new(),
+            created_by: String::new(),
+            process: crate::restore::state::Process::this(),
+            cluster_id: None,
+            description: String::new(),
+            groups: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_differs_is_a_row_and_exit_code_4() {
+        let (snapshot, plan) = (snapshot(), plan(Some(7), None, ""));
+        let shown = Shown::of(&snapshot, &plan);
+        let page = shown.page(&plan);
+        let line = page.text().lines().find(|line| line.starts_with("g ")).map(str::to_owned);
+        assert_eq!(line.as_deref(), Some("g               t          1          7         -"));
+        assert!(page.text().ends_with("\n1 of 1 partition in 1 group differs\n"), "{}", page.text());
+        let error = shown.verdict().expect_err("it differs");
+        assert!(
+            error.exit_code() == 4 && error.to_string().starts_with("1 partition is not as in snapshot-"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn metadata_counts_and_what_is_as_it_was_is_no_difference() {
+        let (snapshot, other) = (snapshot(), plan(Some(7), Some(7), "mine"));
+        let page = Shown::of(&snapshot, &other).page(&other);
+        assert!(page.text().contains("other metadata"), "{}", page.text());
+        let same = plan(Some(7), Some(7), "");
+        let shown = Shown::of(&snapshot, &same);
+        shown.verdict().expect("as it was");
+        assert!(shown.page(&same).text().ends_with("\n0 of 1 partition in 1 group differ\n"));
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_read_is_no_success() {
+        let (snapshot, mut plan) = (snapshot(), plan(Some(7), Some(7), ""));
+        plan.groups[0].rows.clear();
+        plan.groups[0].refused = Some("no authority".to_owned());
+        let error = Shown::of(&snapshot, &plan).verdict().expect_err("not compared");
+        assert!(error.exit_code() == 1 && error.to_string().contains("no authority"), "{error}");
+    }
+}

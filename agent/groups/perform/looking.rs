@@ -164,3 +164,92 @@ impl Job {
         set.chain(self.delete.iter().map(|_| None))
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::groups::present::tests::{group, present};
+
+    /// Returns a row of topic `t`.
+    pub(in crate::groups::perform) fn row(
+        partition: i32,
+        current: Option<i64>,
+        target: Option<i64>,
+        action: Action,
+    ) -> Row {
+        let committed = |offset: i64| Committed { offset, metadata: String::new() };
+        Row {
+            topic: "t".to_owned(),
+            topic_id: "_".to_owned(),
+            partition,
+            current: current.map(committed),
+            target: target.map(committed),
+            action,
+            exactness: None,
+        }
+    }
+
+    /// Returns a plan of group `g`.
+    pub(in crate::groups::perform) fn plan(rows: Vec<Row>) -> Plan {
+        let group = GroupPlan { group: "g".to_owned(), rows, ..GroupPlan::default() };
+        Plan { groups: vec![group], ..Plan::default() }
+    }
+
+    fn one(rows: Vec<Row>, now: Now) -> Found {
+        found(&plan(rows), &present(4, &[("g", now)])).remove(0)
+    }
+
+    fn why(found: &Found) -> &str {
+        match &found.rest {
+            Rest::Refused { why, .. } => why,
+            Rest::Job(job) => panic!("not refused: {job:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_as_planned_is_to_be_done_and_what_is_at_its_target_is_done() {
+        let rows = vec![
+            row(0, None, Some(5), Action::Set),
+            row(1, Some(3), Some(6), Action::Set),
+            row(2, Some(4), None, Action::Delete),
+            row(3, Some(1), Some(1), Action::Same),
+        ];
+        let found = one(rows, group("Empty", 0, &[(1, 6), (2, 4), (3, 1)]));
+        assert_eq!((found.same, found.skipped.len()), (2, 0), "one of them was set by an earlier run");
+        let job = found.job().expect("something is left");
+        assert_eq!(job.set.iter().map(|set| (set.partition, set.offset)).collect::<Vec<_>>(), [(0, 5)]);
+        assert_eq!(job.delete, [("t".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn what_has_moved_since_is_refused_with_what_it_was_and_is() {
+        let found = one(vec![row(1, Some(3), Some(6), Action::Set)], group("Empty", 0, &[(1, 4)]));
+        let wanted = "the cluster is no longer as the plan saw it: topic \"t\" partition 1 had 3 committed, and has 4";
+        assert_eq!(why(&found), wanted);
+        let found = one(vec![row(1, Some(3), Some(3), Action::Same)], group("Empty", 0, &[]));
+        assert!(why(&found).ends_with("had 3 committed, and has nothing"), "{}", why(&found));
+        let mut anew = row(0, None, Some(1), Action::Set);
+        anew.topic_id = "AAAAAAAAAAAAAAAAAAAAAQ".to_owned();
+        assert!(why(&one(vec![anew], group("Empty", 0, &[]))).contains("topic \"t\" is not there any more"));
+    }
+
+    #[test]
+    fn an_active_group_is_refused_with_its_members_unless_nothing_is_to_be_done() {
+        let rows = vec![row(0, Some(3), Some(6), Action::Set), row(1, None, Some(6), Action::Set)];
+        let found = one(rows.clone(), group("Stable", 2, &[(0, 3)]));
+        let Rest::Refused { why, partitions, members } = found.rest else { panic!("active") };
+        assert_eq!((why.as_str(), partitions, members.len()), (ACTIVE, 2, 2));
+        assert!(!one(rows, group("Stable", 1, &[(0, 6), (1, 6)])).is_refused());
+    }
+
+    #[test]
+    fn a_refusal_of_the_plan_stays_one_and_what_it_skips_is_told() {
+        let mut refused = plan(vec![row(0, Some(3), Some(6), Action::Set)]);
+        refused.groups[0].refused = Some("a share group".to_owned());
+        assert_eq!(why(&found(&refused, &present(1, &[("g", group("Empty", 0, &[]))]))[0]), "a share group");
+        let found =
+            one(vec![row(0, Some(3), None, Action::Skip("not restored".to_owned()))], group("Empty", 0, &[(0, 4)]));
+        assert_eq!(found.skipped, [("t".to_owned(), 0, "not restored".to_owned())]);
+        assert!(found.job().is_none());
+    }
+}

@@ -56,6 +56,9 @@ pub struct GroupReport {
     /// Who reads, where that is why.
     #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "members")]
     pub members: Vec<Member>,
+    /// Why further partitions of it may not be as they are to be: not all of its positions could be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
     /// Partitions that are not as they are to be.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<Failed>,
@@ -112,6 +115,7 @@ impl Report {
             // How many partitions that are nobody knows.
             if let Some(why) = &found.lacks {
                 *report.failed.entry(why.clone()).or_default() += 1;
+                group.lacks = Some(why.clone());
             }
             report.groups.push(group);
         }
@@ -236,4 +240,92 @@ fn members<S: serde::Serializer>(members: &[Member], serializer: S) -> std::resu
         })
     };
     serializer.collect_seq(members.iter().map(member))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::looking::found;
+    use super::super::looking::tests::{plan, row};
+    use super::*;
+    use crate::groups::plan::Action;
+    use crate::groups::present::tests::{group, present};
+
+    fn jobs(rows: Vec<crate::groups::plan::Row>, offsets: &[(i32, i64)]) -> (Report, Job) {
+        let found = found(&plan(rows), &present(4, &[("g", group("Empty", 0, offsets))]));
+        let report = Report::new(&found, "k:9092".to_owned());
+        (report, found.into_iter().find_map(Found::job).expect("something is left"))
+    }
+
+    fn read(offsets: &[(i32, i64)]) -> ReadBack {
+        Ok(group("Empty", 0, offsets).offsets.expect("offsets"))
+    }
+
+    #[test]
+    fn what_is_read_back_as_wanted_is_set_whatever_the_answer_was() {
+        let (mut report, job) =
+            jobs(vec![row(0, None, Some(5), Action::Set), row(1, Some(2), None, Action::Delete)], &[(1, 2)]);
+        let lost = Change::Refused { code: -1, why: "the connection was lost".to_owned() };
+        report.compare(&job, &[lost, Change::Done], read(&[(0, 5)]));
+        report.verdict().expect("all is set");
+        assert_eq!((report.set, report.groups[0].set, report.failures()), (2, 2, 0));
+    }
+
+    #[test]
+    fn what_is_read_back_otherwise_is_no_success() {
+        let rows = vec![row(0, None, Some(5), Action::Set), row(1, None, Some(6), Action::Set)];
+        let (mut report, job) = jobs(rows.clone(), &[]);
+        report.compare(&job, &[Change::Done, Change::Done], read(&[(0, 5), (1, 7)]));
+        let error = report.verdict().expect_err("one is otherwise");
+        assert_eq!(error.exit_code(), 3);
+        assert!(
+            error.to_string().starts_with("1 of 2 partitions are not set: it was read back as 7 instead of 6 (1)"),
+            "{error}"
+        );
+        let (mut unread, job) = jobs(rows, &[]);
+        unread.compare(&job, &[Change::Done, Change::Done], Err("away".to_owned()));
+        let error = unread.verdict().expect_err("nobody knows");
+        assert!(
+            error.exit_code() == 1 && error.to_string().starts_with("it could not be read back: away; "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn somebody_who_reads_is_told_in_the_words_of_the_page_with_a_command() {
+        let (mut report, job) = jobs(vec![row(0, None, Some(5), Action::Set)], &[]);
+        report.compare(&job, &[Change::Refused { code: 25, why: "UNKNOWN_MEMBER_ID".to_owned() }], read(&[]));
+        let error = report.verdict().expect_err("active");
+        assert_eq!(error.exit_code(), 1);
+        let line = error.to_string();
+        assert!(line.starts_with("Consumer group has active members; stop its consumers"), "{line}");
+        assert!(
+            line.ends_with("kafka-consumer-groups --bootstrap-server k:9092 --group g --describe --members"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn what_a_plan_skips_is_not_done() {
+        let skip = || Action::Skip("not restored".to_owned());
+        let (mut report, job) = jobs(vec![row(0, None, Some(5), Action::Set), row(1, None, None, skip())], &[]);
+        report.compare(&job, &[Change::Done], read(&[(0, 5)]));
+        assert_eq!(report.failed, [("not restored".to_owned(), 1)].into());
+        assert_eq!(report.verdict().expect_err("one is not set").exit_code(), 3);
+    }
+
+    #[test]
+    fn where_all_or_nothing_is_done_one_refusal_leaves_nothing_done() {
+        let mut two = plan(vec![row(0, Some(1), Some(1), Action::Same)]);
+        let mut active = two.groups[0].clone();
+        active.group = "h".to_owned();
+        active.refused = Some(ACTIVE.to_owned());
+        two.groups.push(active);
+        let now = [("g", group("Empty", 0, &[(0, 1)])), ("h", group("Stable", 1, &[(0, 1)]))];
+        let mut report = Report::new(&found(&two, &present(1, &now)), "k:1".to_owned());
+        report.left_alone(true);
+        assert_eq!(report.verdict().expect_err("refused").exit_code(), 1);
+        assert_eq!((report.groups[0].refused.as_deref(), report.groups[1].members.len()), (Some(NOT_BEGUN), 1));
+        let json = serde_json::to_value(&report).expect("JSON");
+        assert_eq!(json["groups"][1]["members"][0]["client_id"], "c-0");
+    }
 }

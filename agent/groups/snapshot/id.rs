@@ -44,3 +44,35 @@ pub fn check(id: &str) -> Result<(), String> {
     let wrong = || format!("`{id}` is no snapshot's id: it looks like snapshot-20241203-100000");
     parse(id).map(|_| ()).ok_or_else(wrong)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_its_second_and_its_number_within_it() {
+        let at = "2024-12-03T10:00:00Z";
+        assert_eq!((of(at, 1), of(at, 2)), ("snapshot-20241203-100000".into(), "snapshot-20241203-100000-2".into()));
+        assert_eq!((parse(&of(at, 1)), parse(&of(at, 12))), (Some((1_733_220_000, 1)), Some((1_733_220_000, 12))));
+        assert!(parse(&of(at, 10)) > parse(&of(at, 9)), "by number, not by letter");
+        assert!(parse(&of(&now(), 1)).is_some() && now().len() == at.len(), "{}", now());
+    }
+
+    #[test]
+    fn what_is_spelt_otherwise_is_no_name() {
+        for wrong in [
+            "",
+            "snapshot-",
+            "snapshot-20241203-100000-1",
+            "snapshot-20241203-100000-02",
+            "snapshot-20241203-100000-",
+            "snapshot-20241303-100000",
+            "snapshot-20241203-100000/..",
+            "snapshot-20241203-1000000",
+            "savepoint-20241203-100000",
+            "snapshot-20241203-10000ä",
+        ] {
+            assert!(parse(wrong).is_none() && check(wrong).is_err(), "{wrong}");
+        }
+    }
+}

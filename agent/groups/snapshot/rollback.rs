@@ -85,3 +85,39 @@ fn rows(group: &Group, committed: &BTreeMap<(String, i32), Committed>, present: 
     };
     wanted.into_iter().filter_map(row).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::groups::present::tests::{group, present};
+
+    fn actions(before: &Now, after: &Now, partitions: i32) -> Vec<(i32, String)> {
+        let taken = Snapshot::of(&present(partitions, &[("g", before.clone())]), &[], "").expect("all is told");
+        let plan = plan(&taken, &present(2, &[("g", after.clone())]));
+        plan.groups[0].rows.iter().map(|row| (row.partition, row.action.to_string())).collect()
+    }
+
+    #[test]
+    fn what_was_comes_back_and_what_was_not_goes() {
+        let before = group("Empty", 0, &[(0, 7)]);
+        assert_eq!(
+            actions(&before, &group("Empty", 0, &[(0, 9), (1, 3)]), 2),
+            [(0, "SET".into()), (1, "DELETE".into())]
+        );
+        assert_eq!(actions(&before, &before, 2), [(0, "SAME".into())]);
+        assert_eq!(actions(&before, &group("Dead", 0, &[]), 2), [(0, "SET".into())], "a group that was deleted");
+        let none = group("Dead", 0, &[]);
+        assert_eq!(actions(&none, &group("Empty", 0, &[(1, 3)]), 2), [(1, "DELETE".into())], "one that was not there");
+    }
+
+    #[test]
+    fn a_partition_that_is_gone_is_skipped_and_an_active_group_is_refused_with_its_rows() {
+        let before = group("Empty", 0, &[(2, 7)]);
+        let told = actions(&before, &group("Empty", 0, &[]), 3);
+        assert!(told.len() == 1 && told[0].1.starts_with("SKIP: the cluster has no such partition"), "{told:?}");
+        let taken = Snapshot::of(&present(2, &[("g", group("Empty", 0, &[(0, 7)]))]), &[], "").expect("all is told");
+        let plan = plan(&taken, &present(2, &[("g", group("Stable", 1, &[(0, 9)]))]));
+        assert_eq!(plan.groups[0].refused.as_deref(), Some(ACTIVE));
+        assert_eq!((plan.groups[0].rows.len(), plan.changes()), (1, 0));
+    }
+}

@@ -9,6 +9,7 @@ use super::{Snapshot, id};
 use crate::archive::layout;
 use crate::config::value::shown_path;
 use crate::error::{Error, Kind, Result};
+use crate::restore::state::Process;
 use crate::store::{Creation, Store};
 
 const FOLDER: &str = layout::SNAPSHOTS;
@@ -67,8 +68,10 @@ impl Snapshots {
     /// As the store's; after an error it is unknown whether it is there.
     pub async fn create(&self, snapshot: &Snapshot) -> Result<Snapshot> {
         self.store.prepare().await?;
+        let process = Process::this();
         for number in 1..=MOST {
-            let named = Snapshot { id: id::of(&snapshot.created_at, number), ..snapshot.clone() };
+            let (id, process) = (id::of(&snapshot.created_at, number), process.clone());
+            let named = Snapshot { id, process, ..snapshot.clone() };
             let (key, bytes) = (format!("{FOLDER}{}", named.id), named.encode());
             if self.store.create(&key, bytes.clone()).await? == Creation::Created {
                 return Ok(named);
@@ -174,5 +177,77 @@ pub fn quoted(word: &str) -> String {
         word.to_owned()
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::snapshot;
+    use super::*;
+
+    fn place(name: &str) -> Snapshots {
+        Snapshots::open(&format!("memory://{name}"), Some("b")).expect("memory")
+    }
+
+    #[tokio::test]
+    async fn two_within_a_second_have_names_of_their_own_and_the_newest_comes_first() {
+        let snapshots = place("snapshots-twice");
+        let (first, other) = (snapshot("one"), snapshot("other"));
+        let ids = [&first, &other, &other].map(|snapshot| snapshots.create(snapshot));
+        let mut names = Vec::new();
+        for id in ids {
+            names.push(id.await.expect("kept").id);
+        }
+        let name = id::of(&first.created_at, 1);
+        assert_eq!(names, [name.clone(), format!("{name}-2"), format!("{name}-3")]);
+        let listed: Vec<_> = snapshots.list().await.expect("listed").into_iter().map(|listed| listed.id).collect();
+        assert_eq!(listed, [format!("{name}-3"), format!("{name}-2"), name.clone()]);
+        assert_eq!(snapshots.read(&name).await.expect("there").description, "one");
+    }
+
+    #[tokio::test]
+    async fn a_damaged_one_is_listed_as_such_and_can_be_deleted() {
+        let snapshots = place("snapshots-damaged");
+        let kept = snapshots.create(&snapshot("one")).await.expect("kept");
+        let bad = format!("{}-2", kept.id);
+        let mut bytes = Snapshot { id: bad.clone(), ..kept.clone() }.encode().to_vec();
+        bytes[20] ^= 1;
+        let _ = snapshots.store.create(&format!("{FOLDER}{bad}"), bytes.into()).await.expect("created");
+        let _ = snapshots.store.create("snapshots/notes.txt", "mine".into()).await.expect("created");
+        let listed = snapshots.list().await.expect("listed");
+        assert_eq!((listed.len(), listed[0].id.as_str()), (2, bad.as_str()));
+        assert_eq!(listed[0].snapshot.as_ref().map_err(Error::exit_code).expect_err("damaged"), 4);
+        assert_eq!(snapshots.read(&bad).await.expect_err("damaged").exit_code(), 4);
+        snapshots.delete(&bad).await.expect("gone");
+        assert_eq!(snapshots.ids().await.expect("listed"), [kept.id]);
+    }
+
+    #[tokio::test]
+    async fn one_that_is_not_there_is_told_with_those_that_are() {
+        let snapshots = place("snapshots-missing");
+        let missing = "snapshot-20200101-000000";
+        let error = snapshots.read(missing).await.expect_err("none");
+        assert!(error.exit_code() == 10 && error.to_string().contains("no snapshot there at all"), "{error}");
+        let kept = snapshots.create(&snapshot("one")).await.expect("kept");
+        for error in [snapshots.read(missing).await.map(drop), snapshots.delete(missing).await] {
+            let error = error.expect_err("none");
+            assert!(error.exit_code() == 10 && error.to_string().contains(&kept.id), "{error}");
+        }
+        assert_eq!(snapshots.read("../backup.json").await.expect_err("no id").exit_code(), 2);
+    }
+
+    #[test]
+    fn the_undo_line_names_the_place_as_a_shell_reads_it() {
+        let snapshots = Snapshots::open("/my data", Some("b")).expect("a folder");
+        let line = snapshots.undo("snapshot-20241203-100000", "--bootstrap-servers k:9092");
+        assert_eq!(
+            line,
+            "undo with: kafka-backup offset-rollback rollback --path '/my data' --backup-id b \
+             --snapshot-id snapshot-20241203-100000 --bootstrap-servers k:9092"
+        );
+        assert_eq!(
+            (quoted(""), quoted("it's"), quoted("s3://b/p")),
+            ("''".into(), r"'it'\''s'".into(), "s3://b/p".into())
+        );
     }
 }
