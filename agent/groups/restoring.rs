@@ -17,7 +17,7 @@ pub mod undo;
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::earlier::Earlier;
-use super::making::{self, DEAD, Groups as Which, Wanted, origin};
+use super::making::{self, Groups as Which, Wanted, origin};
 use super::not_found;
 use super::perform::{Performing, Report};
 use super::places::Places;

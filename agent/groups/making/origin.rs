@@ -12,7 +12,7 @@ use super::super::positions::savepoint::Which;
 use crate::archive::source::side_by_side;
 use crate::error::{Error, Result};
 use crate::record::{Partition, Timestamp, TopicId};
-use crate::restore::plan::Plan;
+use crate::restore::plan::{Plan, vacant};
 use crate::restore::state::{Done, Phase, Seen, State, restores};
 use crate::store::Store;
 
@@ -166,7 +166,8 @@ async fn restored(state: &State, seen: &Seen) -> Result<Found> {
         // What groups have committed since was not there to be restored.
         (None, None) => plan.made_at.parse().map_or(Which::Newest, Which::Around),
     };
-    let places = Places::Restored(Restored::new(id, map, Vec::new()));
+    let vacant: Vec<_> = vacant::of(&inner, &map).into_iter().map(|of| (of.pair, of.end)).collect();
+    let places = Places::Restored(Restored::new(id, map, vacant));
     Ok(Found { places, savepoint })
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::error::Result;
 use crate::groups::plan::{Action, GroupPlan, Plan, Row};
 use crate::groups::positions::Committed;
+use crate::groups::present::DEAD;
 use crate::restore::state::{Groups, GroupsDone};
 
 /// What has been done with groups.
@@ -23,9 +24,9 @@ pub(super) struct Changed {
     /// Whether it was there before it was first set.
     pub(super) was_there: bool,
     /// Whether it was read back as it was to be.
-    is_set: bool,
+    pub(super) is_set: bool,
     /// Whether the start that was the last to begin with it has kept no outcome.
-    is_open: bool,
+    pub(super) is_open: bool,
     /// By topic and partition.
     pub(super) partitions: BTreeMap<(String, i32), Change>,
 }
@@ -53,7 +54,7 @@ impl Earlier {
             for group in plan.groups.iter().filter(|group| group.refused.is_none()) {
                 let is_first = !earlier.groups.contains_key(&group.group);
                 let changed = earlier.groups.entry(group.group.clone()).or_default();
-                changed.was_there |= is_first && group.state != super::DEAD;
+                changed.was_there |= is_first && group.state != DEAD;
                 changed.is_open = done.is_none();
                 changed.is_set |= done.as_ref().is_some_and(|done| done.set.contains(&group.group));
                 group.changes().for_each(|row| changed.add(row));
