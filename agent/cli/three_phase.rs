@@ -26,6 +26,8 @@ use crate::telemetry::logging;
 
 /// Arguments of `three-phase-restore`.
 #[derive(Debug, clap::Args)]
+// What it flattens has the same name, and clap wants names of groups to differ.
+#[group(skip)]
 #[command(
     after_help = "Examples:\n  kafka-backup three-phase-restore --config three-phase-restore.yaml --dry-run\n  kafka-backup three-phase-restore --config three-phase-restore.yaml\nExit codes: 0 done, 1 failed, 3 all is restored and a group or partition could not be put back"
 )]

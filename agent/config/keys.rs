@@ -76,7 +76,7 @@ const fn with_default(path: &'static str, holds: Type, default: &'static str, re
 }
 
 /// All keys of a file whose pipelines capture, in the order in which it is best read.
-pub const KEYS: &[Key] = &[
+pub static KEYS: &[Key] = &[
     section("agent", Type::Section, false, "the process itself"),
     with_default(
         "agent.listen",
