@@ -135,7 +135,9 @@ pub async fn scan(client: &Client, topics: &[String], archive: &Archive, names: 
     if scan.topics.iter().all(|topic| topic.placed == 0) {
         let what =
             format!("no record of topic \"{}\" tells where it was in the backup `{backup_id}`", topics.join("\", \""));
-        return Err(Error::failed(what).with("header", &names.offset).hint(
+        let notes: Vec<String> = scan.topics.iter().flat_map(Scanned::notes).collect();
+        let error = Error::failed(what).with("header", &names.offset);
+        return Err(error.source(notes.join("; ")).hint(
             "name the restore with --restore-id, or restore with `include_original_offset_header: true`, which injects the headers",
         ));
     }

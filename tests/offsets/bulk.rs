@@ -28,16 +28,12 @@ impl<'a> Bulk<'a> {
     fn new(kafka: &'a Kafka, theme: &str, groups: usize) -> Self {
         let place = Place::new(kafka, theme, groups);
         let (writer, mut contents) = (Writer::new(kafka, &[]), Contents::new());
-        let (mut wanted, before) = (Standing::new(), place.standing());
+        let mut wanted = Standing::new();
         for topic in &place.topics {
-            let _ = writer.write(topic, &contents.records(3, 30, 50));
+            // So many that no group stands at an end already.
+            let _ = writer.write(topic, &contents.records(3, 90, 50));
             for (partition, end) in kafka.ends(topic).into_iter().enumerate() {
-                let of = |group: &String| {
-                    let key = (group.clone(), topic.clone(), partition as i32);
-                    // What a group keeps beside its offset is carried.
-                    let metadata = before.get(&key).map(|(_, metadata)| metadata.clone()).unwrap_or_default();
-                    (key, (end, metadata))
-                };
+                let of = |group: &String| ((group.clone(), topic.clone(), partition as i32), (end, String::new()));
                 wanted.extend(place.groups.iter().map(of));
             }
         }
