@@ -202,7 +202,7 @@ fn three_phases_restore_all_and_set_the_groups_that_may_be_set() {
     // The mark of the restore's fence, and the records.
     assert_eq!(there.ends(&stand.topic), [101, 101]);
     assert!(committed(there, &stand.group).is_empty());
-    assert_eq!(committed(there, &other).into_values().collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(committed(there, &other).into_values().collect::<Vec<_>>(), [2, 3]);
 }
 
 #[test]
