@@ -13,6 +13,7 @@ use crate::restore::Restore;
 use crate::support::agent::Backup;
 use crate::support::block_on;
 use crate::support::kafka::Kafka;
+use crate::support::reader::read_committed;
 use crate::support::workload::{Contents, Writer};
 
 /// Scans a topic of the cluster for records of a backup.
@@ -31,9 +32,11 @@ fn scanned(kafka: &Kafka, backup: &Backup, topic: &str) -> Result<Scan, String> 
 fn assert_same_places(restored: &OffsetMap, scanned: &OffsetMap) {
     for (pair, track) in restored.iter() {
         let found = scanned.get(pair).unwrap_or_else(|| panic!("nothing of {pair} was found"));
+        let of_target = restored.iter().filter(|(other, _)| other.target == pair.target);
+        let end = of_target.map(|(_, track)| track.target_next()).max().expect("this one");
         for committed in 0..=track.asked().next + 1 {
             match (track.translate(committed), found.translate(committed)) {
-                (Position::End { .. }, Position::End { target }) => assert_eq!(target, track.target_next()),
+                (Position::End { .. }, Position::End { target }) => assert_eq!(target, end, "{pair}"),
                 (Position::Beyond { .. }, Position::Beyond { .. }) => {}
                 (right, met) => assert_eq!(met, right, "{pair} offset {committed}"),
             }
@@ -88,6 +91,30 @@ fn headers_tell_the_sources_of_partitions_that_came_together_and_where_a_cut_was
     let scan = scanned(kafka, &backup, restore.target()).expect("records tell");
     assert_same_places(&restore.done().1, &scan.map);
     assert_eq!((scan.map.iter().count(), scan.topics[0].placed), (2, 80));
+}
+
+#[test]
+fn groups_are_planned_by_headers_where_what_the_restore_kept_is_gone() {
+    let (kafka, second) = (Kafka::shared(), super::second());
+    let topic = kafka.topic("lost", 2, &[]);
+    let _ = Writer::new(kafka, &[]).write(&topic, &Contents::new().records(2, 20, 40));
+    let group = super::group_name("lost");
+    kafka.commit(&group, &topic, 1, 12);
+    let backup = Backup::of(kafka, &[&topic]).source_list("groups", &[&group]);
+    let _ = backup.backup().ok();
+    let elsewhere = backup.folder().join("state").display().to_string();
+    let restore = Restore::of(second, &backup, &[&topic]).to(&topic, &topic).stage("plugin = \"header-injector\"");
+    let _ = restore.sink(&format!("state = {elsewhere:?}")).run().ok();
+
+    let refused = super::run(&["offset-reset", "plan"], &backup, second, &[&group], &[]);
+    refused.fails_with(2, &["nothing says where in this cluster", "--scan-headers"]);
+    let planned = super::planned(&backup, second, &group, &["--scan-headers"]);
+    let target = planned[&(topic.clone(), 1)]["target"]["offset"].as_i64().expect("it has a place");
+    let records = read_committed(second, &topic);
+    let next = records.iter().find(|record| (record.partition, record.offset) == (1, target)).expect("a record");
+    let tells = ("x-kafka-backup-offset".to_owned(), Some(b"12".to_vec()));
+    assert!(next.headers.contains(&tells), "{next:?}");
+    assert_eq!(planned.len(), 1);
 }
 
 #[test]

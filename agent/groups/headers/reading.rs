@@ -5,7 +5,7 @@
 //! that read committed do. Retry: the source's. Cancel: dropped, the thread ends with the batch that it has.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -16,10 +16,11 @@ use crate::batch::transactions::OpenTransactions;
 use crate::batch::walk;
 use crate::budget::{Budget, RateLimit};
 use crate::error::{Error, Result};
-use crate::kafka::Client;
+use crate::kafka::client::{Client, TopicMetadata};
 use crate::kafka::source::{METADATA_INTERVAL, Options, Selection, Source, Start, TRANSACTION_PATIENCE};
 use crate::pipeline::{self, Answer, Batch, Control, Log, Observer, Payload, Sink, Tip, Topic};
 use crate::record::{Offset, OffsetRange, Partition};
+use crate::restore::ends;
 
 /// Fetched bytes that wait to be looked at. Half of it makes brokers wait for the thread more often; double is memory without
 /// more speed.
@@ -32,7 +33,11 @@ const END_WITHIN: Duration = Duration::from_secs(10);
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// Reads topics up to their present ends, and returns the mapping that has seen all their records.
-pub(super) async fn read(client: &Client, topics: &[String], mapping: Mapping) -> Result<Mapping> {
+pub(super) async fn read(client: &Client, topics: &[String], mut mapping: Mapping) -> Result<Mapping> {
+    let logs = logs(client, topics).await?;
+    for (partition, log) in &logs {
+        mapping.begin(partition, log.first);
+    }
     let budget = Budget::new(MEMORY_BYTES);
     let mut source = Source::open(Options {
         properties: client.properties().clone(),
@@ -50,20 +55,39 @@ pub(super) async fn read(client: &Client, topics: &[String], mapping: Mapping) -
     let (told, heard) = unbounded_channel();
     let worker = Worker { mapping, told: told.clone(), transactions: HashMap::new(), failed: HashSet::new() };
     let worker = tokio::task::spawn_blocking(move || worker.run(&ordered));
-    let mut reader = Reader { orders, told, heard };
+    let mut reader = Reader { left: logs, orders, told, heard };
     let mut listener = Listener { bytes: 0, open: 0, line_at: Instant::now() + LINE_EVERY };
     // Nobody stops it: a signal ends the process.
     let (_stop, stopped) = tokio::sync::watch::channel(false);
     let control = Control { budget, stop: stopped, shutdown_timeout: END_WITHIN };
     let outcome = pipeline::run(&mut source, &mut reader, &mut listener, control).await;
     source.close().await;
-    drop(reader);
+    let unread = reader.left.into_keys().next();
+    drop(reader.orders);
     outcome?;
+    if let Some(partition) = unread {
+        let error = Error::failed(format!("{partition} was made anew while its headers were to be read"));
+        return Err(error.hint("scan again"));
+    }
     worker.await.map_err(|error| Error::failed("the headers could not be looked at").source(error))
+}
+
+/// Returns what the partitions of topics hold; the source tells of topics that are not there.
+async fn logs(client: &Client, topics: &[String]) -> Result<HashMap<Partition, OffsetRange>> {
+    let metadata = client.metadata(Some(topics)).await?;
+    let of = |topic: &TopicMetadata| {
+        let (name, topic_id): (Arc<str>, _) = (topic.name.as_str().into(), topic.topic_id);
+        let partition = move |index| Partition { topic: name.clone(), topic_id, index };
+        topic.partitions.iter().map(|met| met.index).map(partition).collect::<Vec<_>>()
+    };
+    let partitions: Vec<Partition> = metadata.topics.iter().filter(|topic| topic.code == 0).flat_map(of).collect();
+    ends::of(client, &partitions).await
 }
 
 /// The sink.
 struct Reader {
+    /// The partitions that are not read to their ends yet, each with where it begins.
+    left: HashMap<Partition, OffsetRange>,
     /// Bounded by the budget that batches are paid from.
     orders: mpsc::Sender<Order>,
     told: UnboundedSender<Answer>,
@@ -72,7 +96,6 @@ struct Reader {
 
 /// What the thread is told.
 enum Order {
-    Begin(Partition, Offset),
     Put(Batch),
     Close(Partition),
 }
@@ -87,11 +110,6 @@ impl Reader {
         // The thread ends only when we are gone.
         let _ = self.orders.send(order);
     }
-
-    fn restart(&self, partition: &Partition, next: Option<Offset>, generation: u32) {
-        let tip = Tip { next, leader_epoch: -1, generation };
-        self.tell(Answer::Restart { partition: partition.clone(), tip });
-    }
 }
 
 impl Sink for Reader {
@@ -100,13 +118,17 @@ impl Sink for Reader {
     }
 
     fn open(&mut self, partition: &Partition) {
-        self.restart(partition, None, 1);
+        let partition = partition.clone();
+        self.tell(match self.left.get(&partition) {
+            Some(log) => {
+                let tip = Tip { next: Some(log.first), leader_epoch: -1, generation: 1 };
+                Answer::Restart { partition, tip }
+            }
+            None => Answer::Enough { partition },
+        });
     }
 
-    fn begin(&mut self, partition: &Partition, _generation: u32, offset: Offset) {
-        self.order(Order::Begin(partition.clone(), offset));
-        self.restart(partition, Some(offset), 2);
-    }
+    fn begin(&mut self, _partition: &Partition, _generation: u32, _offset: Offset) {}
 
     fn diverge(&mut self, partition: &Partition, _generation: u32, _epoch: i32, end: Offset) {
         let error = Error::failed(format!("{partition} has lost records while its headers were read"))
@@ -120,6 +142,7 @@ impl Sink for Reader {
     }
 
     fn close(&mut self, partition: &Partition, _generation: u32) {
+        let _ = self.left.remove(partition);
         self.order(Order::Close(partition.clone()));
     }
 
@@ -147,7 +170,6 @@ impl Worker {
     fn run(mut self, ordered: &mpsc::Receiver<Order>) -> Mapping {
         while let Ok(order) = ordered.recv() {
             match order {
-                Order::Begin(partition, offset) => self.mapping.begin(&partition, offset),
                 Order::Put(batch) => self.put(batch),
                 Order::Close(partition) => drop(self.told.send(Answer::Closed { partition })),
             }
@@ -212,9 +234,8 @@ impl Observer for Listener {
     fn topic(&mut self, _topic: &Topic) {}
     fn observed(&mut self, _partition: &Partition, _log: &Log) {}
     fn diverged(&mut self, _partition: &Partition, _end: Offset) {}
-    fn opened(&mut self, _partition: &Partition, next: Option<Offset>) {
-        // Without one it is only asked where it begins.
-        self.open += usize::from(next.is_some());
+    fn opened(&mut self, _partition: &Partition, _next: Option<Offset>) {
+        self.open += 1;
     }
     fn durable(&mut self, _partition: &Partition, _next: Offset, _records: u64, _bytes: u64, _took: Duration) {}
     fn dropped(&mut self, _partition: &Partition, _range: OffsetRange) {}
