@@ -3,10 +3,12 @@
 //! Nothing but the cluster is pretended: the same source, sink and loop run here as in `run`. Each run makes a backup
 //! of its own, since each run's cluster is another one. It ends by itself; SIGINT and SIGTERM end it early, and what was
 //! read is archived then too. The cluster goes on as long as somebody holds what a run has made, for what comes back into
-//! it. What it leaves to others: the restore, and the tables that follow (`cli::demo`).
+//! it. When all is archived a consumer group reads a part of the orders, and a savepoint keeps where it stands. What it leaves
+//! to others: the restore, which puts the group back, and the tables that follow (`cli::demo`).
 
 pub mod cluster;
 mod progress;
+mod reader;
 mod shop;
 
 use std::collections::BTreeMap;
@@ -14,10 +16,12 @@ use std::time::Duration;
 
 use self::cluster::Cluster;
 use self::progress::Progress;
+use self::reader::Stops;
+pub use self::reader::{GROUP, ReadOn};
 use self::shop::TOPICS;
 use crate::archive::source;
 use crate::archive::source::opened::Opened;
-use crate::backup::{self, Mode};
+use crate::backup::{self, Mode, savepoints};
 use crate::budget::Budget;
 use crate::config;
 use crate::error::{Error, Kind, Result};
@@ -59,9 +63,29 @@ pub struct Made {
     pub backup_id: String,
     /// The cluster, which ends with this.
     pub cluster: Cluster,
+    /// Where the group has stopped.
+    stops: Stops,
 }
 
-/// Writes records to the in-process cluster, and archives them.
+impl Made {
+    /// Has the group read on in what was restored of the orders; returns where, in each partition.
+    ///
+    /// # Errors
+    /// Those of the cluster, among them that the group was not put back.
+    pub async fn read_on(&self) -> Result<Vec<ReadOn>> {
+        let (servers, stops) = (self.cluster.bootstrap_servers.clone(), self.stops.clone());
+        blocking(move || reader::read_on(&servers, &stops)).await
+    }
+}
+
+/// Runs what blocks where nobody waits for the thread.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::failed("the demo's group ended early").source(error))?
+}
+
+/// Writes records to the in-process cluster, archives them, and has a group read a part.
 ///
 /// # Errors
 /// [`Kind::Usage`] when the path cannot be written, [`Kind::Interrupted`] after a signal.
@@ -77,12 +101,15 @@ pub async fn run(options: Options) -> Result<Made> {
     let outcome = pipeline::run(&mut source, &mut sink, &mut progress, control).await;
     let complete = progress.finish();
     outcome?;
-    if complete {
-        return Ok(Made { backup_id, cluster });
+    if !complete {
+        return Err(Error::new(Kind::Interrupted, "the demo was interrupted")
+            .with("backup", backup_id)
+            .hint("what it had read is in the archive"));
     }
-    Err(Error::new(Kind::Interrupted, "the demo was interrupted")
-        .with("backup", backup_id)
-        .hint("what it had read is in the archive"))
+    let servers = cluster.bootstrap_servers.clone();
+    let stops = blocking(move || reader::read_part(&servers)).await?;
+    let _ = savepoints::create(&[pipeline], false).await?;
+    Ok(Made { backup_id, cluster, stops })
 }
 
 /// Returns the configuration of a restore of the orders, as a file would have it.
@@ -123,6 +150,9 @@ restore_id = \"{RESTORED}\"
 accept = [\"active-groups\"]   # the mock brokers tell of no groups
 topics = {{ {orders} = \"{RESTORED}\" }}
 kafka = {{ \"bootstrap.servers\" = \"{servers}\", \"fetch.wait.max.ms\" = \"50\" }}
+[pipeline.groups]
+reset = true
+groups = [\"{GROUP}\"]
 ",
         made.backup_id,
         orders = TOPICS[0].0,
@@ -146,9 +176,10 @@ fn pipeline(options: &Options, backup_id: &str, cluster: &Cluster) -> config::Pi
             start: Start::Earliest,
             metadata_interval: METADATA_INTERVAL,
             transaction_patience: TRANSACTION_PATIENCE,
-            // The mock brokers list no groups, and the demo has none.
+            // One is made when the group has read.
             savepoint_interval: None,
-            groups: Choice::default(),
+            // The mock brokers list no groups: only one that is named is asked for.
+            groups: Choice::new(vec![GROUP.to_owned()], None, &[]).expect("there is no pattern"),
             kafka: BTreeMap::from(kafka.map(|(name, value)| (name.to_owned(), value.to_owned()))),
         },
         stages: Vec::new(),

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::cluster::ClusterArgs;
+use super::table::{self, Output, Page};
 use super::{ArchiveArgs, Format, offset_mapping, restore, verify};
 use crate::backup::stop_on_signals;
 use crate::config::Config;
 use crate::config::value::shown_path;
-use crate::demo::{self, Made, Options, RESTORED};
-use crate::error::Result;
+use crate::demo::{self, GROUP, Made, Options, RESTORED};
+use crate::error::{Error, Result};
 use crate::telemetry::{Health, logging};
 
 /// What the user typed after `demo`.
@@ -25,13 +26,44 @@ pub struct Args {
     seconds: u64,
 }
 
+/// Has the group read on, and shows where: with the record after the last it had read, or the demo has failed.
+async fn read_on(made: &Made) -> Result<()> {
+    logging::say(&format!("\n{GROUP} had read a part of the orders; it reads on in {RESTORED}:"));
+    let partitions = made.read_on().await?;
+    let mut page = Page::new(format_args!("Consumer Group: {GROUP}"));
+    let row = |read_on: &demo::ReadOn| {
+        vec![
+            format!("orders-{}", read_on.partition),
+            table::or_dash(read_on.last),
+            format!("{RESTORED}-{}", read_on.partition),
+            read_on.first.to_string(),
+            if read_on.is_next { "the next one" } else { "ANOTHER ONE" }.to_owned(),
+        ]
+    };
+    let rows: Vec<_> = partitions.iter().map(row).collect();
+    page.table(&["Had Read", "Up To", "Reads On In", "At", "Record"], &rows);
+    let mut output = Output::stdout()?;
+    output.write(page.text().as_bytes())?;
+    output.finish()?;
+    match partitions.iter().find(|read_on| !read_on.is_next) {
+        None => Ok(()),
+        Some(wrong) => Err(Error::failed(format!(
+            "the group `{GROUP}` did not read on with the record after the last it had read"
+        ))
+        .with("partition", wrong.partition)
+        .with("offset", wrong.first)),
+    }
+}
+
 /// Restores the orders, and compares what came back with the archive.
 async fn bring_back(made: &Made, path: &str, program: &str, on_backup: &str) -> Result<()> {
     let text = demo::restore(made, path).await?;
     let config = Config::parse("the demo", &text, &|_| None)?;
     let args =
         restore::Args { config: "restore.toml".into(), dry_run: false, format: restore::Shown::Table, listen: None };
-    logging::say(&format!("\n$ {program} restore --config restore.toml   # orders, as {RESTORED}"));
+    logging::say(&format!(
+        "\n$ {program} restore --config restore.toml   # orders, as {RESTORED}, and the group {GROUP}"
+    ));
     let (_stop, stopped) = stop_on_signals()?;
     for restore in &config.restores {
         if let Some(prepared) = restore::prepare(restore, &args).await? {
@@ -70,11 +102,12 @@ pub async fn run(args: Args) -> Result<()> {
     logging::say(&format!("\n$ {program} show-offset-mapping {on_backup}"));
     offset_mapping::run(offset_mapping::Args { archive: archive(), restore_id: None, state: None }).await?;
     bring_back(&made, &path, &program, &on_backup).await?;
+    read_on(&made).await?;
     logging::say(&format!(
         "
 The archive stays. What to try next:
 
-  {program} describe {on_backup}
+  {program} describe {on_backup} --groups
   {program} cat {on_backup} --topic orders --partition 0 --limit 3
   {program} cat {on_backup} --topic payments --from-offset 1000 --to-offset 1005
   find {shown}/{backup_id} -name '*.log'
