@@ -75,7 +75,9 @@ fn stood(kafka: &Kafka, theme: &str, offsets: &[(i32, i64)]) -> (String, String)
     let topic = kafka.topic(theme, 2, &[]);
     let (mut records, began) = (Contents::new().records(2, 60, 50), jiff::Timestamp::now().as_millisecond() - 600_000);
     records.iter_mut().zip(0..).for_each(|(record, number)| record.timestamp = began + number * 1000);
-    let _ = Writer::new(kafka, &[("batch.num.messages", "7")]).write(&topic, &records);
+    // In the order of their times, also where a batch is sent again.
+    let properties = [("batch.num.messages", "7"), ("enable.idempotence", "true")];
+    let _ = Writer::new(kafka, &properties).write(&topic, &records);
     let group = group_name(theme);
     commit(kafka, &group, &topic, offsets);
     (topic, group)
