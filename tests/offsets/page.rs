@@ -129,8 +129,8 @@ fn what_the_users_page_shows_is_what_its_commands_print() {
         program_with(&[&verb, &groups[..], &cluster].concat()).ok()
     };
     let _ = snapshot("Before migration");
-    lose(kafka);
     let _ = snapshot("Before restore");
+    lose(kafka);
     let list = program_with(&["offset-rollback", "list", "--path", &snapshots]).ok();
     assert_eq!(without_times(&list), without_times(&block("Offset Snapshots")), "{list}");
 
