@@ -11,8 +11,9 @@ use kafka_backup::kafka::{Client, Properties};
 use super::{committed, second};
 use crate::support::agent::{Backup, Ended, ended, program_with};
 use crate::support::block_on;
-use crate::support::clients::{commit, fill, install};
+use crate::support::clients::{Application, commit, fill, install};
 use crate::support::kafka::Kafka;
+use crate::support::wait_for;
 
 const BACKUP: &str = "production-backup-001";
 /// The page's cluster.
@@ -129,6 +130,10 @@ fn what_the_users_page_shows_is_what_its_commands_print() {
         program_with(&[&verb, &groups[..], &cluster].concat()).ok()
     };
     let _ = snapshot("Before migration");
+    // Those of one second have a suffix.
+    let second = || jiff::Timestamp::now().as_second();
+    let taken = second();
+    wait_for("the next second", || (second() > taken).then_some(()));
     let _ = snapshot("Before restore");
     lose(kafka);
     let list = program_with(&["offset-rollback", "list", "--path", &snapshots]).ok();
@@ -139,8 +144,15 @@ fn what_the_users_page_shows_is_what_its_commands_print() {
     assert_plan(&plan, &block("Offset Reset Plan"));
     assert!(GROUPS.iter().all(|(group, _)| committed(kafka, group).is_empty()), "a plan changes nothing");
 
-    // The script, run as the page says, and after a rollback what does the same.
+    // Done, and taken back to where there was nothing; then by the script, run as the page says.
     let of_orders = [&["--groups", "order-processor"][..], &cluster].concat();
+    let done = run(&["offset-reset", "execute"], &of_orders);
+    let id = done.stderr.split_whitespace().find(|word| word.starts_with("snapshot-")).expect("an id").to_owned();
+    let _ = done.ok();
+    let set = committed(kafka, "order-processor");
+    let back = ["--snapshot-id", &id];
+    let _ = run(&["offset-rollback", "rollback"], &[&back[..], &cluster].concat()).ok();
+    assert!(committed(kafka, "order-processor").is_empty(), "it had committed nothing");
     let script = backup.folder().join("reset-offsets.sh");
     let output = ["--output", script.to_str().expect("UTF-8")];
     let _ = run(&["offset-reset", "script"], &[&of_orders[..], &output].concat()).ok();
@@ -149,23 +161,19 @@ fn what_the_users_page_shows_is_what_its_commands_print() {
     fs::create_dir(&tools).expect("the folder is writable");
     install(&tools, "kafka-consumer-groups", "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand");
     let _ = run_script(&script, &tools).ok();
-    let set = committed(kafka, "order-processor");
-    let id = list.lines().find(|line| line.contains("Before restore")).and_then(|line| line.split(' ').next());
-    let back = ["offset-rollback", "rollback", "--path", &snapshots, "--snapshot-id", id.expect("an id")];
-    let _ = program_with(&[&back[..], &cluster].concat()).ok();
-    assert!(committed(kafka, "order-processor").is_empty(), "it had committed nothing");
-    let _ = run(&["offset-reset", "execute"], &of_orders).ok();
     assert_eq!(committed(kafka, "order-processor"), set);
     let wanted = PARTITIONS.iter().filter(|(topic, ..)| *topic == "orders");
     let wanted = wanted.map(|(topic, partition, _, next)| (((*topic).to_owned(), *partition), *next));
     assert_eq!(set, wanted.collect());
 
     // Kafka's tool ends well whatever becomes of an offset, and so would a script that only looked at that.
-    lose(kafka);
+    let reader = Application { kafka, group: "order-processor", protocol: "classic" };
+    let member = reader.join("orders");
     let failed = run_script(&script, &tools);
     assert_eq!(failed.code, Some(1), "{failed:?}");
     assert!(failed.stderr.contains("partition 0 of orders was not set"), "{failed:?}");
     assert_eq!(failed.stdout.matches("Error:").count(), 1, "nothing is tried behind it: {failed:?}");
+    drop(member);
 }
 
 /// Asserts that a script holds the lines of the page's in their order, but for the time and for the words that stand for more.
