@@ -156,7 +156,8 @@ impl Performing<'_> {
     async fn set(&self, jobs: &[Job], requests: &Arc<Requests>) -> Vec<Vec<Change>> {
         // Each client learns from the brokers' lists who coordinates which group, at once instead of group by group.
         let mut listings = JoinSet::new();
-        for client in self.clients.iter().skip(1).take(jobs.len().saturating_sub(1)).cloned() {
+        for client in self.clients.iter().skip(1).take(jobs.len().saturating_sub(1)) {
+            let client = client.clone();
             listings.spawn(async move { drop(client.list_groups().await) });
         }
         let _ = listings.join_all().await;

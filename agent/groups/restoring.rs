@@ -320,7 +320,10 @@ mod tests {
         Positions { from: "savepoint s".to_owned(), groups }
     }
 
-    fn chosen(names: &[&str]) -> Result<(Vec<String>, Vec<(String, bool)>)> {
+    /// Groups that are put back, and those that are not, each with whether it is lacking.
+    type Parted = (Vec<String>, Vec<(String, bool)>);
+
+    fn chosen(names: &[&str]) -> Result<Parted> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let Chosen { positions, skipped } = choose(positions(), &names, &[at("orders", 0)].into())?;
         assert!(positions.groups.values().all(|of| of.offsets.keys().all(|of| &*of.topic == "orders")));

@@ -150,9 +150,9 @@ fn restored(
 ) -> (OffsetMap, [Vec<Record>; TARGETS], [Offset; TARGETS]) {
     let (mut map, mut table, mut ends) = (OffsetMap::default(), <[Vec<Record>; TARGETS]>::default(), firsts);
     let pair = |from, to| Pair { source: source(from), target: target(to) };
-    for number in 0..SOURCES {
+    for (number, asked) in asked.iter().enumerate() {
         for (to, first) in firsts.into_iter().enumerate() {
-            map.open(&pair(number, to), asked[number], first).expect("a range");
+            map.open(&pair(number, to), *asked, first).expect("a range");
         }
     }
     let mut nexts = [0; SOURCES];
@@ -261,7 +261,7 @@ proptest! {
                 let records = &world.table[place.target.index as usize];
                 let of_it = || records.iter().filter(|record| record.source == number);
                 let first = of_it().find(|record| record.offset >= committed).map(|record| record.at);
-                let end = of_it().last().map(|record| record.at + 1);
+                let end = of_it().next_back().map(|record| record.at + 1);
                 prop_assert_eq!((Some(place.offset), place.exactness), (first.or(end), Exactness::Exact));
             }
         }
