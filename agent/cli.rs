@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod config;
 pub mod demo;
 pub mod describe;
+pub mod groups;
 pub mod list;
 pub mod offset_map;
 pub mod offset_mapping;

@@ -40,10 +40,10 @@ const GROUPS: usize = 200;
 const PARTITIONS: i32 = 50;
 
 /// How often each contender runs before it counts: a broker that lives long has compiled what it does.
-const WARM_UP: usize = 1;
+const WARM_UP: usize = 4;
 
 /// How often each contender runs then; the median counts.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 /// Connections, and groups at a time: what `offset-reset-bulk` takes without being told.
 const CONNECTIONS: usize = 8;
@@ -80,7 +80,7 @@ fn bench() {
     };
     println!("{groups} groups of {PARTITIONS} partitions");
     println!(
-        "\n| contender | round | wall s | partitions/s | requests | p50 ms | p99 ms | retries |\n|---|---|---|---|---|---|---|---|"
+        "\n| contender | round | wall s | partitions/s | look ms | keep ms | set ms | read back ms | requests | p50 ms | p99 ms | retries |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
     );
     let mut walls = [const { Vec::new() }; 3];
     for round in 0..WARM_UP + ROUNDS {
@@ -216,9 +216,12 @@ impl Bench<'_> {
         let rate = (self.groups * PARTITIONS as usize) as f64 / wall.as_secs_f64();
         let told = report.map(|report| {
             let of = &report.metrics;
-            format!("{} | {:.1} | {:.1} | {}", of.requests, of.p50_ms, of.p99_ms, of.retries)
+            format!(
+                "{:.0} | {:.0} | {:.0} | {:.0} | {} | {:.1} | {:.1} | {}",
+                of.look_ms, of.keep_ms, of.set_ms, of.read_back_ms, of.requests, of.p50_ms, of.p99_ms, of.retries
+            )
         });
-        let told = told.unwrap_or_else(|| "| | |".to_owned());
+        let told = told.unwrap_or_else(|| "| | | | | | |".to_owned());
         println!("| {contender} | {round} | {:.3} | {rate:.0} | {told} |", wall.as_secs_f64());
     }
 }

@@ -224,7 +224,7 @@ fn unlz4_blocks(input: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Option<(
 
 /// Reads Zstandard frames, one after the other, by zstd's own streaming call. Where `out` has no room for the whole frame,
 /// or the frame does not tell its size, that keeps a window beside it: as much as was decompressed, at most what the frame
-/// asks for, which is bounded by zstd itself (128 MiB).
+/// asks for, which is bounded by zstd itself (128 MiB). Room is made in the same steps whatever the limit is.
 ///
 /// The state for that is a thread's own: to make it anew costs more than a small batch does.
 fn unzstd(input: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Result<()> {
@@ -246,7 +246,8 @@ fn unzstd_with(context: &mut zstd_safe::DCtx<'_>, input: &[u8], limit_bytes: usi
     let mut source = zstd_safe::InBuffer::around(input);
     let declared = zstd_safe::get_frame_content_size(input).ok().flatten().unwrap_or(0);
     let guess = usize::try_from(declared).unwrap_or(usize::MAX).max(input.len()).min(START_BYTES);
-    out.reserve(guess.min(limit_bytes) + 1);
+    // Not less where the limit is less: what zstd takes of a damaged frame depends on the room that it is given.
+    out.reserve(guess + 1);
     loop {
         if out.len() == out.capacity() {
             out.reserve(out.len().max(64));

@@ -100,12 +100,16 @@ async fn plan(args: PlanArgs) -> Result<()> {
 
 /// Returns a plan as Kafka's tool exports it: without the group where one is named.
 fn export(args: &ResetArgs, plan: &Plan) -> String {
-    csv::write(&csv::of_plan(plan), args.groups.len() == 1)
+    csv::write(&csv::of_plan(plan), args.groups.names().len() == 1)
 }
 
 async fn write(args: ScriptArgs) -> Result<()> {
     if args.reset.format != Format::Table {
         return Err(Error::usage("a script has no other format").hint("`offset-reset plan` has: --format json"));
+    }
+    if let Some((key, _)) = args.reset.cluster.property.first() {
+        return Err(Error::usage(format!("a script cannot carry `-X {key}=…`: Kafka's own tool has no such flag"))
+            .hint("write the properties to a file, and name it with --command-config"));
     }
     let (client, plan) = args.reset.plan().await?;
     let servers = client.properties().bootstrap_servers.join(",");

@@ -8,7 +8,7 @@ use super::offset_reset::args::ResetArgs;
 use super::offset_reset::page;
 use super::offset_rollback::performed::{self, Performance};
 use super::table::Output;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::groups::snapshot::Snapshots;
 
 /// What the user typed after `offset-reset-bulk`.
@@ -39,8 +39,7 @@ pub struct Args {
 /// Plans, performs, and prints what came of it.
 ///
 /// # Errors
-/// As [`ResetArgs::plan`] and [`perform`](crate::groups::perform); after printing, as
-/// [`Report::verdict`](crate::groups::perform::Report::verdict).
+/// As [`ResetArgs::plan`] and [`perform`](crate::groups::perform); after that, as [`performed::end`].
 pub async fn run(args: Args) -> Result<()> {
     let snapshots = args.snapshots()?;
     let (client, plan) = args.reset.plan().await?;
@@ -62,13 +61,11 @@ pub async fn run(args: Args) -> Result<()> {
         wait_until_empty: None,
     };
     let report = performed::perform(&client, &plan, &how, &format!("Before bulk reset: {}", plan.positions)).await?;
-    performed::print("Bulk Offset Reset", &report, args.reset.format, &mut output)?;
     if args.reset.format == Format::Csv {
         // Rows are of groups: how it went as a whole is for people.
         performed::say_metrics(&report);
     }
-    output.finish()?;
-    report.verdict()
+    performed::end("Bulk Offset Reset", &report, args.reset.format, output)
 }
 
 impl Args {
@@ -77,11 +74,7 @@ impl Args {
         if self.no_snapshot || self.dry_run {
             return Ok(None);
         }
-        let snapshots = self.reset.snapshots()?;
-        snapshots.map(Some).ok_or_else(|| {
-            Error::usage("what the groups have now can be kept nowhere")
-                .hint("add --state, or --path and --backup-id; or --no-snapshot, and it cannot be brought back")
-        })
+        self.reset.keeping().map(Some)
     }
 }
 

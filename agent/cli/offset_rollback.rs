@@ -10,7 +10,6 @@ pub(super) mod planned;
 mod show;
 mod verifying;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -18,6 +17,7 @@ use serde::Serialize;
 use self::performed::Performance;
 use super::Format;
 use super::cluster::ClusterArgs;
+use super::groups::{self, GroupArgs};
 use super::table::{self, Output};
 use crate::config::value;
 use crate::error::{Error, Kind, Result};
@@ -85,11 +85,10 @@ pub enum Verb {
 pub struct SnapshotArgs {
     #[command(flatten)]
     place: PlaceArgs,
-    /// The groups
-    #[arg(long, value_name = "GROUP,…", value_delimiter = ',', required_unless_present = "all_groups")]
-    groups: Vec<String>,
+    #[command(flatten)]
+    groups: GroupArgs,
     /// All groups of the cluster
-    #[arg(long, conflicts_with = "groups")]
+    #[arg(long, conflicts_with = "GroupArgs")]
     all_groups: bool,
     #[command(flatten)]
     cluster: ClusterArgs,
@@ -203,9 +202,12 @@ pub async fn run(verb: Verb) -> Result<()> {
 }
 
 async fn take(args: SnapshotArgs) -> Result<()> {
+    if args.groups.is_empty() && !args.all_groups {
+        return Err(groups::none_named());
+    }
     let (snapshots, properties) = (args.place.open()?, args.cluster.properties()?);
     let client = Client::open(properties, OPEN_WITHIN).await?;
-    let (names, lacks) = if args.all_groups { all_groups(&client).await? } else { (named(&args.groups), None) };
+    let (names, lacks) = if args.all_groups { all_groups(&client).await? } else { (args.groups.names(), None) };
     let present = Present::look(&client, &names).await?;
     if !args.all_groups {
         check_known(&client, &present).await?;
@@ -234,12 +236,6 @@ async fn take(args: SnapshotArgs) -> Result<()> {
         Some(why) => Err(Error::new(Kind::Partial, format!("groups may be missing in the snapshot: {why}"))),
         None => Ok(()),
     }
-}
-
-/// Returns each name once, as it was typed.
-fn named(groups: &[String]) -> Vec<String> {
-    let names: BTreeSet<&String> = groups.iter().filter(|name| !name.is_empty()).collect();
-    names.into_iter().cloned().collect()
 }
 
 /// Returns all groups that the cluster tells of, and why there may be more.
@@ -304,9 +300,7 @@ async fn rollback(args: RollbackArgs) -> Result<()> {
         wait_until_empty: None,
     };
     let report = performed::perform(&client, &plan, &how, &format!("Before rollback to {}", wanted.id)).await?;
-    performed::print("Offset Rollback", &report, args.format, &mut output)?;
-    output.finish()?;
-    report.verdict()
+    performed::end("Offset Rollback", &report, args.format, output)
 }
 
 async fn verify(args: VerifyArgs) -> Result<()> {

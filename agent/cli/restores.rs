@@ -102,7 +102,8 @@ pub enum Verb {
     #[command(after_help = "Examples:\n  \
         kafka-backup restores undo --path s3://my-kafka-backups --backup-id production-backup-001 \\\n    \
         --restore-id orders-restore-1f2e3d4c --bootstrap-servers kafka-dr:9092 --dry-run\n\
-        Exit codes: 0 all that the restore made is gone, 1 some of it was not deleted, or a group not put back")]
+        Exit codes: 0 all that the restore made is gone, 1 some of it was not deleted, or a group not put back;\n\
+        with --dry-run: as far as that can be foreseen")]
     Undo(undo::Args),
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::cluster::ClusterArgs;
 use super::restore;
 use super::table::{self, Page, counted};
 use crate::archive::Archive;
@@ -16,7 +17,8 @@ use crate::groups::perform::GroupReport;
 use crate::groups::places::Exactness;
 use crate::groups::plan::{Action, GroupPlan, Plan as GroupsPlan, Row};
 use crate::groups::restoring::{self, Chosen, Ends, Next, Outcome, Restoring};
-use crate::groups::snapshot::{Snapshots, quoted};
+use crate::groups::script::quoted;
+use crate::groups::snapshot::Snapshots;
 use crate::kafka::client::Client;
 use crate::record::{Partition, Timestamp};
 use crate::restore::plan::Plan;
@@ -83,15 +85,15 @@ impl Phase {
         let chosen = restoring::choose(positions, &asked.names, &restoring::sources(plan)?)?;
         let positions = &chosen.positions;
         let groups = counted(positions.groups.len() as u64, "group");
-        logging::say(&format!("Phase 1: {}: {groups} of {} to put back", restore.name, positions.from));
+        say(&format!("Phase 1: {}: {groups} of {} to put back", restore.name, positions.from));
         for (group, standing) in &positions.groups {
             let mut topics: Vec<&str> = standing.offsets.keys().map(|source| &*source.topic).collect();
             topics.dedup();
             let partitions = counted(standing.offsets.len() as u64, "partition");
-            logging::say(&format!("Phase 1: group {group}: {partitions} of {}", topics.join(", ")));
+            say(&format!("Phase 1: group {group}: {partitions} of {}", topics.join(", ")));
         }
         for skipped in &chosen.skipped {
-            logging::say(&format!("Phase 1: group {}: skipped: {}", skipped.group, skipped.why));
+            say(&format!("Phase 1: group {}: skipped: {}", skipped.group, skipped.why));
         }
         Ok(Some(Self { chosen, snapshots, store: store.clone(), until: plan.times().1 }))
     }
@@ -101,21 +103,26 @@ impl Phase {
     /// # Errors
     /// [`Kind::Partial`] where a group or a partition could not be put back; as [`Restoring::perform`].
     pub(super) async fn third(&self, restore: &Restore, client: &Client, state: &State) -> Result<()> {
-        let outcome = self.restoring(restore, client, state).perform(&self.chosen).await?;
+        let told = |snapshot: &str| {
+            let cluster = ClusterArgs::of(client.properties());
+            let words = cluster.words();
+            say(&undo_line(restore, state.restore_id(), &words));
+            say(&format!("the groups alone: {}", self.snapshots.undo(snapshot, &words)));
+            cluster.secrets().iter().for_each(|secrets| say(secrets));
+        };
+        let outcome = self.restoring(restore, client, state).perform(&self.chosen, &told).await?;
+        for skipped in self.chosen.skipped.iter().filter(|skipped| skipped.is_lacking) {
+            say(&format!("Phase 3: group {}: not put back: {}", skipped.group, skipped.why));
+        }
         for group in &outcome.before {
-            logging::say(&format!(
+            say(&format!(
                 "Phase 3: group {group}: this restore has put it back before, it stays as it is; `offset-reset` sets it anew"
             ));
         }
         for (plan, report) in outcome.plan.groups.iter().zip(&outcome.report.groups) {
-            lines(plan, report).iter().for_each(|line| logging::say(line));
+            lines(plan, report).iter().for_each(|line| say(line));
             let cut = self.until.and_then(|until| at_the_cut(plan, &outcome.ends, until));
-            cut.iter().for_each(|line| logging::say(line));
-        }
-        if let Some(snapshot) = &outcome.snapshot {
-            let cluster = format!("--bootstrap-servers {}", quoted(&client.properties().bootstrap_servers.join(",")));
-            logging::say(&undo_line(restore, state.restore_id(), &cluster));
-            logging::say(&format!("the groups alone: {}", self.snapshots.undo(snapshot, &cluster)));
+            cut.iter().for_each(|line| say(line));
         }
         self.verdict(&outcome)
     }
@@ -154,6 +161,12 @@ impl Phase {
         for skipped in &lacking {
             *reasons.entry(&skipped.why).or_default() += 1;
         }
+        // Of a group that was put back before that is still so.
+        let before =
+            outcome.before.iter().filter_map(|group| self.chosen.positions.groups.get(group)?.error.as_deref());
+        for why in before {
+            *reasons.entry(why).or_default() += 1;
+        }
         let Some((why, _)) = reasons.iter().max_by_key(|(_, count)| **count) else { return Ok(()) };
         let others = if reasons.len() > 1 { ", and others" } else { "" };
         let is_active = reasons.keys().any(|why| why.contains(ACTIVE));
@@ -161,6 +174,7 @@ impl Phase {
             true => "stop their consumers and run the same again: what is set stays so",
             false => "`offset-reset plan` shows where each partition is to be",
         };
+        let why = fitting(why);
         let what = format!("all is restored, but not all consumer groups could be put back: {why}{others}");
         Err(Error::new(Kind::Partial, what).hint(hint))
     }
@@ -208,7 +222,9 @@ impl Preview {
                 page.line(format!("\nConsumer groups, from {}", plan.positions));
                 let mut rows = Vec::new();
                 for group in &plan.groups {
-                    rows.extend(group.refused.iter().map(|why| vec![group.group.clone(), format!("SKIP: {why}")]));
+                    rows.extend(
+                        group.refused.iter().map(|why| vec![group.group.clone(), format!("SKIP: {}", fitting(why))]),
+                    );
                     rows.extend(group.rows.iter().filter(|_| group.refused.is_none()).map(|row| cells(group, row)));
                 }
                 page.table(&["Group", "Partition", "Current", "Target", "Action", "Exactness"], &rows);
@@ -243,7 +259,7 @@ fn cells(group: &GroupPlan, row: &Row) -> Vec<String> {
         format!("{}-{}", row.topic, row.partition),
         offset(&row.current),
         offset(&row.target),
-        row.action.to_string(),
+        fitting(&row.action.to_string()),
         row.exactness.map_or_else(String::new, |exactness| exactness.to_string()),
     ]
 }
@@ -264,11 +280,21 @@ fn goes_to(plan: &Plan, source: &Partition) -> String {
     own.into_iter().chain(routed).collect::<Vec<_>>().join(", ")
 }
 
+/// Writes a line to stderr. Names are of whoever made the groups and the backup: they hold no commands to a terminal.
+fn say(line: &str) {
+    logging::say(&table::shown(line));
+}
+
+/// Returns why a partition is not set without a way out that only `offset-reset` has.
+fn fitting(why: &str) -> String {
+    why.replace(", or leave it out with --topic", "")
+}
+
 /// Says what became of a group.
 fn lines(plan: &GroupPlan, report: &GroupReport) -> Vec<String> {
     let group = &plan.group;
     if let Some(why) = &report.refused {
-        return vec![format!("Phase 3: group {group}: not put back: {why}")];
+        return vec![format!("Phase 3: group {group}: not put back: {}", fitting(why))];
     }
     let mut said = vec![format!("{} set", counted(report.set, "partition"))];
     if report.same > 0 {
@@ -288,7 +314,8 @@ fn lines(plan: &GroupPlan, report: &GroupReport) -> Vec<String> {
         ));
     }
     for failed in &report.failed {
-        lines.push(format!("Phase 3: group {group}: {}-{} is not set: {}", failed.topic, failed.partition, failed.why));
+        let why = fitting(&failed.why);
+        lines.push(format!("Phase 3: group {group}: {}-{} is not set: {why}", failed.topic, failed.partition));
     }
     lines.extend(plan.lacks.iter().map(|why| format!("Phase 3: group {group}: {why}")));
     lines
@@ -357,6 +384,13 @@ mod tests {
         let failed = vec![Failed { topic: "orders".into(), partition: 2, why: "so it is".into() }];
         let said = lines(&plan, &GroupReport { set: 2, failed, ..report.clone() });
         assert!(said[2].ends_with("orders-2 is not set: so it is"), "{said:?}");
+        let why = "topic \"orders\" is not on the cluster; restore it first, or leave it out with --topic".to_owned();
+        let failed = vec![Failed { topic: "orders".into(), partition: 2, why }];
+        let said = lines(&plan, &GroupReport { set: 2, failed, ..report.clone() });
+        assert!(
+            said[2].ends_with("is not on the cluster; restore it first"),
+            "this command has no such flag: {said:?}"
+        );
         let ends = [(("orders".to_owned(), 0), 100), (("orders".to_owned(), 2), 101)].into();
         let cut = at_the_cut(&plan, &ends, Timestamp(0)).expect("one is at its end");
         assert!(cut.contains("at the restored end of orders-0: what it had read of 1970-01-01"), "{cut}");

@@ -21,13 +21,14 @@ mod selecting;
 use std::collections::BTreeSet;
 
 use super::places::Places;
-use super::plan::{GroupPlan, Plan, Row};
+use super::plan::{Action, GroupPlan, Plan, Row};
 use super::positions::{Positions, Standing};
 use super::present::{Now, Present};
 use super::selector::Selector;
 use super::{ACTIVE, SHARE_GROUP, not_found};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kafka::client::Client;
+use crate::kafka::client::groups::Partitions;
 pub use choice::{Groups, Wanted};
 use goals::GroupGoals;
 use logs::Logs;
@@ -40,8 +41,7 @@ use rows::Goal;
 /// # Errors
 /// `Consumer group '…' not found` for a named one that the positions do not have; those of the client.
 pub async fn from_positions(client: &Client, wanted: &Wanted, positions: &Positions, places: &Places) -> Result<Plan> {
-    let chosen = chosen(wanted, positions)?.into_iter();
-    let goals = chosen.map(|(group, standing)| goals::of(group, standing, places, wanted)).collect();
+    let goals = goals_of(wanted, positions, places)?;
     let plan = Plan { positions: positions.from.clone(), places: places.to_string(), ..Plan::default() };
     finish(client, plan, goals, wanted.clamp).await
 }
@@ -55,12 +55,49 @@ pub async fn from_selector(client: &Client, wanted: &Wanted, selector: &Selector
     selecting::plan(client, wanted, selector, None).await
 }
 
-/// As [`from_selector`], of the groups and partitions that another plan has.
+/// As [`from_selector`], of the groups of positions and of the partitions where they are in the target. What is nowhere there is
+/// left alone, whatever the cluster has under its name.
 ///
 /// # Errors
-/// As [`from_selector`].
-pub async fn from_selector_over(client: &Client, wanted: &Wanted, selector: &Selector, plan: &Plan) -> Result<Plan> {
-    selecting::plan(client, wanted, selector, Some(plan)).await
+/// As [`from_selector`] and [`from_positions`].
+pub async fn from_selector_over(
+    client: &Client,
+    wanted: &Wanted,
+    selector: &Selector,
+    positions: &Positions,
+    places: &Places,
+) -> Result<Plan> {
+    let over = goals_of(wanted, positions, places)?;
+    selecting::plan(client, wanted, selector, Some(over)).await
+}
+
+/// Makes sure that each offset that a kept plan sets is still one of its partition.
+///
+/// # Errors
+/// [`Kind::Failed`](crate::error::Kind::Failed) with the first that is not; those of the client.
+pub async fn still_holds(client: &Client, plan: &Plan) -> Result<()> {
+    let set = || plan.groups.iter().flat_map(GroupPlan::changes).filter(|row| row.action == Action::Set);
+    let mut partitions = Partitions::new();
+    for row in set() {
+        partitions.entry(row.topic.clone()).or_default().push(row.partition);
+    }
+    for of in partitions.values_mut() {
+        of.sort_unstable();
+        of.dedup();
+    }
+    let logs = Logs::look(client, &partitions).await?;
+    for row in set() {
+        if let Err(why) = rows::holds(row, &logs) {
+            let what = format!("the cluster is no longer as the plan saw it: {why}");
+            return Err(Error::failed(what).hint("plan again; nothing was changed"));
+        }
+    }
+    Ok(())
+}
+
+fn goals_of(wanted: &Wanted, positions: &Positions, places: &Places) -> Result<Vec<GroupGoals>> {
+    let chosen = chosen(wanted, positions)?.into_iter();
+    Ok(chosen.map(|(group, standing)| goals::of(group, standing, places, wanted)).collect())
 }
 
 /// Returns the groups that are wanted of positions.
@@ -96,7 +133,7 @@ fn assemble(plan: Plan, goals: Vec<GroupGoals>, present: &Present, logs: &Logs, 
         let mut rows: Vec<Row> = of.goals.iter().map(|goal| rows::row(goal, logs, current(goal), clamp)).collect();
         rows.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
         let (kind, state) = now.map(|now| (now.kind.clone(), now.state.clone())).unwrap_or_default();
-        let refused = of.refused.or_else(|| now.and_then(refusal));
+        let refused = of.refused.or_else(|| now.and_then(|now| refusal(now, &rows)));
         GroupPlan { group: of.group, kind, state, refused, lacks: of.lacks, rows }
     };
     let mut groups: Vec<GroupPlan> = goals.into_iter().map(of_group).collect();
@@ -104,11 +141,12 @@ fn assemble(plan: Plan, goals: Vec<GroupGoals>, present: &Present, logs: &Logs, 
     Plan { cluster_id: present.cluster_id.clone(), groups, ..plan }
 }
 
-/// Returns why nothing of a group may be touched.
-fn refusal(now: &Now) -> Option<String> {
+/// Returns why nothing of a group may be touched. Who reads does not matter where nothing is to be done.
+fn refusal(now: &Now, rows: &[Row]) -> Option<String> {
     if now.is_share() {
         return Some(SHARE_GROUP.to_owned());
     }
     let unread = now.offsets.as_ref().err();
-    unread.cloned().or_else(|| now.is_active().then(|| ACTIVE.to_owned()))
+    let is_read = || now.is_active() && rows.iter().any(|row| row.action.is_change());
+    unread.cloned().or_else(|| is_read().then(|| ACTIVE.to_owned()))
 }

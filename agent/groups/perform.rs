@@ -21,11 +21,10 @@ mod looking;
 mod report;
 mod waiting;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -85,15 +84,16 @@ impl Performing<'_> {
     /// wanted, is the report's to say ([`Report::verdict`]).
     ///
     /// # Errors
-    /// [`Kind::Failed`](crate::error::Kind::Failed) for a plan of another cluster; as the client's and the store's before
-    /// anything is changed. After that every failure stands in the report.
+    /// As [`Plan::check`]; [`Kind::Failed`](crate::error::Kind::Failed) for a plan of another cluster; as the client's and the
+    /// store's before anything is changed. After that every failure stands in the report.
     pub async fn perform(&self, plan: &Plan, description: &str) -> Result<Report> {
-        let began = Instant::now();
+        plan.check()?;
         let client = self.client()?;
         let names: Vec<String> = plan.groups.iter().map(|group| group.group.clone()).collect();
         if let Some(within) = self.wait_until_empty {
             let _ = wait_until_empty(client, &names, within, self.progress).await?;
         }
+        let began = Instant::now();
         let present = Present::look(client, &names).await?;
         self.check_cluster(plan, &present)?;
         let found = looking::found(plan, &present);
@@ -107,12 +107,13 @@ impl Performing<'_> {
             report.left_alone(is_refused);
             return Ok(report);
         }
+        let looked = Instant::now();
         report.snapshot = self.keep(&present, &jobs, description).await?;
         let requests = Arc::new(Requests::default());
         self.progress.begun(jobs.iter().map(|job| job.partitions() as u64).sum());
-        let began_setting = Instant::now();
-        let answers = self.set(&jobs, &requests).await;
-        let took = began_setting.elapsed();
+        let kept = Instant::now();
+        let answers = self.set(present.brokers, &jobs, &requests).await;
+        let set = Instant::now();
         self.progress.ended();
         crash::point("groups-read-back", &jobs.len());
         let changed: Vec<String> = jobs.iter().map(|job| job.group.clone()).collect();
@@ -120,7 +121,24 @@ impl Performing<'_> {
         for (job, answers) in jobs.iter().zip(answers) {
             report.compare(job, &answers, read_back(&mut told, &job.group));
         }
-        report.metrics = Metrics::of(&requests, report.set, took, began.elapsed());
+        let steps = [looked - began, kept - looked, set - kept, set.elapsed()];
+        report.metrics = Metrics::of(&requests, report.set, steps);
+        Ok(report)
+    }
+
+    /// Looks as [`perform`](Self::perform) does, and changes nothing; the report says which groups could not be set.
+    ///
+    /// # Errors
+    /// As [`perform`](Self::perform) before anything is changed.
+    pub async fn foresee(&self, plan: &Plan) -> Result<Report> {
+        plan.check()?;
+        let client = self.client()?;
+        let names: Vec<String> = plan.groups.iter().map(|group| group.group.clone()).collect();
+        let present = Present::look(client, &names).await?;
+        self.check_cluster(plan, &present)?;
+        let found = looking::found(plan, &present);
+        let mut report = Report::new(&found, client.properties().bootstrap_servers.join(","));
+        report.left_alone(self.all_or_nothing && found.iter().any(Found::is_refused));
         Ok(report)
     }
 
@@ -143,8 +161,9 @@ impl Performing<'_> {
     async fn keep(&self, present: &Present, jobs: &[Job], description: &str) -> Result<Option<String>> {
         let Some(snapshots) = self.snapshots else { return Ok(None) };
         // Groups that nothing is done to would make the snapshot one that takes back others' work.
+        let changed: HashSet<&str> = jobs.iter().map(|job| job.group.as_str()).collect();
         let mut present = present.clone();
-        present.groups.retain(|name, _| jobs.iter().any(|job| job.group == *name));
+        present.groups.retain(|name, _| changed.contains(name.as_str()));
         let also: Vec<(String, String, i32)> = jobs.iter().flat_map(Job::names).collect();
         let kept = snapshots.create(&Snapshot::of(&present, &also, description)?).await?;
         crash::point("groups-snapshot", &kept.id);
@@ -153,48 +172,40 @@ impl Performing<'_> {
     }
 
     /// Does all jobs, as many at a time as may be; returns what each was answered, in their order.
-    async fn set(&self, jobs: &[Job], requests: &Arc<Requests>) -> Vec<Vec<Change>> {
-        // Each client learns from the brokers' lists who coordinates which group, at once instead of group by group.
-        let mut listings = JoinSet::new();
-        for client in self.clients.iter().skip(1).take(jobs.len().saturating_sub(1)) {
-            let client = client.clone();
-            listings.spawn(async move { drop(client.list_groups().await) });
-        }
-        let _ = listings.join_all().await;
-        let permits = Arc::new(Semaphore::new(self.max_concurrent.max(1)));
+    async fn set(&self, brokers: usize, jobs: &[Job], requests: &Arc<Requests>) -> Vec<Vec<Change>> {
+        self.learn(jobs.len()).await;
+        // One job for each connection, whoever coordinates its group: more would wait there, and seem slow.
+        let mut idle: Vec<usize> = (0..brokers.max(1)).flat_map(|_| 0..self.clients.len()).collect();
+        idle.truncate(self.max_concurrent.max(1));
         let mut answers: Vec<Vec<Change>> = jobs.iter().map(|_| Vec::new()).collect();
-        let mut running = JoinSet::new();
-        for (at, job) in jobs.iter().enumerate() {
-            let permit = permits.clone().acquire_owned().await.expect("nobody closes it");
-            let (client, job, requests) =
-                (self.clients[at % self.clients.len()].clone(), job.clone(), requests.clone());
-            running.spawn(async move {
-                let answer = job.run(&client, &requests).await;
-                drop(permit);
-                (at, answer)
-            });
-            while let Some(ended) = running.try_join_next() {
-                self.take(ended, &mut answers);
+        let (mut left, mut running) = (jobs.iter().enumerate(), JoinSet::new());
+        loop {
+            while let Some(at_client) = idle.pop() {
+                let Some((at, job)) = left.next() else { break };
+                let (client, job, requests) = (self.clients[at_client].clone(), job.clone(), requests.clone());
+                running.spawn(async move { (at_client, at, job.run(&client, &requests).await) });
             }
+            let Some(ended) = running.join_next().await else { return answers };
+            let (at_client, at, answer) = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            self.progress.answered(answer.len() as u64);
+            answers[at] = answer;
+            idle.push(at_client);
         }
-        while let Some(ended) = running.join_next().await {
-            self.take(ended, &mut answers);
-        }
-        answers
     }
 
-    fn take(
-        &self,
-        ended: std::result::Result<(usize, Vec<Change>), tokio::task::JoinError>,
-        answers: &mut [Vec<Change>],
-    ) {
-        match ended {
-            Ok((at, answer)) => {
-                self.progress.answered(answer.len() as u64);
-                answers[at] = answer;
-            }
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+    /// Has each client that is to work learn from the brokers' lists who coordinates which group, at once instead of group by
+    /// group. One that does not learn it asks later.
+    async fn learn(&self, jobs: usize) {
+        let mut listings = JoinSet::new();
+        for client in self.clients.iter().skip(1).take(jobs.saturating_sub(1)) {
+            let client = client.clone();
+            listings.spawn(async move {
+                if client.metadata(Some(&[])).await.is_ok() {
+                    drop(client.list_groups().await);
+                }
+            });
         }
+        let _ = listings.join_all().await;
     }
 }
 

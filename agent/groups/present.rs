@@ -6,7 +6,7 @@
 //! Retry: what passes is asked again with back-off, for [`WITHIN`]; what is wrong with a single group stands in its place.
 //! Cancel: safe at any point.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::positions::Committed;
@@ -28,6 +28,8 @@ pub const DEAD: &str = "Dead";
 pub struct Present {
     /// The cluster; `None` where it has no id.
     pub cluster_id: Option<String>,
+    /// How many brokers it has.
+    pub brokers: usize,
     /// The groups that were asked for, by name; none is missing.
     pub groups: BTreeMap<String, Now>,
     /// Every topic that it tells us of, by name.
@@ -57,15 +59,16 @@ pub struct Now {
 }
 
 impl Present {
-    /// Asks for the groups of these names; one that is not there is told as such.
+    /// Asks for the groups of these names, each once; one that is not there is told as such.
     ///
     /// # Errors
     /// As the client's, when a broker does not answer.
     pub async fn look(client: &Client, groups: &[String]) -> Result<Self> {
-        let listing = patiently(client, || client.list_groups()).await?;
+        // Groups are listed by all brokers: which there are comes first.
         let metadata = patiently(client, || client.metadata(None)).await?;
+        let listing = patiently(client, || client.list_groups()).await?;
         let listed = |name: &String| listing.groups.get(name).cloned().unwrap_or_else(|| ListedGroup::named(name));
-        let listed: Vec<ListedGroup> = groups.iter().map(listed).collect();
+        let listed: Vec<ListedGroup> = groups.iter().collect::<BTreeSet<_>>().into_iter().map(listed).collect();
         // A share group has no offset a partition, and its coordinator refuses to be asked for one.
         let asked: Vec<ListedGroup> = listed.iter().filter(|group| group.kind != SHARE).cloned().collect();
         let topics = topics(&metadata);
@@ -79,7 +82,7 @@ impl Present {
             (group.group.clone(), now)
         };
         let groups = listed.iter().map(now).collect();
-        Ok(Self { cluster_id: metadata.cluster_id, groups, topics })
+        Ok(Self { cluster_id: metadata.cluster_id, brokers: metadata.brokers.len(), groups, topics })
     }
 
     /// Asks once more for what `groups` have committed, as they were found before; all else stays as it was.
@@ -165,7 +168,7 @@ fn partitions(topics: &BTreeMap<String, Topic>) -> Partitions {
 }
 
 /// Asks until there is an answer, or a failure that stays.
-async fn patiently<T, F: Future<Output = Result<T>>>(client: &Client, ask: impl Fn() -> F) -> Result<T> {
+pub(crate) async fn patiently<T, F: Future<Output = Result<T>>>(client: &Client, ask: impl Fn() -> F) -> Result<T> {
     let mut patience = Patience::new(client.backoff(), WITHIN);
     loop {
         match ask().await {
@@ -202,6 +205,7 @@ pub(super) mod tests {
     pub(in crate::groups) fn present(partitions: i32, groups: &[(&str, Now)]) -> Present {
         Present {
             cluster_id: Some("c".to_owned()),
+            brokers: 1,
             groups: groups.iter().map(|(name, now)| ((*name).to_owned(), now.clone())).collect(),
             topics: [("t".to_owned(), Topic { id: TopicId::NONE, partitions })].into(),
         }

@@ -7,7 +7,7 @@
 //!
 //! **Order of durable effects**, the last of them the restore's own `done`: the snapshot of the present, the restore's
 //! `groups-<n>` with the plan, the commits, `groups-done-<n>` when they were read back. What a crash between two of them leaves
-//! is said in [`state`](crate::restore::state). A group that was set once is never set again by its restore.
+//! is said in [`state`](crate::restore::state). What was set once of a group is never set again by its restore.
 //!
 //! Retry: the client's, of what failed for a reason that passes. Cancel: as a crash.
 
@@ -16,12 +16,12 @@ pub mod undo;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use self::earlier::Earlier;
+use self::earlier::{Earlier, Keys};
 use super::making::{self, Groups as Which, Wanted, origin};
 use super::not_found;
 use super::perform::{Performing, Report};
 use super::places::Places;
-use super::plan::{Action, Plan};
+use super::plan::Plan;
 use super::positions::savepoint::Which as Savepoint;
 use super::positions::{Positions, savepoint};
 use super::snapshot::{self, Snapshots};
@@ -93,7 +93,20 @@ pub async fn positions(
     };
     match asked.split_once(':') {
         Some(("savepoint", which)) => savepoint::read(archive, which.parse()?).await,
-        Some(("snapshot", id)) => Ok(snapshots.read(id).await?.positions()),
+        Some(("snapshot", id)) => {
+            let snapshot = snapshots.read(id).await?;
+            if let (Some(of), Some(was)) = (&snapshot.cluster_id, &archive.backup().cluster_id)
+                && of != was
+            {
+                return Err(Error::usage(format!("groups.positions: snapshot {id} is of another cluster"))
+                    .with("taken of", of)
+                    .with("the backup is of", was)
+                    .hint(
+                        "its offsets mean other records; name one of the cluster that was backed up, or a savepoint",
+                    ));
+            }
+            Ok(snapshot.positions())
+        }
         _ => Err(Error::usage(format!("groups.positions: cannot read `{asked}`"))
             .hint("write savepoint:2026-11-22T10:00:00Z, or snapshot: with the id of one")),
     }
@@ -125,7 +138,7 @@ pub fn choose(mut positions: Positions, names: &[String], sources: &BTreeSet<Par
             _ if standing.kind == SHARE => skip("it is a share group, which has no offset a partition", is_named),
             (_, false) => true,
             (Some(why), true) => skip(&format!("what it had committed is not known: {why}"), true),
-            (None, true) if is_named => skip("it had committed nothing in what is restored", false),
+            (None, true) if is_named => skip("it had committed nothing in what is restored", true),
             (None, true) => false,
         }
     });
@@ -155,6 +168,8 @@ pub struct Next {
     pub before: Vec<String>,
     /// The restored end of each target partition, by topic and number.
     pub ends: Ends,
+    /// What is left alone, because it has moved on, by group.
+    spared: BTreeMap<String, Keys>,
     number: u32,
 }
 
@@ -192,7 +207,7 @@ impl Restoring<'_> {
         });
         let number = earlier.next();
         if positions.groups.is_empty() {
-            return Ok(Next { plan: Plan::default(), before, ends: Ends::new(), number });
+            return Ok(Next { plan: Plan::default(), before, ends: Ends::new(), spared: BTreeMap::new(), number });
         }
         let id = self.state.restore_id();
         let of =
@@ -201,18 +216,18 @@ impl Restoring<'_> {
         let found = origin::find(of, self.client.cluster_id().as_deref()).await?.ok_or_else(lost)?;
         let wanted = Wanted { groups: Which::All, topics: None, clamp: true, create_group: true };
         let mut plan = making::from_positions(self.client, &wanted, &positions, &found.places).await?;
-        earlier.spare(&mut plan);
-        Ok(Next { plan, before, ends: ends(&found.places), number })
+        let spared = earlier.spare(&mut plan);
+        Ok(Next { plan, before, ends: ends(&found.places), spared, number })
     }
 
-    /// Puts groups back that stood so.
+    /// Puts groups back that stood so; `told` gets the id of the snapshot of what was, before anything is changed.
     ///
     /// # Errors
     /// As [`next`](Self::next); those of the store. What could not be set is in the report.
-    pub async fn perform(&self, chosen: &Chosen) -> Result<Outcome> {
+    pub async fn perform(&self, chosen: &Chosen, told: &(dyn Fn(&str) + Sync)) -> Result<Outcome> {
         loop {
-            let Next { plan, before, ends, number } = self.next(chosen).await?;
-            if plan.groups.iter().all(|group| group.refused.is_some()) {
+            let Next { plan, before, ends, spared, number } = self.next(chosen).await?;
+            if plan.groups.iter().all(|group| earlier::is_idle(group, &spared)) {
                 let report = match plan.groups.is_empty() {
                     true => Report::default(),
                     false => performing(self.client).perform(&plan, DESCRIPTION).await?,
@@ -223,9 +238,11 @@ impl Restoring<'_> {
             let begun = Groups::now(self.state.restore_id(), Process::this(), kept.clone(), &plan)?;
             // Another process of this restore may have begun as well: what it has set is so already.
             let Some(begun) = self.state.begin_groups(number, begun).await? else { continue };
+            told(&kept.id);
             let report = performing(self.client).perform(&plan, DESCRIPTION).await?;
-            let (set, failed) = earlier::outcome(&plan, &failed(&plan, &report));
-            let _ = self.state.end_groups(&GroupsDone::now(&begun, set, failed)).await?;
+            let left = earlier::left(&plan, &report, &spared);
+            let set = plan.groups.iter().map(|group| group.group.clone()).filter(|group| !left.contains_key(group));
+            let _ = self.state.end_groups(&GroupsDone::now(&begun, set.collect(), left)).await?;
             return Ok(Outcome { plan, before, ends, report, snapshot: Some(kept.id) });
         }
     }
@@ -279,20 +296,6 @@ fn performing(client: &Client) -> Performing<'_> {
     }
 }
 
-/// Returns the groups of which something was to be set and was not.
-fn failed(plan: &Plan, report: &Report) -> BTreeSet<String> {
-    let is_skipped = |group: &str, topic: &str, partition| {
-        let rows = plan.groups.iter().filter(|of| of.group == group).flat_map(|of| &of.rows);
-        let mut of = rows.filter(|row| (&*row.topic, row.partition) == (topic, partition));
-        of.any(|row| matches!(row.action, Action::Skip(_)))
-    };
-    let failed = report.groups.iter().filter(|group| {
-        let mut left = group.failed.iter();
-        group.refused.is_some() || left.any(|of| !is_skipped(&group.group, &of.topic, of.partition))
-    });
-    failed.map(|group| group.group.clone()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,7 +344,7 @@ mod tests {
     #[test]
     fn named_groups_are_put_back_and_what_cannot_be_is_said() {
         let (groups, skipped) = chosen(&["both", "elsewhere", "shared"]).expect("all are known");
-        let wanted = [("elsewhere".to_owned(), false), ("shared".to_owned(), true)];
+        let wanted = [("elsewhere".to_owned(), true), ("shared".to_owned(), true)];
         assert_eq!((groups, skipped), (vec!["both".to_owned()], wanted.to_vec()));
     }
 

@@ -165,8 +165,8 @@ fn put(text: &mut String, what: std::fmt::Arguments<'_>) {
     text.write_fmt(what).expect("a string takes everything");
 }
 
-/// Returns a word for the shell, in quotes if it needs any.
-fn quoted(word: &str) -> String {
+/// Returns a word as a POSIX shell reads it, in quotes if it needs any.
+pub fn quoted(word: &str) -> String {
     let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:,@%+=".contains(&byte);
     match !word.is_empty() && word.bytes().all(is_safe) {
         true => word.to_owned(),

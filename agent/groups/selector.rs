@@ -83,13 +83,15 @@ impl Selector {
         })
     }
 
-    /// Returns the time that is to be looked up in each partition, by the clock that says `now`; `None` where none is.
+    /// Returns the time that is to be looked up in each partition, by the clock that says `now`; `None` where none is. Before
+    /// 1970 there is no record, and to a broker such times mean something else.
     pub fn time(&self, now: Timestamp) -> Option<Timestamp> {
-        match self {
-            Self::Datetime(time) => Some(*time),
-            Self::Duration(ms) => Some(Timestamp(now.0.saturating_sub(*ms))),
-            _ => None,
-        }
+        let time = match self {
+            Self::Datetime(time) => time.0,
+            Self::Duration(ms) => now.0.saturating_sub(*ms),
+            _ => return None,
+        };
+        Some(Timestamp(time.max(0)))
     }
 
     /// Returns the position that a partition gets, which `name` is for people (`orders-3`). An offset that is asked for is put

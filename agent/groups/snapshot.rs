@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::positions::{self, Positions, Standing};
 use super::present::{Now, Present};
+pub use super::script::quoted;
 use crate::archive::savepoint::Topic;
 use crate::archive::sealed;
 use crate::error::{Error, Kind, Result};
@@ -25,7 +26,7 @@ use crate::kafka::client::Client;
 use crate::record::{Offset, Partition, TopicId};
 use crate::restore::state::Process;
 pub use rollback::rollback;
-pub use store::{Listed, Snapshots, quoted};
+pub use store::{Listed, Snapshots};
 
 const CREATED_BY: &str = concat!("kafka-backup ", env!("CARGO_PKG_VERSION"));
 

@@ -144,7 +144,9 @@ fn the_users_yaml_puts_the_groups_back_that_it_names_in_a_topic_of_another_name(
     let (topic, group) = stood(kafka, "phases-yaml", &[(0, 17), (1, 3)]);
     let other = group_name("phases-other");
     kafka.commit(&other, &topic, 0, 30);
-    let backup = backed_up(kafka, &[&topic], &[&group, &other]);
+    let late = group_name("phases-late");
+    kafka.commit(&late, &topic, 0, 31);
+    let backup = backed_up(kafka, &[&topic], &[&group, &other, &late]);
     let target = format!("{topic}-dr");
     let named = format!("  consumer_groups:\n    - {group}\n");
     let ended = three_phase(kafka, &backup, (&topic, &target), &named, &[]);
@@ -168,6 +170,12 @@ fn the_users_yaml_puts_the_groups_back_that_it_names_in_a_topic_of_another_name(
     assert_eq!(shown["groups"]["plan"]["groups"][0]["group"], other.as_str(), "{shown}");
     let _ = three_phase(kafka, &backup, (&topic, &target), &both, &[]).ok();
     assert_reads_on(kafka, &other, (&topic, &[(0, 30)].into()), &target);
+    // What is in the way is said in words that fit this command.
+    kafka.delete(&target);
+    wait_for("the topic is gone", || (!kafka.topics().contains(&target)).then_some(()));
+    let lacking = three_phase(kafka, &backup, (&topic, &target), &format!("{both}    - {late}\n"), &[]);
+    lacking.fails_with(3, &["all is restored", "is not on the cluster"]);
+    assert!(!lacking.stderr.contains("--topic"), "{lacking:?}");
 }
 
 #[test]
@@ -249,6 +257,32 @@ fn a_group_loses_nothing_where_records_are_spread_over_other_partitions_by_key()
 }
 
 #[test]
+fn a_group_has_a_place_in_partitions_to_which_no_key_leads_and_of_which_nothing_came() {
+    let kafka = Kafka::shared();
+    let topic = kafka.topic("phases-vacant", 6, &[]);
+    let mut records = Contents::new().records(5, 12, 50);
+    // All lead to one partition, and the last of the source's is empty.
+    records.iter_mut().for_each(|record| record.key = Some(b"one".to_vec()));
+    let _ = Writer::new(kafka, &[]).write(&topic, &records);
+    let group = group_name("phases-vacant");
+    let stood: Committed = (0..6).map(|partition| (partition, if partition < 5 { 12 } else { 0 })).collect();
+    stood.iter().for_each(|(partition, offset)| kafka.commit(&group, &topic, *partition, *offset));
+    let backup = backed_up(kafka, &[&topic], &[&group]);
+    let restore = Restore::of(kafka, &backup, &[&topic]);
+    let spread = format!("repartition = [\"{}:3\"]", restore.target());
+    let restore = restore.sink(&spread).groups("reset = true");
+    let _ = restore.run().ok();
+    let (stands, ends) = (kafka.committed(&group, restore.target()), kafka.ends(restore.target()));
+    assert_eq!(read_committed(kafka, restore.target()).len(), 60);
+    // It had read everything: what comes from now on is what it reads, wherever that is.
+    assert!(stands.keys().copied().eq(0..3), "each target partition has a position: {stands:?} of {ends:?}");
+    let _ = Writer::new(kafka, &[]).write(restore.target(), &Contents::new().records(3, 2, 50));
+    let read = read_committed(kafka, restore.target());
+    let ahead = read.iter().filter(|record| record.offset >= stands[&record.partition]).count();
+    assert_eq!(ahead, 6, "{stands:?} of {ends:?}");
+}
+
+#[test]
 fn a_restore_that_is_killed_goes_on_with_its_groups_wherever_it_was() {
     need_crash_points();
     let kafka = Kafka::shared();
@@ -308,6 +342,40 @@ fn a_group_that_is_read_is_left_and_put_back_when_it_is_not() {
     let again = wait_for("the group is empty", || Some(restore.run()).filter(|ended| ended.code == Some(0)));
     assert_eq!(phase(&again, 3), [format!("group {group}: 1 partition set")]);
     assert_reads_on(kafka, &group, (&topic, &[(0, 23)].into()), restore.target());
+    // What an undo could not put back, its dry run does not call done.
+    let properties = [("group.id", group.as_str()), ("enable.auto.commit", "false")];
+    let consumer: BaseConsumer = kafka.client(&properties).create().expect("a consumer");
+    consumer.subscribe(&[restore.target()]).expect("subscribed");
+    wait_for("it is a member", || {
+        let _ = consumer.poll(Duration::from_millis(100));
+        (consumer.assignment().expect("told").count() > 0).then_some(())
+    });
+    restore.undo(&["--dry-run"]).fails_with(1, &[&group, "would not be put back", "active members"]);
+}
+
+#[test]
+fn what_could_not_be_set_of_a_group_stays_unset_until_it_is_and_what_was_set_is_its_own() {
+    let kafka = Kafka::shared();
+    let ((topic, group), other) = (stood(kafka, "phases-part", &[(0, 23)]), kafka.topic("phases-part-b", 1, &[]));
+    let _ = Writer::new(kafka, &[]).write(&other, &Contents::new().records(1, 9, 50));
+    kafka.commit(&group, &other, 0, 4);
+    let backup = backed_up(kafka, &[&topic, &other], &[&group]);
+    let restore = Restore::of(kafka, &backup, &[&topic, &other]);
+    let _ = restore.run().ok();
+    let gone = format!("{other}-restored");
+    kafka.delete(&gone);
+    wait_for("the topic is gone", || (!kafka.topics().contains(&gone)).then_some(()));
+    let restore = restore.groups("reset = true");
+    for time in 0..2 {
+        let ended = restore.run();
+        ended.fails_with(3, &["all is restored", &gone, "is not on the cluster"]);
+        assert_eq!(kafka.committed(&group, restore.target()).len(), 1, "{ended:?}");
+        if time == 0 {
+            assert_reads_on(kafka, &group, (&topic, &[(0, 23)].into()), restore.target());
+            kafka.commit(&group, restore.target(), 0, 40);
+        }
+    }
+    assert_eq!(kafka.committed(&group, restore.target())[&0], 40, "it has read on by itself");
 }
 
 #[test]
@@ -341,8 +409,11 @@ fn what_is_taken_back_takes_its_groups_along_and_leaves_those_that_moved_on() {
     let wanted = [(stays.clone(), put_back.clone()), (made.clone(), put_back), (moved.clone(), "keep".to_owned())];
     assert_eq!(fates(&planned), wanted.into());
     assert_eq!(kafka.committed(&made, restore.target()).len(), 2, "nothing was changed");
+    let rows = restore.undo(&["--dry-run", "-o", "csv"]).ok();
+    assert!(rows.contains(&format!("\ngroup,{made},,put back,")), "{rows}");
     let undone = restore.undo(&["-o", "json"]);
     assert_eq!(undone.code, Some(0), "{undone:?}");
+    assert!(undone.stderr.contains("undo with: kafka-backup offset-rollback rollback --path "), "{undone:?}");
     assert_eq!(fates(&undone)[&stays], "done");
     assert_eq!(kafka.committed(&stays, restore.target()), [(0, 7)].into(), "and nothing in the other");
     assert_eq!(kafka.committed(&moved, restore.target())[&0], 30);
@@ -353,6 +424,44 @@ fn what_is_taken_back_takes_its_groups_along_and_leaves_those_that_moved_on() {
     // Again it finds nothing to do.
     let again = restore.undo(&["-o", "json"]);
     assert_eq!((again.code, &*fates(&again)[&stays], &*fates(&again)[&made]), (Some(0), "same", "same"));
+}
+
+#[test]
+fn an_undo_that_is_killed_among_its_groups_ends_the_same_when_it_is_run_again() {
+    need_crash_points();
+    let kafka = Kafka::shared();
+    let (topic, stays) = stood(kafka, "phases-undone", &[(0, 23), (1, 41)]);
+    let made = group_name("phases-undone-made");
+    commit(kafka, &made, &topic, &[(0, 5), (1, 6)]);
+    let backup = backed_up(kafka, &[&topic], &[&stays, &made]);
+    let admin: AdminClient<DefaultClientContext> = kafka.client(&[]).create().expect("an admin client");
+    let state = |group: &str| {
+        let listed = admin.inner().fetch_group_list(Some(group), Duration::from_secs(10)).expect("the broker answers");
+        listed.groups().first().map_or_else(|| "Dead".to_owned(), |group| group.state().to_owned())
+    };
+    let points = ["groups-snapshot", "groups-commit", "groups-delete", "groups-delete:2", "groups-read-back"];
+    for (number, point) in points.into_iter().chain(["groups-made-deleted"]).enumerate() {
+        if state(&made) != "Dead" {
+            let deleted = block_on(admin.delete_groups(&[&made], &AdminOptions::new())).expect("the broker answers");
+            assert!(deleted.iter().all(Result::is_ok), "{deleted:?}");
+        }
+        let restore = Restore::named(kafka, &backup, &[&topic], &format!("undone-{number}"));
+        let restore = restore.accept(&["target-not-empty"]).groups("reset = true");
+        kafka.create(restore.target(), 2, &[]);
+        let _ = Writer::new(kafka, &[]).write(restore.target(), &Contents::new().records(2, 10, 50));
+        kafka.commit(&stays, restore.target(), 0, 7);
+        let _ = restore.run().ok();
+        assert_eq!(kafka.committed(&made, restore.target()).len(), 2, "{point}");
+        let died = restore.undo_in(&[], &[("KAFKA_BACKUP_CRASH_AT", point)]);
+        assert_eq!(died.signal, Some(9), "{point}: {died:?}");
+        // To go on with it would set them again.
+        restore.run().fails_with(2, &["was undone"]);
+        let undone = restore.undo(&[]);
+        assert_eq!(undone.code, Some(0), "{point}: {undone:?}");
+        assert_eq!(kafka.committed(&stays, restore.target()), [(0, 7)].into(), "{point}");
+        assert!(kafka.committed(&made, restore.target()).is_empty(), "{point}");
+        assert_eq!(state(&made), "Dead", "{point}: {undone:?}");
+    }
 }
 
 #[test]

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use serde_json::Value;
 
 use crate::restore::Restore;
-use crate::support::agent::{Backup, Ended, program_with};
+use crate::support::agent::{Backup, Ended, ended, program_with};
+use crate::support::cutting::Cutting;
 use crate::support::kafka::{Kafka, tool};
 use crate::support::reader::Record;
 use crate::support::wait_for;
@@ -104,6 +106,8 @@ fn selectors_say_what_those_of_kafkas_own_tool_say() {
             "{selector:?}"
         );
     }
+    let later = reset("plan", kafka, &group, &["--by-duration", "-PT1H", "--topic", &topic, "--export"]).ok();
+    assert_eq!(sorted(&later), [format!("{topic},0,100"), format!("{topic},1,100")], "nothing is of in an hour");
     assert_eq!(kafka.committed(&group, &topic), at([40, 60]), "a plan changes nothing");
 }
 
@@ -151,6 +155,32 @@ fn a_plan_that_was_kept_is_performed_as_it_is_or_not_at_all() {
     assert_eq!(kafka.committed(&group, &topic), at([40, 60]));
     // It is as it is to be.
     let _ = execute().ok();
+    // What it goes to may go before it is performed, or have been changed by hand.
+    let more = ["--topic", &topic, "--to-offset", "20", "--format", "json"];
+    let plan = reset("plan", kafka, &group, &more).ok();
+    fs::write(&file, &plan).expect("written");
+    kafka.delete_records(&topic, 0, 30);
+    for dry in [&["--dry-run"][..], &[]] {
+        let refused = program_with(&[&["offset-reset", "execute"], &of_cluster[..], &of, dry].concat());
+        refused
+            .fails_with(1, &["the cluster is no longer as the plan saw it: Offset 20 is out of range", "plan again"]);
+    }
+    for (is, was, wrong) in [
+        ("\"offset\": -7", "\"offset\": 20", "does not go with a target of -7"),
+        ("\"partition\": 0", "\"partition\": 1", "twice"),
+        ("\"curent\"", "\"current\"", "is no plan"),
+    ] {
+        assert!(plan.contains(was), "{plan}");
+        fs::write(&file, plan.replace(was, is)).expect("written");
+        execute().fails_with(2, &[wrong]);
+    }
+    fs::write(
+        &file,
+        plan.replace(&group, &format!("{group}-mistyped")).replace("\"partition\": 0", "\"partition\": 9"),
+    )
+    .expect("written");
+    execute().fails_with(1, &["has only 2 partitions"]);
+    assert_eq!(kafka.committed(&group, &topic), at([40, 60]), "nothing was changed");
 }
 
 #[test]
@@ -167,6 +197,51 @@ fn where_nothing_can_be_kept_nothing_is_changed_unless_that_is_wanted() {
     let _ = reset("execute", kafka, &group, &[&to[..], &state].concat()).ok();
     assert_eq!(kafka.committed(&group, &topic), at([7, 7]));
     assert_eq!(fs::read_dir(folder.path().join("snapshots")).expect("the snapshots").count(), 1);
+}
+
+#[test]
+fn what_was_set_and_could_not_be_printed_is_no_failure_to_set_it() {
+    let kafka = Kafka::shared();
+    let (topic, group) = topic_and_group(kafka, "unprinted");
+    let of = ["--groups", &group, "-b", kafka.brokers(), "--to-offset", "7", "--topic", &topic, "--no-snapshot"];
+    for verb in [&["offset-reset", "execute"][..], &["offset-reset-bulk"]] {
+        kafka.commit(&group, &topic, 0, 40);
+        let mut command = Command::new("sh");
+        let _ = command.args(["-c", "exec \"$0\" \"$@\" > /dev/full", env!("CARGO_BIN_EXE_kafka-backup")]);
+        let _ = command.args(verb).args(of);
+        ended(&mut command).fails_with(3, &["all is set, but what came of it could not be printed"]);
+        assert_eq!(kafka.committed(&group, &topic), at([7, 7]), "{verb:?}");
+    }
+}
+
+#[test]
+fn a_group_is_named_whole_where_its_name_has_a_comma_and_an_empty_name_is_none() {
+    let kafka = Kafka::shared();
+    let (topic, group) = topic_and_group(kafka, "comma");
+    let whole = format!("{group},eu");
+    kafka.commit(&whole, &topic, 0, 11);
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = ["--state", folder.path().to_str().expect("UTF-8"), "-b", kafka.brokers()];
+    let snapshot = ["offset-rollback", "snapshot", "--group", &whole, "--group", &whole, "-o", "json"];
+    let taken: Value = serde_json::from_str(&program_with(&[&snapshot, &place[..]].concat()).ok()).expect("JSON");
+    let groups = taken["groups"].as_array().expect("groups");
+    assert!(groups.len() == 1 && groups[0]["group"] == *whole, "{taken}");
+    let to = ["--to-offset", "7", "--topic", &topic];
+    for verb in [&["offset-reset", "execute"][..], &["offset-reset-bulk"]] {
+        let done = program_with(&[verb, &["--group", &whole], &to, &place].concat());
+        assert_eq!((done.code, kafka.committed(&whole, &topic)), (Some(0), at([7, 7])), "{done:?}");
+        for wrong in [["--groups", ""], ["--group", ""], ["--groups", "a,"]] {
+            let more = [&wrong[..], &to, &["--create-group"], &place].concat();
+            program_with(&[verb, &more].concat()).fails_with(2, &["a group's name is empty"]);
+        }
+    }
+    assert_eq!(kafka.committed(&group, &topic), at([40, 60]), "it was not named");
+    let unset = ["offset-rollback", "snapshot", "--groups", ""];
+    program_with(&[&unset, &place[..]].concat()).fails_with(2, &["a group's name is empty"]);
+    program_with(&[&unset[..2], &place].concat()).fails_with(2, &["no group is named", "--all-groups"]);
+    let script = ["offset-reset", "script", "--group", &whole, "-X", "client.id=me"];
+    let refused = program_with(&[&script, &to[..], &place].concat());
+    refused.fails_with(2, &["cannot carry `-X client.id=…`", "--command-config"]);
 }
 
 #[test]
@@ -222,12 +297,44 @@ fn positions_are_those_of_a_savepoint_a_snapshot_a_cluster_or_another_group() {
     };
     let year = "savepoint:2999-01-01T00:00:00Z";
     assert_eq!((planned(year), planned(&format!("snapshot:{id}"))), (vec![40, 60], vec![90, 60]));
-    assert_eq!(planned(&format!("source:{}", kafka.brokers())), [5, 5]);
+    let source = format!("source:{}", kafka.brokers());
+    assert_eq!(planned(&source), [5, 5]);
+    // What passes is asked again there, too.
+    let front = Cutting::of_offsets(kafka.brokers());
+    assert_eq!(planned(&format!("source:{}", front.address())), [5, 5]);
+    assert!(front.cuts() > 0, "the first question is cut");
+    let file = backup.folder().join("source.properties");
+    let with_file = || {
+        let of_source = ["--positions", &source, "--source-config", file.to_str().expect("UTF-8"), "--format", "json"];
+        reset("plan", kafka, &group, &[&of[..], &of_source].concat())
+    };
+    fs::write(&file, "client.id=reads-the-source\nrequest.timeout.ms=20000\n").expect("written");
+    assert_eq!(rows(&with_file()).into_values().filter_map(|(offset, _)| offset).collect::<Vec<_>>(), [5, 5]);
+    fs::write(&file, "no.such.property=1\n").expect("written");
+    with_file().fails_with(2, &["no.such.property"]);
+    // Positions say which partitions are meant, and a selector where in them.
+    let over =
+        |selector: &[&str]| rows(&reset("plan", kafka, &group, &[&of[..], selector, &["--format", "json"]].concat()));
+    let latest = over(&["--to-latest"]);
+    assert_eq!(latest.into_values().filter_map(|(offset, _)| offset).collect::<Vec<_>>(), [100, 100]);
+    let first = over(&["--to-offset", "7", "--positions", &format!("snapshot:{id}")]);
+    assert_eq!(first.into_values().filter_map(|(offset, _)| offset).collect::<Vec<_>>(), [7, 7]);
     let other = format!("{group}-other");
     kafka.commit(&other, &topic, 0, 11);
     kafka.commit(&other, &topic, 1, 12);
     let beside = format!("group:{other}");
     assert_eq!(planned(&beside), [11, 12]);
+    let shown = reset("plan", kafka, &group, &["--positions", &beside, "--format", "json"]).ok();
+    assert!(shown.contains("\"places\": \"this cluster\""), "no backup is asked: {shown}");
+    let both = ["--positions", &beside, "--restore-id", "zzz"];
+    reset("plan", kafka, &group, &both).fails_with(2, &["is of this cluster", "--restore-id"]);
+    // A snapshot's offsets are those of its cluster.
+    let (folder, of_snapshot) = (format!("{}/test", backup.archive()), format!("snapshot:{id}"));
+    let alone = ["--path", &folder, "--positions", &of_snapshot, "--format", "json"];
+    let here = rows(&reset("plan", kafka, &group, &alone));
+    assert_eq!(here.into_values().filter_map(|(offset, _)| offset).collect::<Vec<_>>(), [90, 60]);
+    let words = [&*id, "is of another cluster", "taken of", "this is", "--backup-id", "--restore-id"];
+    reset("plan", super::second(), &group, &alone).fails_with(2, &words);
     let mistyped = format!("{group}-mistyped");
     let not_found = format!("Consumer group '{mistyped}' not found");
     reset("plan", kafka, &mistyped, &["--positions", &beside]).fails_with(1, &[&not_found, "--create-group"]);
@@ -264,6 +371,10 @@ fn places_are_those_of_the_newest_restore_unless_another_one_brought_other_topic
     let lacking = rows(&planned(&["--restore-id", alone.id()]));
     assert_eq!(lacking[&(second.clone(), 0)], (None, "skip".to_owned()));
     assert_eq!(lacking[&(target(&first, "alone"), 1)], set(60));
+    // Of the topic that has its name a selector says nothing: it is not what was restored.
+    let latest = rows(&planned(&["--restore-id", alone.id(), "--to-latest"]));
+    assert_eq!(latest[&(second.clone(), 0)], (None, "skip".to_owned()));
+    assert_eq!(latest[&(target(&first, "alone"), 1)].1, "set");
     // A topic of that name is another one now.
     kafka.delete(&target(&first, "alone"));
     wait_for("the topic is gone", || (!kafka.topics().contains(&target(&first, "alone"))).then_some(()));

@@ -24,7 +24,7 @@ impl Restore<'_> {
         self.undo_in(arguments, &[])
     }
 
-    fn undo_in(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
+    pub(crate) fn undo_in(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ended {
         self.verb("undo", &[&["--bootstrap-servers", &self.brokers], arguments].concat(), environment)
     }
 }

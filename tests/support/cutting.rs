@@ -37,6 +37,9 @@ const COORDINATED: [i16; 5] = [
     m::EndTxnRequest::KEY,
 ];
 
+/// What groups have committed is asked with this.
+const OFFSETS: [i16; 1] = [m::OffsetFetchRequest::KEY];
+
 /// Kafka's code of a coordinator that is asked too early.
 const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
 
@@ -87,6 +90,11 @@ impl Cutting {
     /// Starts a front that cuts nothing, and has one in so many commits of groups answered as by a coordinator that loads.
     pub(crate) fn refusing_commits(broker: &str, one_in: usize) -> &'static Self {
         Self::start_as(broker, (&[], 1), Duration::ZERO, one_in)
+    }
+
+    /// Starts a front that cuts every second question of what groups have committed, the first one too.
+    pub(crate) fn of_offsets(broker: &str) -> &'static Self {
+        Self::start_with(broker, (&OFFSETS, 2), Duration::ZERO)
     }
 
     fn start_with(broker: &str, cuts: (&'static [i16], usize), delay: Duration) -> &'static Self {

@@ -16,27 +16,23 @@ use crate::archive::source::{Place, side_by_side};
 use crate::cli::Format;
 use crate::cli::table::{self, Output, Page};
 use crate::error::{Error, Result};
-use crate::record::{Offset, Partition, Timestamp, TopicId};
+use crate::groups::positions::savepoint::{self, Which};
+use crate::record::{Offset, Partition, TopicId};
 
 /// Prints the groups of the newest savepoint, or of that of a name or a time.
 ///
 /// # Errors
 /// [`Kind::Usage`](crate::error::Kind::Usage) for a savepoint that is not there; [`Kind::Failed`](crate::error::Kind::Failed)
 /// where there is none at all; [`Kind::Damaged`](crate::error::Kind::Damaged) when it cannot be read.
-pub(super) async fn show(
-    archive: &Archive,
-    savepoint: Option<&str>,
-    format: Format,
-    output: &mut Output,
-) -> Result<()> {
-    let name = find(archive, savepoint).await?;
+pub(super) async fn show(archive: &Archive, wanted: Option<&str>, format: Format, output: &mut Output) -> Result<()> {
+    let name = find(archive, wanted).await?;
     let gone = || Error::failed(format!("savepoint {name} was pruned meanwhile")).hint("ask again");
-    let (savepoint, state) = archive.resolved_savepoint(name).await?.ok_or_else(gone)?;
+    let (taken, state) = archive.resolved_savepoint(name).await?.ok_or_else(gone)?;
     let behind = Behind::of(archive, &state).await?;
     let groups = Groups {
         backup_id: archive.backup().backup_id.clone(),
         savepoint: name,
-        taken_at: savepoint.taken_at,
+        taken_at: taken.taken_at,
         groups_unread: state.groups_unread.clone(),
         groups: state.groups.iter().map(|group| GroupData::new(group, &behind)).collect(),
     };
@@ -49,24 +45,11 @@ pub(super) async fn show(
 
 /// Finds the savepoint that is meant.
 async fn find(archive: &Archive, wanted: Option<&str>) -> Result<Name> {
-    let backup_id = &archive.backup().backup_id;
-    let (newest, _) = archive.newest_savepoints(1).await?;
-    let Some(newest) = newest.last().copied() else {
-        return Err(Error::failed(format!("the backup `{backup_id}` has no savepoint, and so no groups"))
-            .hint("an agent makes one each `savepoint_interval`; `savepoints create --config` makes one now"));
-    };
-    let Some(wanted) = wanted else { return Ok(newest) };
-    let none = || {
-        Error::usage(format!("there is no savepoint `{wanted}`"))
-            .hint(format!("the newest is {newest}; `savepoints` lists all"))
-    };
-    let held = archive.savepoints().await?;
-    match wanted.parse::<Name>() {
-        Ok(name) => held.into_iter().find(|held| *held == name).ok_or_else(none),
-        Err(_) => {
-            let time: Timestamp = wanted.parse().map_err(|_| none())?;
-            held.into_iter().filter(|name| name.time() <= time).max().ok_or_else(none)
-        }
+    match wanted.map(|text| (text, text.parse())) {
+        None => savepoint::find(archive, Which::Newest).await,
+        Some((_, Ok(which))) => savepoint::find(archive, which).await,
+        // What is neither a name nor a time is no savepoint either.
+        Some((text, Err(_))) => Err(savepoint::missing(text, savepoint::find(archive, Which::Newest).await?)),
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::super::cluster::ClusterArgs;
+use super::super::groups::{self, GroupArgs};
 use super::super::offset_rollback::performed;
 use super::super::{Format, open, restores};
 use super::selectors::SelectorArgs;
@@ -39,11 +40,11 @@ pub struct ResetArgs {
     /// Where restores and snapshots are kept, if not with the backup: a folder or a URL
     #[arg(long, value_name = "PATH|URL")]
     pub state: Option<String>,
-    /// The groups; names with commas between, or given again
-    #[arg(long, alias = "group", value_name = "GROUP,…", value_delimiter = ',')]
-    pub groups: Vec<String>,
+    /// The groups.
+    #[command(flatten)]
+    pub groups: GroupArgs,
     /// All groups that have positions; with a selector, all of the cluster
-    #[arg(long, conflicts_with = "groups")]
+    #[arg(long, conflicts_with = "GroupArgs")]
     pub all_groups: bool,
     /// The cluster.
     #[command(flatten)]
@@ -145,6 +146,17 @@ impl ResetArgs {
         place.map(|place| Snapshots::open(place, self.backup_id.as_deref())).transpose()
     }
 
+    /// As [`snapshots`](Self::snapshots), for who keeps the present there before it is changed.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) where no place is named.
+    pub fn keeping(&self) -> Result<Snapshots> {
+        self.snapshots()?.ok_or_else(|| {
+            Error::usage("what the groups have now can be kept nowhere")
+                .hint("add --state, or --path and --backup-id; or --no-snapshot, and it cannot be brought back")
+        })
+    }
+
     /// Returns whether a selector says where the groups go.
     pub fn is_selected(&self) -> bool {
         self.selector.selector().is_some()
@@ -154,7 +166,7 @@ impl ResetArgs {
     fn check(&self) -> Result<()> {
         let is_file = self.selector.from_file.is_some();
         if self.groups.is_empty() && !self.all_groups && !is_file {
-            return Err(Error::usage("no group is named").hint("add --groups or --all-groups"));
+            return Err(groups::none_named());
         }
         let has_source = matches!(self.positions, Some(Whence::Source(_)));
         if self.source_config.is_some() && !has_source {
@@ -172,6 +184,9 @@ impl ResetArgs {
             )
             .hint("leave one out"));
         }
+        if matches!(self.positions, Some(Whence::Group(_))) {
+            return self.check_beside();
+        }
         if !has_scope && self.backup_id.is_none() {
             return Err(Error::usage("no topic is named")
                 .hint("add --topic, or --all-topics for all that a group has committed something for"));
@@ -181,10 +196,7 @@ impl ResetArgs {
 
     fn check_translated(&self) -> Result<()> {
         if matches!(self.positions, Some(Whence::Group(_))) {
-            return match self.all_groups {
-                true => Err(Error::usage("the groups that are put beside another are to be named").hint("--groups")),
-                false => Ok(()),
-            };
+            return self.check_beside();
         }
         // Whose snapshots lie in a folder of their own has no backup.
         let has_snapshot = matches!(self.positions, Some(Whence::Snapshot(_)));
@@ -199,6 +211,20 @@ impl ResetArgs {
             .hint("say --path and --backup-id, or where the groups are to go: --to-earliest, --to-latest, …"))
     }
 
+    /// Makes sure that groups can be put beside another one.
+    fn check_beside(&self) -> Result<()> {
+        if self.all_groups {
+            return Err(Error::usage("the groups that are put beside another are to be named").hint("--groups"));
+        }
+        if self.restore_id.is_some() || self.scan_headers {
+            return Err(Error::usage(
+                "--positions group:… is of this cluster: --restore-id and --scan-headers have nothing to say there",
+            )
+            .hint("leave them out"));
+        }
+        Ok(())
+    }
+
     /// Returns whether partitions are named for a selector.
     fn has_scope(&self) -> bool {
         !self.topic.is_empty() || self.all_topics || self.selector.from_file.is_some()
@@ -209,44 +235,55 @@ impl ResetArgs {
             true => None,
             false => Some(TopicChoice::parse(self.topic.iter().map(String::as_str))?),
         };
-        let groups = if self.groups.is_empty() { Groups::All } else { Groups::Named(self.groups.clone()) };
+        let groups = if self.groups.is_empty() { Groups::All } else { Groups::Named(self.groups.names()) };
         Ok(Wanted { groups, topics, clamp: self.clamp, create_group: self.create_group })
     }
 
     async fn make(&self, client: &Client) -> Result<Plan> {
-        let wanted = self.wanted()?;
-        match self.selector.selector() {
-            None => self.translated(client, &wanted).await,
-            Some(selector) if self.has_scope() => making::from_selector(client, &wanted, &selector).await,
-            // The positions say which partitions are the groups', and the selector where in them.
-            Some(selector) => {
-                let plan = self.translated(client, &wanted).await?;
-                making::from_selector_over(client, &wanted, &selector, &plan).await
-            }
+        let (wanted, selector) = (self.wanted()?, self.selector.selector());
+        if let Some(selector) = selector.as_ref().filter(|_| self.has_scope()) {
+            return making::from_selector(client, &wanted, selector).await;
         }
+        let (positions, places, is_here) = self.translated(client).await?;
+        let mut plan = match selector {
+            None => making::from_positions(client, &wanted, &positions, &places).await?,
+            // The positions say which partitions are the groups', and the selector where in them.
+            Some(selector) => making::from_selector_over(client, &wanted, &selector, &positions, &places).await?,
+        };
+        if is_here {
+            "this cluster".clone_into(&mut plan.places);
+        }
+        Ok(plan)
     }
 
-    /// Makes the plan of positions.
-    async fn translated(&self, client: &Client, wanted: &Wanted) -> Result<Plan> {
+    /// Returns where the groups stood, where that is on the cluster, and whether they stood on this very one.
+    async fn translated(&self, client: &Client) -> Result<(Positions, Places, bool)> {
         if let Some(Whence::Group(other)) = &self.positions {
-            let positions = group::read(client, other, &self.groups).await?;
+            let positions = group::read(client, other, &self.groups.names()).await?;
             self.check_created(client).await?;
-            return making::from_positions(client, wanted, &positions, &Places::Same).await;
+            return Ok((positions, Places::Same, true));
         }
         if let Some(Whence::Snapshot(id)) = &self.positions {
             let snapshots =
                 self.snapshots()?.ok_or_else(|| Error::usage("no place of snapshots is named").hint("--path"))?;
             let (snapshot, positions) = snapshot::read(&snapshots, id).await?;
             let is_here = snapshot.cluster_id.is_some() && snapshot.cluster_id == client.cluster_id();
-            if self.restore_id.is_none() && (is_here || self.backup_id.is_none()) {
-                return making::from_positions(client, wanted, &positions, &Places::Same).await;
+            if self.restore_id.is_none() && is_here {
+                return Ok((positions, Places::Same, true));
             }
-            let found = self.found(client).await?;
-            return making::from_positions(client, wanted, &positions, &found.places).await;
+            let clusters = (snapshot.cluster_id.as_deref(), client.cluster_id());
+            if self.backup_id.is_none() {
+                return Err(elsewhere(id, clusters));
+            }
+            let places = self.found(client).await?.places;
+            // That the backup is of this cluster says nothing of offsets of another one.
+            if !is_here && matches!(places, Places::Same) {
+                return Err(elsewhere(id, clusters));
+            }
+            return Ok((positions, places, false));
         }
         let found = self.found(client).await?;
-        let positions = self.read(&found).await?;
-        making::from_positions(client, wanted, &positions, &found.places).await
+        Ok((self.read(&found).await?, found.places, false))
     }
 
     /// Reads the positions of a savepoint or of a running cluster.
@@ -257,7 +294,8 @@ impl ResetArgs {
                 let (bootstrap_servers, command_config) = (Some(servers.clone()), self.source_config.clone());
                 let args = ClusterArgs { bootstrap_servers, command_config, property: Vec::new() };
                 let source = Client::open(args.properties()?, OPEN_WITHIN).await?;
-                return running::read(&source, (!self.groups.is_empty()).then_some(&self.groups)).await;
+                let names = self.groups.names();
+                return running::read(&source, (!names.is_empty()).then_some(names.as_slice())).await;
             }
             _ => found.savepoint,
         };
@@ -317,15 +355,28 @@ impl ResetArgs {
         if self.create_group {
             return Ok(());
         }
-        let present = Present::look(client, &self.groups).await?;
+        let names = self.groups.names();
+        let present = Present::look(client, &names).await?;
         let is_missing = |name: &&String| !present.groups.get(*name).is_some_and(Now::exists);
-        match self.groups.iter().find(is_missing) {
+        match names.iter().find(is_missing) {
             None => Ok(()),
             Some(name) => {
                 Err(not_found(name).hint("the cluster has none of that name; to make it, add --create-group"))
             }
         }
     }
+}
+
+/// Makes the error of who wants the positions of a snapshot of another cluster, and nothing says where they are in this one.
+fn elsewhere(id: &str, (was, is): (Option<&str>, Option<String>)) -> Error {
+    let unknown = "a cluster without an id";
+    Error::usage(format!("snapshot {id} is of another cluster, where the same offsets are other records"))
+        .with("taken of", was.unwrap_or(unknown))
+        .with("this is", is.as_deref().unwrap_or(unknown))
+        .hint(
+            "name the brokers of that one with --bootstrap-servers; or say what has brought its records here: --path and \
+             --backup-id, whose newest restore into this cluster is taken, and --restore-id for another",
+        )
 }
 
 #[cfg(test)]
@@ -358,11 +409,13 @@ mod tests {
              --bootstrap-servers kafka:9092",
         );
         page.check().expect("it does");
-        assert_eq!(page.groups, ["order-processor", "payment-service"]);
+        assert_eq!(page.groups.names(), ["order-processor", "payment-service"]);
         for more in [
             "--to-earliest --topic orders:0,1 --topic payments",
             "--to-latest --all-topics",
             "--shift-by -7 --all-topics",
+            "--by-duration -PT1H --all-topics",
+            "--by-duration PT-1H --all-topics",
         ] {
             let typed = typed(&format!("-b kafka:9092 --group g {more}"));
             typed.check().expect("with a selector no backup is needed");
@@ -387,6 +440,9 @@ mod tests {
             ("--groups g --to-earliest", "--all-topics"),
             ("--groups g --to-earliest --all-topics --scan-headers", "leave one out"),
             ("--all-groups --positions group:other", "are to be named"),
+            ("--groups g --positions group:other --restore-id zzz", "is of this cluster"),
+            ("--groups g --positions group:other --path p --backup-id b --scan-headers", "is of this cluster"),
+            ("--groups g --positions group:other --path p --backup-id b --restore-id z --to-latest", "leave them out"),
             ("--groups g --path p --backup-id b --source-config f", "--positions source:"),
         ] {
             let error = refused(arguments);
@@ -401,7 +457,9 @@ mod tests {
             "--to-offset 5 --shift-by 1",
             "--to-datetime x",
             "--by-duration 1h",
+            "--by-duration --all-topics",
             "--all-groups",
+            "--group x --all-groups",
         ] {
             let words = ["k", "--groups", "g"].into_iter().chain(wrong.split_whitespace());
             assert!(Typed::try_parse_from(words).is_err(), "{wrong}");

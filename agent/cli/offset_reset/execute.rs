@@ -10,6 +10,8 @@ use super::super::table::Output;
 use super::args::ResetArgs;
 use super::page;
 use crate::error::{Error, Result};
+use crate::groups::making;
+use crate::groups::perform::Performing;
 use crate::groups::plan::Plan;
 use crate::groups::snapshot::Snapshots;
 use crate::kafka::client::{Client, OPEN_WITHIN};
@@ -22,7 +24,7 @@ pub struct Args {
     /// Perform this plan, as `offset-reset plan --format json` printed it, if the cluster is still as it says
     #[arg(
         long, value_name = "FILE",
-        conflicts_with_all = ["groups", "all_groups", "positions", "restore_id", "topic", "all_topics", "clamp", "create_group",
+        conflicts_with_all = ["GroupArgs", "all_groups", "positions", "restore_id", "topic", "all_topics", "clamp", "create_group",
             "scan_headers", "SelectorArgs"]
     )]
     plan_file: Option<PathBuf>,
@@ -37,12 +39,17 @@ pub struct Args {
 /// Performs a plan, or says what would be done, and prints that.
 ///
 /// # Errors
-/// As [`ResetArgs::plan`] and [`Performing::perform`](crate::groups::perform::Performing::perform); after printing, as
-/// [`Report::verdict`](crate::groups::perform::Report::verdict).
+/// As [`ResetArgs::plan`] and [`Performing::perform`](crate::groups::perform::Performing::perform); after that, as
+/// [`performed::end`].
 pub(super) async fn run(args: Args) -> Result<()> {
     let snapshots = args.snapshots()?;
     let (client, plan) = match &args.plan_file {
-        Some(file) => (Client::open(args.reset.cluster.properties()?, OPEN_WITHIN).await?, read(file)?),
+        Some(file) => {
+            let plan = read(file)?;
+            let client = Client::open(args.reset.cluster.properties()?, OPEN_WITHIN).await?;
+            making::still_holds(&client, &plan).await?;
+            (client, plan)
+        }
         None => args.reset.plan().await?,
     };
     let format = args.reset.format;
@@ -55,6 +62,9 @@ pub(super) async fn run(args: Args) -> Result<()> {
     // Where there is nothing to perform the plan says why.
     if args.dry_run || plan.groups.iter().all(|group| group.rows.is_empty() && group.refused.is_none()) {
         output.finish()?;
+        if args.plan_file.is_some() {
+            foresee(&client, &plan).await?;
+        }
         return page::verdict(&plan);
     }
     let how = Performance {
@@ -66,20 +76,36 @@ pub(super) async fn run(args: Args) -> Result<()> {
         wait_until_empty: args.reset.wait_until_empty.filter(|_| args.plan_file.is_some()),
     };
     let report = performed::perform(&client, &plan, &how, &format!("Before reset: {}", plan.positions)).await?;
-    performed::print("Offset Reset", &report, format, &mut output)?;
-    output.finish()?;
-    report.verdict()
+    performed::end("Offset Reset", &report, format, output)
 }
 
 /// Reads a plan that was kept.
 fn read(file: &Path) -> Result<Plan> {
     let text =
         std::fs::read(file).map_err(|error| Error::usage(format!("cannot read {}", file.display())).source(error))?;
-    serde_json::from_slice(&text).map_err(|error| {
+    let plan: Plan = serde_json::from_slice(&text).map_err(|error| {
         Error::usage(format!("{} is no plan", file.display()))
             .source(error)
             .hint("`offset-reset plan --format json` prints one")
-    })
+    })?;
+    plan.check().map(|()| plan)
+}
+
+/// Makes sure that a kept plan could be performed now.
+async fn foresee(client: &Client, plan: &Plan) -> Result<()> {
+    let performing = Performing {
+        clients: std::slice::from_ref(client),
+        snapshots: None,
+        max_concurrent: CONNECTIONS,
+        all_or_nothing: true,
+        wait_until_empty: None,
+        progress: &(),
+    };
+    let report = performing.foresee(plan).await?;
+    match report.groups.iter().any(|group| group.refused.is_some()) {
+        true => report.verdict(),
+        false => Ok(()),
+    }
 }
 
 impl Args {
@@ -88,10 +114,6 @@ impl Args {
         if self.no_snapshot || self.dry_run {
             return Ok(None);
         }
-        let snapshots = self.reset.snapshots()?.ok_or_else(|| {
-            Error::usage("what the groups have now can be kept nowhere")
-                .hint("add --state, or --path and --backup-id; or --no-snapshot, and it cannot be brought back")
-        })?;
-        Ok(Some(snapshots))
+        self.reset.keeping().map(Some)
     }
 }

@@ -20,8 +20,8 @@ pub struct SelectorArgs {
     /// To the first record that is not older; without a zone it is UTC
     #[arg(long, value_name = "YYYY-MM-DDTHH:mm:SS.sss", value_parser = Selector::datetime)]
     pub to_datetime: Option<Selector>,
-    /// To the first record that is not older than so long ago
-    #[arg(long, value_name = "PnDTnHnMnS", value_parser = Selector::duration)]
+    /// To the first record that is not older than so long ago; in so long where it is negative
+    #[arg(long, value_name = "PnDTnHnMnS", allow_hyphen_values = true, value_parser = Selector::duration)]
     pub by_duration: Option<Selector>,
     /// To this offset
     #[arg(long, value_name = "OFFSET", allow_negative_numbers = true)]

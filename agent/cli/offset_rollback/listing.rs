@@ -37,12 +37,20 @@ pub(super) async fn run(snapshots: &Snapshots, format: Format) -> Result<()> {
     let mut output = Output::stdout()?;
     print(&rows, format, &mut output)?;
     output.finish()?;
-    let mut unreadable: Vec<Error> = listed.into_iter().filter_map(|listed| listed.snapshot.err()).collect();
-    let Some(first) = unreadable.pop() else { return Ok(()) };
-    for error in unreadable {
+    verdict(listed.into_iter().filter_map(|listed| listed.snapshot.err()).collect())
+}
+
+/// Returns one of what cannot be read; the others are logged.
+fn verdict(mut unreadable: Vec<Error>) -> Result<()> {
+    let Some(one) = unreadable.pop() else { return Ok(()) };
+    for error in &unreadable {
         tracing::error!("{error}");
     }
-    Err(first.hint("`offset-rollback delete` removes it; the others are sound"))
+    Err(one.hint(match unreadable.len() {
+        0 => "`offset-rollback delete` removes it; the others are sound".to_owned(),
+        1 => "one other cannot be read either; `offset-rollback delete` removes each".to_owned(),
+        others => format!("{others} others cannot be read either; `offset-rollback delete` removes each"),
+    }))
 }
 
 fn print(rows: &[Row], format: Format, output: &mut Output) -> Result<()> {
@@ -153,5 +161,19 @@ snapshot-20241203-090000    2024-12-03T09:00:00Z  2       Before migration
         output.finish().expect("written");
         let json: serde_json::Value = serde_json::from_str(&written.text()).expect("JSON");
         assert_eq!((&json[0]["error"], &json[0]["groups"]), (&"it is torn".into(), &serde_json::Value::Null));
+    }
+
+    #[test]
+    fn the_others_are_called_sound_only_where_they_are() {
+        verdict(Vec::new()).expect("all can be read");
+        let said = |count| {
+            let unreadable = (0..count).map(|n| Error::damaged(format!("snapshot {n} is torn"))).collect();
+            let error = verdict(unreadable).expect_err("damage");
+            assert_eq!(error.exit_code(), 4);
+            error.to_string()
+        };
+        assert!(said(1).ends_with("; the others are sound"), "{}", said(1));
+        assert!(said(2).contains("one other cannot be read") && !said(2).contains("sound"), "{}", said(2));
+        assert!(said(3).contains("2 others cannot be read"), "{}", said(3));
     }
 }

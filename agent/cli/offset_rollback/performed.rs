@@ -11,12 +11,11 @@ use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::super::Format;
 use super::super::cluster::ClusterArgs;
 use super::super::table::{self, Output, Page};
-use crate::config::value::is_secret;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::groups::ACTIVE;
 use crate::groups::perform::{self, Performing, Progress, Report, wait_until_empty};
 use crate::groups::plan::Plan;
-use crate::groups::snapshot::{Snapshot, Snapshots, quoted};
+use crate::groups::snapshot::{Snapshot, Snapshots};
 use crate::kafka::client::Client;
 use crate::kafka::client::groups::Member;
 use crate::telemetry::logging;
@@ -59,8 +58,7 @@ pub(in crate::cli) async fn perform(
     let mut clients = vec![client.clone()];
     let others = how.max_concurrent.min(CONNECTIONS).min(plan.groups.len()).saturating_sub(1);
     clients.extend((0..others).map(|_| Client::new(client.properties().clone())));
-    let cluster = words(how.cluster);
-    let watching = Watching { undo: how.snapshots.map(|snapshots| (snapshots, cluster)), ..Watching::default() };
+    let watching = Watching { undo: how.snapshots.map(|snapshots| (snapshots, how.cluster)), ..Watching::default() };
     let performing = Performing {
         clients: &clients,
         snapshots: how.snapshots,
@@ -89,11 +87,32 @@ pub(in crate::cli) async fn wait(client: &Client, plan: &Plan, within: Duration)
     }
 }
 
-/// Writes what came of a plan.
+/// Writes what came of a plan, and ends as it came.
 ///
 /// # Errors
-/// As [`Output::write`].
-pub(in crate::cli) fn print(title: &str, report: &Report, format: Format, output: &mut Output) -> Result<()> {
+/// As [`Report::verdict`]. Where that has none and it cannot be written, [`Kind::Partial`]: as a failure it would pass for
+/// nothing done.
+pub(in crate::cli) fn end(title: &str, report: &Report, format: Format, mut output: Output) -> Result<()> {
+    let printed = print(title, report, format, &mut output).and_then(|()| output.finish());
+    match (report.verdict(), printed) {
+        (Ok(()), Err(error)) => Err(Error::new(Kind::Partial, "all is set, but what came of it could not be printed")
+            .source(error)
+            .hint("run again it finds all of it so already")),
+        (Err(verdict), Err(error)) => {
+            tracing::error!("{error}");
+            Err(verdict)
+        }
+        (verdict, Ok(())) => verdict,
+    }
+}
+
+/// Says how what was kept as `id` is brought back.
+pub(in crate::cli) fn say_undo(snapshots: &Snapshots, id: &str, cluster: &ClusterArgs) {
+    logging::say(&table::shown(&snapshots.undo(id, &cluster.words())));
+    cluster.secrets().iter().for_each(|secrets| logging::say(&table::shown(secrets)));
+}
+
+fn print(title: &str, report: &Report, format: Format, output: &mut Output) -> Result<()> {
     match format {
         Format::Json => output.json(report),
         Format::Csv => {
@@ -187,27 +206,11 @@ fn say_members(group: &str, members: &[Member]) {
     }
 }
 
-/// Returns how the cluster was named, as the command line reads it again; what is secret is left out.
-pub(in crate::cli) fn words(cluster: &ClusterArgs) -> String {
-    let mut words = Vec::new();
-    if let Some(servers) = &cluster.bootstrap_servers {
-        words.push(format!("--bootstrap-servers {}", quoted(servers)));
-    }
-    if let Some(file) = &cluster.command_config {
-        words.push(format!("--command-config {}", quoted(&file.display().to_string())));
-    }
-    for (key, value) in &cluster.property {
-        let value = if is_secret(key) { "********" } else { value };
-        words.push(format!("-X {}", quoted(&format!("{key}={value}"))));
-    }
-    words.join(" ")
-}
-
 /// How far it is: a bar on a terminal, a line now and then elsewhere.
 #[derive(Default)]
 struct Watching<'a> {
     /// Where the present is kept, and how the cluster is named: what the undo line is made of.
-    undo: Option<(&'a Snapshots, String)>,
+    undo: Option<(&'a Snapshots, &'a ClusterArgs)>,
     way: Mutex<Option<Way>>,
 }
 
@@ -223,8 +226,8 @@ struct Way {
 impl Progress for Watching<'_> {
     fn kept(&self, snapshot: &Snapshot) {
         logging::say(&format!("what there was is kept as {}", snapshot.id));
-        if let Some((snapshots, cluster)) = &self.undo {
-            logging::say(&table::shown(&snapshots.undo(&snapshot.id, cluster)));
+        if let Some((snapshots, cluster)) = self.undo {
+            say_undo(snapshots, &snapshot.id, cluster);
         }
     }
 
@@ -311,14 +314,27 @@ mod tests {
     }
 
     #[test]
-    fn the_cluster_is_named_as_it_was_and_without_secrets() {
-        let cluster = ClusterArgs {
-            bootstrap_servers: Some("k:9092".to_owned()),
-            property: vec![("sasl.username".to_owned(), "me".to_owned()), ("sasl.password".to_owned(), "x".to_owned())],
-            command_config: Some("/my file".into()),
+    fn what_was_done_and_could_not_be_printed_is_no_failure_of_it() {
+        struct Full;
+        impl std::io::Write for Full {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let done = |report: &Report, format| {
+            end("Offset Reset", report, format, Output::to(Box::new(Full))).expect_err("it is full")
         };
-        let wanted =
-            "--bootstrap-servers k:9092 --command-config '/my file' -X sasl.username=me -X 'sasl.password=********'";
-        assert_eq!(words(&cluster), wanted);
+        let sound = Report { set: 5, ..Report::default() };
+        for format in [Format::Table, Format::Json, Format::Csv] {
+            let error = done(&sound, format);
+            assert!(error.exit_code() == 3 && error.to_string().starts_with("all is set, but what"), "{error}");
+        }
+        let error = done(&report(), Format::Table);
+        assert!(error.exit_code() == 3 && error.to_string().starts_with("1 of 7 partitions are not set"), "{error}");
+        let nothing = Report { set: 0, same: 0, ..report() };
+        assert_eq!(done(&nothing, Format::Json).exit_code(), 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::Format;
 use super::super::table::{self, Output, Page};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::groups::plan::{Plan, Row};
 use crate::groups::positions::Committed;
 
@@ -36,11 +36,17 @@ pub(super) fn print(title: &str, plan: &Plan, format: Format, output: &mut Outpu
 /// Says of a plan that is not performed whether it could be.
 ///
 /// # Errors
-/// [`Kind::Failed`](crate::error::Kind::Failed) where a group is refused for `refusal`.
+/// [`Kind::Failed`] where a group is refused for `refusal`, [`Kind::Partial`] where a partition would be skipped.
 pub(super) fn verdict(plan: &Plan, refusal: &str) -> Result<()> {
     match plan.groups.iter().find(|group| group.refused.as_deref() == Some(refusal)) {
         Some(group) => Err(Error::failed(refusal).hint(format!("stop the consumers of group '{}'", group.group))),
-        None => Ok(()),
+        None => match plan.lacking() {
+            0 => Ok(()),
+            _ => Err(Error::new(
+                Kind::Partial,
+                "not all of it would be as it was: the plan says what is skipped, and why",
+            )),
+        },
     }
 }
 

@@ -2,13 +2,15 @@
 //! deleted. What of that may be done is [`restoring::undo`](crate::groups::restoring::undo)'s and
 //! [`undo`](crate::restore::undo)'s; here it is asked for and printed.
 //!
-//! Order: that the restore is undone, where groups are to be put back; the groups; the topics. Deleting a topic deletes what
+//! Order: that the restore is undone, where groups are to be put back; what they have now, kept, and said how to come back to
+//! it; the groups; the topics. Deleting a topic deletes what
 //! groups have committed for it: whether one has moved on could not be told any more.
 
 use serde::Serialize;
 
 use super::super::Format;
 use super::super::cluster::ClusterArgs;
+use super::super::offset_rollback::performed::say_undo;
 use super::super::table::{self, Output, Page};
 use super::RestoreArgs;
 use crate::error::{Error, Result};
@@ -54,7 +56,8 @@ struct Shown<'a> {
 ///
 /// # Errors
 /// As [`Undo::perform`] and [`Undoing::perform`]; after printing, [`Kind::Failed`](crate::error::Kind::Failed) where a topic
-/// that the restore made was not deleted, or a group that stands where it has put it was not put back.
+/// that the restore made was not deleted, or a group that stands where it has put it was not put back; or would not be, as
+/// far as a dry run can tell.
 pub(super) async fn run(args: Args) -> Result<()> {
     let properties = args.cluster.properties()?;
     let state = args.restore.open().await?;
@@ -65,7 +68,8 @@ pub(super) async fn run(args: Args) -> Result<()> {
     if !args.dry_run {
         if undoing.is_begun() {
             undo.mark(&fates.topics).await?;
-            undoing.perform(&client, &snapshots(&args.restore)?).await?;
+            let snapshots = snapshots(&args.restore)?;
+            undoing.perform(&client, &snapshots, |id| say_undo(&snapshots, id, &args.cluster)).await?;
         }
         fates = undo.perform().await?;
     }
@@ -76,7 +80,7 @@ pub(super) async fn run(args: Args) -> Result<()> {
     let shown = Shown { restore_id, dry_run, topics, group, groups, snapshot };
     shown.print(args.format, &mut output)?;
     output.finish()?;
-    if args.dry_run { Ok(()) } else { verdict(&fates, groups) }
+    verdict(&fates, groups, args.dry_run)
 }
 
 /// Opens the place of the snapshots that are made unasked: beside what the restores keep.
@@ -85,28 +89,30 @@ fn snapshots(args: &RestoreArgs) -> Result<Snapshots> {
     Snapshots::open(place, Some(&args.state.backup_id))
 }
 
-/// Refuses to call it undone where something that the restore made or set is left.
-fn verdict(fates: &Fates, groups: &[GroupFate]) -> Result<()> {
+/// Refuses to call it undone where something that the restore made or set is left, or would be.
+fn verdict(fates: &Fates, groups: &[GroupFate], dry_run: bool) -> Result<()> {
+    let was_not = if dry_run { "would not be" } else { "was not" };
     if let Some(GroupFate { group, why, .. }) = groups.iter().find(|group| group.is_left) {
-        return Err(Error::failed(format!("group \"{group}\", which the restore has set, was not put back: {why}")));
+        return Err(Error::failed(format!("group \"{group}\", which the restore has set, {was_not} put back: {why}")));
     }
     let left: Vec<_> = fates.topics.iter().filter(|fate| fate.is_left()).collect();
     let Some(first) = left.first() else {
         return match fates.group.as_ref().filter(|group| group.is_left()) {
             None => Ok(()),
             Some(Group { group, why, .. }) => Err(Error::failed(format!(
-                "group \"{group}\", to which the restore has committed, was not deleted: {why}"
+                "group \"{group}\", to which the restore has committed, {was_not} deleted: {why}"
             ))),
         };
     };
-    let others = match left.len() {
-        1 => String::new(),
-        more => format!("; nor were {} more", more - 1),
+    let others = match (left.len(), dry_run) {
+        (1, _) => String::new(),
+        (more, false) => format!("; nor were {} more", more - 1),
+        (more, true) => format!("; nor would {} more", more - 1),
     };
     // No attempt names it: another restore may have made it.
     let made = if first.is_unsent { "may have made" } else { "made" };
     Err(Error::failed(format!(
-        "topic \"{}\", which the restore {made}, was not deleted: {}{others}",
+        "topic \"{}\", which the restore {made}, {was_not} deleted: {}{others}",
         first.topic, first.why
     )))
 }
@@ -116,14 +122,28 @@ impl Shown<'_> {
         match format {
             Format::Json => output.json(self),
             Format::Csv => {
-                output.write(b"topic,topic_id,action,why\n")?;
-                for fate in self.topics {
-                    output.write(table::csv(&cells(fate).map(Option::unwrap_or_default)).as_bytes())?;
-                }
-                Ok(())
+                output.write(b"kind,name,topic_id,action,why\n")?;
+                self.rows().iter().try_for_each(|row| output.write(table::csv(row).as_bytes()))
             }
             Format::Table => output.write(self.page().text().as_bytes()),
         }
+    }
+
+    /// Returns all of it as rows: what it is, its name, its id, what becomes of it, why.
+    fn rows(&self) -> Vec<Vec<String>> {
+        let row = |kind: &str, name: &str, action: String, why: &str| {
+            vec![kind.to_owned(), name.to_owned(), String::new(), action, why.to_owned()]
+        };
+        let topic = |fate: &Fate| {
+            let cells = cells(fate).map(Option::unwrap_or_default);
+            std::iter::once("topic".to_owned()).chain(cells).collect()
+        };
+        let mut rows: Vec<Vec<String>> = self.topics.iter().map(topic).collect();
+        rows.extend(self.group.map(|of| row("restore-group", &of.group, of.action.to_string(), &of.why)));
+        rows.extend(self.groups.iter().map(|of| row("group", &of.group, of.action.to_string(), &of.why)));
+        let why = "what the groups had committed till now";
+        rows.extend(self.snapshot.map(|id| row("snapshot", id, "kept".to_owned(), why)));
+        rows
     }
 
     fn page(&self) -> Page {
@@ -193,7 +213,15 @@ mod tests {
         assert!(table.contains("\nGroup kafka-backup-restore-r1: delete: it is so\n"), "{table}");
         assert!(table.contains("\nGroup g: put back: so it stands\nWhat the groups"), "{table}");
         let csv = printed(&fates, false, Format::Csv);
-        assert_eq!(csv.lines().nth(1), Some("a,AAAAAAAAAAAAAAAAAAAAAQ,deleted,so it is"));
+        let wanted = "\
+kind,name,topic_id,action,why
+topic,a,AAAAAAAAAAAAAAAAAAAAAQ,deleted,so it is
+topic,b,,keep,so it is
+restore-group,kafka-backup-restore-r1,,delete,it is so
+group,g,,put back,so it stands
+snapshot,s-1,,kept,what the groups had committed till now
+";
+        assert_eq!(csv, wanted);
         let json: serde_json::Value = serde_json::from_str(&printed(&fates, true, Format::Json)).expect("JSON");
         assert_eq!((&json["group"]["action"], &json["groups"][0]["action"]), (&"delete".into(), &"put-back".into()));
         assert_eq!((&json["dry_run"], &json["topics"][1]["action"]), (&true.into(), &"keep".into()));
@@ -205,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_the_restore_made_and_is_left_is_no_success() {
-        let of = |topics: &[Fate], group: Option<Group>| verdict(&Fates { topics: topics.to_vec(), group }, &[]);
+        let of = |topics: &[Fate], group: Option<Group>| verdict(&Fates { topics: topics.to_vec(), group }, &[], false);
         let sound = [fate("a", true, Action::Deleted), fate("b", false, Action::Keep), fate("c", true, Action::Gone)];
         of(&sound, None).expect("all that it made is gone");
         of(&sound, Some(group(Action::Deleted))).expect("and so is its group");
@@ -217,9 +245,14 @@ mod tests {
         assert!(error.to_string().contains("1 more"), "{error}");
         let groups = [group_fate(GroupAction::Keep, false), group_fate(GroupAction::Keep, true)];
         let nothing = Fates { topics: Vec::new(), group: None };
-        verdict(&nothing, &groups[..1]).expect("it has moved on: nothing of it is the restore's");
-        let error = verdict(&nothing, &groups).expect_err("it is read").to_string();
+        verdict(&nothing, &groups[..1], false).expect("it has moved on: nothing of it is the restore's");
+        let error = verdict(&nothing, &groups, false).expect_err("it is read").to_string();
         assert!(error.contains("group \"g\", which the restore has set, was not put back: so it stands"), "{error}");
+        let error = verdict(&nothing, &groups, true).expect_err("it would be the same").to_string();
+        assert!(error.contains("which the restore has set, would not be put back: so it stands"), "{error}");
+        let both = Fates { topics: left.to_vec(), group: None };
+        let error = verdict(&both, &[], true).expect_err("two would be left").to_string();
+        assert!(error.contains("would not be deleted: so it is; nor would 1 more"), "{error}");
         let unsent = Fate { is_unsent: true, ..fate("c", true, Action::Keep) };
         let error = of(&[unsent], None).expect_err("it is left");
         assert!(error.to_string().contains("\"c\", which the restore may have made"), "{error}");

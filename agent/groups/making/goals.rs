@@ -63,7 +63,7 @@ pub(super) fn of(group: &str, standing: &Standing, places: &Places, wanted: &Wan
     let nowhere = |source: Partition| {
         // It is a name of the source: of the target's topic of that name nothing is known.
         let source = Partition { topic_id: TopicId::NONE, ..source };
-        goal(source, To::Unknown(refused(&Refusal::NotRestored)))
+        goal(source, To::Nowhere(refused(&Refusal::NotRestored)))
     };
     let goals = placed.targets.into_iter().map(target).chain(placed.nowhere.into_iter().map(nowhere));
     let goals = goals.filter(|goal| wanted.holds(&goal.topic, goal.partition)).collect();

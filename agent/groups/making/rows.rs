@@ -25,6 +25,8 @@ pub(super) enum To {
     At(Committed, Option<Exactness>),
     /// Nobody knows, for this reason: it stays as it is.
     Unknown(String),
+    /// It is no partition of the target, for this reason: whatever has its name there is another one.
+    Nowhere(String),
 }
 
 /// Makes the row of a goal; `current` is what the group has committed. An offset that the partition does not have is refused;
@@ -40,7 +42,7 @@ pub(super) fn row(goal: &Goal, logs: &Logs, current: Option<&Committed>, clamp: 
         exactness: None,
     };
     match &goal.to {
-        To::Unknown(why) => row.action = Action::Skip(why.clone()),
+        To::Unknown(why) | To::Nowhere(why) => row.action = Action::Skip(why.clone()),
         To::At(committed, exactness) => {
             let range = logs.find(&goal.topic, goal.topic_id, goal.partition);
             match range.and_then(|range| bounded(committed, *exactness, goal.partition, range, clamp)) {
@@ -53,6 +55,14 @@ pub(super) fn row(goal: &Goal, logs: &Logs, current: Option<&Committed>, clamp: 
         }
     }
     row
+}
+
+/// Says why the target of a row that sets one is no offset of its partition, if it is none.
+pub(super) fn holds(row: &Row, logs: &Logs) -> Result<(), String> {
+    let Some(target) = &row.target else { return Ok(()) };
+    let topic_id = row.topic_id.parse().unwrap_or(TopicId::NONE);
+    let range = logs.find(&row.topic, topic_id, row.partition)?;
+    bounded(target, None, row.partition, range, false).map(drop)
 }
 
 /// Brings an offset into the range of its partition, or says why it is refused.

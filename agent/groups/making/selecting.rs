@@ -26,19 +26,25 @@ const ANY: OffsetRange = OffsetRange { first: Offset::MIN, next: Offset::MAX };
 /// The partitions of each group.
 type Scope = BTreeMap<String, BTreeSet<(String, i32)>>;
 
-/// Makes the plan; of the groups and partitions of the plan `over`, where there is one.
-pub(super) async fn plan(client: &Client, wanted: &Wanted, selector: &Selector, over: Option<&Plan>) -> Result<Plan> {
+/// Makes the plan; of the groups and partitions of the goals `over`, where there are some: those that are nowhere in the target
+/// stay so.
+pub(super) async fn plan(
+    client: &Client,
+    wanted: &Wanted,
+    selector: &Selector,
+    over: Option<Vec<GroupGoals>>,
+) -> Result<Plan> {
     let file = match selector {
         Selector::File(path) => Some(read(path, &wanted.groups)?),
         _ => None,
     };
-    let names = names(client, wanted, file.as_ref(), over).await?;
+    let names = names(client, wanted, file.as_ref(), over.as_deref()).await?;
     let present = Present::look(client, &names).await?;
     if over.is_none() && !wanted.create_group {
         check(client, &present, &names).await?;
     }
-    let scope = match (over, &file) {
-        (Some(plan), _) => of_plan(plan),
+    let scope = match (&over, &file) {
+        (Some(over), _) => of_goals(over),
         (None, Some(file)) => of_file(file, &names, wanted),
         (None, None) => scope(client, wanted, &present).await?,
     };
@@ -48,7 +54,11 @@ pub(super) async fn plan(client: &Client, wanted: &Wanted, selector: &Selector, 
         None => HashMap::new(),
     };
     let selecting = Selecting { selector, file: file.as_ref(), logs: &logs, at_time: &at_time };
-    let goals = scope.iter().map(|(group, of)| selecting.goals(group, of, present.groups.get(group))).collect();
+    let now = |group: &str| present.groups.get(group);
+    let goals = match over {
+        Some(over) => over.into_iter().map(|of| selecting.over(of, &present)).collect(),
+        None => scope.iter().map(|(group, of)| selecting.goals(group, of, now(group))).collect(),
+    };
     let plan = Plan { positions: shown(selector), places: "this cluster".to_owned(), ..Plan::default() };
     Ok(assemble(plan, goals, &present, &logs, wanted.clamp))
 }
@@ -62,6 +72,16 @@ struct Selecting<'a> {
 }
 
 impl Selecting<'_> {
+    /// Selects where in the partitions that goals are of.
+    fn over(&self, mut of: GroupGoals, present: &Present) -> GroupGoals {
+        let committed = present.groups.get(&of.group).and_then(|now| now.offsets.as_ref().ok());
+        for goal in of.goals.iter_mut().filter(|goal| !matches!(goal.to, To::Nowhere(_))) {
+            let key = (goal.topic.to_string(), goal.partition);
+            goal.to = self.to(&of.group, &key, committed.and_then(|of| of.get(&key)));
+        }
+        of
+    }
+
     fn goals(&self, group: &str, partitions: &BTreeSet<(String, i32)>, now: Option<&Now>) -> GroupGoals {
         let none = "it has committed nothing, so that nothing says which topics are meant: say --topic";
         let committed = now.filter(|now| !now.is_share()).and_then(|now| now.offsets.as_ref().ok());
@@ -133,9 +153,14 @@ fn read(path: &std::path::Path, groups: &Groups) -> Result<Offsets> {
 }
 
 /// Returns the groups that are wanted.
-async fn names(client: &Client, wanted: &Wanted, file: Option<&Offsets>, over: Option<&Plan>) -> Result<Vec<String>> {
+async fn names(
+    client: &Client,
+    wanted: &Wanted,
+    file: Option<&Offsets>,
+    over: Option<&[GroupGoals]>,
+) -> Result<Vec<String>> {
     Ok(match (over, &wanted.groups, file) {
-        (Some(plan), ..) => plan.groups.iter().map(|group| group.group.clone()).collect(),
+        (Some(over), ..) => over.iter().map(|group| group.group.clone()).collect(),
         (None, Groups::Named(names), _) => names.clone(),
         (None, Groups::All, Some(file)) => file.keys().cloned().collect(),
         (None, Groups::All, None) => {
@@ -168,11 +193,11 @@ async fn check(client: &Client, present: &Present, names: &[String]) -> Result<(
     Err(not_found(name).hint(format!("the cluster has none of that name{why}{near}; to make it, add --create-group")))
 }
 
-/// Returns the partitions that a plan has.
-fn of_plan(plan: &Plan) -> Scope {
-    let keys = plan.groups.iter().map(|group| {
-        let rows = group.rows.iter().map(|row| (row.topic.clone(), row.partition));
-        (group.group.clone(), rows.collect())
+/// Returns the partitions of the target that goals are of.
+fn of_goals(goals: &[GroupGoals]) -> Scope {
+    let keys = goals.iter().map(|group| {
+        let there = group.goals.iter().filter(|goal| !matches!(goal.to, To::Nowhere(_)));
+        (group.group.clone(), there.map(|goal| (goal.topic.to_string(), goal.partition)).collect())
     });
     keys.collect()
 }

@@ -3,7 +3,7 @@
 use crate::groups::ACTIVE;
 use crate::groups::plan::{Action, GroupPlan, Plan, Row};
 use crate::groups::positions::Committed;
-use crate::groups::present::{Now, Present};
+use crate::groups::present::{DEAD, Now, Present};
 use crate::kafka::client::groups::{CommittedOffset, Member};
 
 /// What is found of a group of a plan.
@@ -49,7 +49,7 @@ fn found_group(group: &GroupPlan, present: &Present) -> Found {
         lacks: group.lacks.clone(),
         rest: Rest::Job(Job { group: group.group.clone(), ..Job::default() }),
     };
-    let left = group.rows.iter().filter(|row| matches!(row.action, Action::Set | Action::Delete)).count() as u64;
+    let left = group.rows.iter().filter(|row| row.action.is_change()).count() as u64;
     let now = present.groups.get(&group.group);
     let refuse = |why: String| {
         let members = now.map(|now| now.known_members().to_vec()).unwrap_or_default();
@@ -61,6 +61,14 @@ fn found_group(group: &GroupPlan, present: &Present) -> Found {
     };
     if let Some(why) = &group.refused {
         found.rest = refuse(why.clone());
+        return found;
+    }
+    // To commit for it would make it, and a mistyped name is nobody's.
+    if !matches!(group.state.as_str(), "" | DEAD) && !now.exists() {
+        found.rest = refuse(format!(
+            "the cluster is no longer as the plan saw it: group '{}' is not there, and was {}",
+            group.group, group.state
+        ));
         return found;
     }
     let mut job = Job { group: group.group.clone(), ..Job::default() };
@@ -139,11 +147,13 @@ impl Found {
 impl Job {
     fn add(&mut self, row: &Row) {
         let (topic, partition) = (row.topic.clone(), row.partition);
-        match &row.target {
-            Some(Committed { offset, metadata }) => {
+        match (&row.action, &row.target) {
+            (Action::Set, Some(Committed { offset, metadata })) => {
                 self.set.push(CommittedOffset { topic, partition, offset: *offset, metadata: metadata.clone() });
             }
-            None => self.delete.push((topic, partition)),
+            (Action::Delete, None) => self.delete.push((topic, partition)),
+            // No sound plan has another one that is to be done.
+            _ => {}
         }
     }
 
@@ -231,6 +241,10 @@ pub(super) mod tests {
         let mut anew = row(0, None, Some(1), Action::Set);
         anew.topic_id = "AAAAAAAAAAAAAAAAAAAAAQ".to_owned();
         assert!(why(&one(vec![anew], group("Empty", 0, &[]))).contains("topic \"t\" is not there any more"));
+        let mut mistyped = plan(vec![row(0, None, Some(5), Action::Set)]);
+        mistyped.groups[0].state = "Empty".to_owned();
+        let found = super::found(&mistyped, &present(1, &[("g", group("Dead", 0, &[]))])).remove(0);
+        assert!(why(&found).ends_with("group 'g' is not there, and was Empty"), "{}", why(&found));
     }
 
     #[test]

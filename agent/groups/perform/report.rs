@@ -90,8 +90,14 @@ pub struct Metrics {
     pub p99_ms: f64,
     /// How many partitions a second were set, reading back apart.
     pub partitions_per_second: f64,
+    /// How long the look took, in milliseconds.
+    pub look_ms: f64,
+    /// How long it took to keep what was, in milliseconds.
+    pub keep_ms: f64,
     /// How long setting took, in milliseconds.
     pub set_ms: f64,
+    /// How long reading back took, in milliseconds.
+    pub read_back_ms: f64,
     /// How long all of it took, with the look, the snapshot and the reading back, in milliseconds.
     pub took_ms: f64,
 }
@@ -207,8 +213,8 @@ impl Report {
 }
 
 impl Metrics {
-    /// Counts `partitions` that were set by `requests` within `set`; with all else it `took` longer.
-    pub(super) fn of(requests: &Requests, partitions: u64, set: Duration, took: Duration) -> Self {
+    /// Counts `partitions` that were set by `requests`, with how long each step took: the look, keeping, setting, reading back.
+    pub(super) fn of(requests: &Requests, partitions: u64, [look, keep, set, read_back]: [Duration; 4]) -> Self {
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
         Self {
             requests: requests.count(),
@@ -217,8 +223,11 @@ impl Metrics {
             p50_ms: ms(requests.percentile(0.5)),
             p99_ms: ms(requests.percentile(0.99)),
             partitions_per_second: partitions as f64 / set.as_secs_f64().max(0.000_001),
+            look_ms: ms(look),
+            keep_ms: ms(keep),
             set_ms: ms(set),
-            took_ms: ms(took),
+            read_back_ms: ms(read_back),
+            took_ms: ms(look + keep + set + read_back),
         }
     }
 }

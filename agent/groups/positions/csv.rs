@@ -25,6 +25,8 @@ const LAST_UNSAFE: char = ',';
 /// [`Kind::Usage`](crate::error::Kind::Usage), with the number of the line, for what is no such file; for lines that name no
 /// group where no group, or several, are meant.
 pub fn read(text: &str, group: Option<&str>) -> Result<Offsets> {
+    // Spreadsheets write a mark of the byte order before the first line.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut offsets = Offsets::new();
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     for (at, line) in lines {
@@ -150,6 +152,7 @@ mod tests {
         assert_eq!(write(&one, true), "orders,0,5\norders,1,7\n");
         assert_eq!(read("orders,0,5\r\norders,1,7\n\n", Some("g")).expect("right"), one);
         assert_eq!(read("g,orders,0,5\n\"g\",orders,1,7", None).expect("right"), one);
+        assert_eq!(read("\u{feff}g,orders,0,5\r\ng,orders,1,7\r\n", None).expect("a spreadsheet wrote it"), one);
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl std::str::FromStr for Which {
 /// [`Kind::Damaged`](crate::error::Kind::Damaged) when it cannot be read.
 pub async fn read(archive: &Archive, which: Which) -> Result<Positions> {
     let name = find(archive, which).await?;
-    let gone = || none(&name.to_string(), name);
+    let gone = || missing(&name.to_string(), name);
     let (_, state) = archive.resolved_savepoint(name).await?.ok_or_else(gone)?;
     positions(name, state)
 }
@@ -55,8 +55,10 @@ pub async fn read(archive: &Archive, which: Which) -> Result<Positions> {
 pub async fn find(archive: &Archive, which: Which) -> Result<Name> {
     let (mut names, has_older) = archive.newest_savepoints(LOOKED_AT).await?;
     let Some(&newest) = names.last() else {
-        return Err(Error::failed(format!("the backup `{}` has no savepoint", archive.backup().backup_id))
-            .hint("make one with `kafka-backup savepoints create`, or say --positions source:HOST:PORT"));
+        return Err(Error::failed(format!("the backup `{}` has no savepoint", archive.backup().backup_id)).hint(
+            "an agent makes one each `savepoint_interval`, `savepoints create --config` makes one now; `offset-reset \
+                 --positions source:HOST:PORT` needs none",
+        ));
     };
     let is_it = |name: &Name| match which {
         Which::Newest => true,
@@ -70,12 +72,13 @@ pub async fn find(archive: &Archive, which: Which) -> Result<Name> {
     match (found, which) {
         (Some(found), _) => Ok(*found),
         (None, Which::Newest | Which::Around(_)) => Ok(newest),
-        (None, Which::AtOrBefore(time)) => Err(none(&time.to_string(), newest)),
-        (None, Which::Named(name)) => Err(none(&name.to_string(), newest)),
+        (None, Which::AtOrBefore(time)) => Err(missing(&time.to_string(), newest)),
+        (None, Which::Named(name)) => Err(missing(&name.to_string(), newest)),
     }
 }
 
-fn none(wanted: &str, newest: Name) -> Error {
+/// Makes the error of who finds no savepoint `wanted`.
+pub fn missing(wanted: &str, newest: Name) -> Error {
     Error::usage(format!("there is no savepoint `{wanted}`"))
         .hint(format!("the newest is {newest}; `kafka-backup savepoints` lists all"))
 }

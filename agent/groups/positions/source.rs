@@ -2,14 +2,15 @@
 //!
 //! Offsets that a transaction has yet to decide are waited for. Topics go by their ids of now: a group may have committed
 //! for a topic that was made anew since; nothing tells.
+//!
+//! Retry: each question that fails for a reason that passes is asked again with back-off. Cancel: safe at any point.
 
 use std::collections::BTreeMap;
 
 use super::{Committed, Positions, Standing};
 use crate::archive::savepoint::SHARE;
-use crate::backoff::Patience;
 use crate::error::{Error, Result};
-use crate::groups::SETTLE;
+use crate::groups::present::patiently;
 use crate::kafka::client::Client;
 use crate::kafka::client::groups::{CommittedOffset, ListedGroup, Listing, Partitions, Told};
 use crate::record::{Partition, TopicId};
@@ -17,18 +18,13 @@ use crate::record::{Partition, TopicId};
 /// Reads where groups stand: these, or all for `None`. One that is not there is not among them.
 ///
 /// # Errors
-/// Those of the client, once coordinators have had the time to move or load.
+/// Those of the client, once brokers have had the time to come back, and coordinators to move or load.
 pub async fn read(client: &Client, groups: Option<&[String]>) -> Result<Positions> {
-    let mut patience = Patience::new(client.backoff(), SETTLE);
-    let listing = loop {
-        match client.list_groups().await {
-            Ok(listing) => break listing,
-            Err(error) => patience.wait(error).await?,
-        }
-    };
+    let listing = patiently(client, || client.list_groups()).await?;
     let asked = asked(&listing, groups);
     let told: Vec<ListedGroup> = asked.iter().filter(|group| group.kind != SHARE).cloned().collect();
-    let told = client.stable_offsets(&told, &Partitions::new()).await?;
+    let all = Partitions::new();
+    let told = patiently(client, || client.stable_offsets(&told, &all)).await?;
     let ids = topic_ids(client, &told).await?;
     let servers = client.properties().bootstrap_servers.join(",");
     let mut positions = Positions { from: format!("the cluster at {servers}"), ..Positions::default() };
@@ -65,7 +61,7 @@ async fn topic_ids(client: &Client, told: &BTreeMap<String, Told>) -> Result<BTr
     let mut names: Vec<String> = offsets.map(|offset| offset.topic.clone()).collect();
     names.sort_unstable();
     names.dedup();
-    let metadata = client.metadata(Some(&names)).await.map_err(|error| {
+    let metadata = patiently(client, || client.metadata(Some(&names))).await.map_err(|error| {
         let why = error.to_string();
         Error::new(error.kind(), "the topics of groups are not told").source(why)
     })?;

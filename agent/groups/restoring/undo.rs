@@ -107,18 +107,28 @@ impl Undoing {
         self.groups.iter().any(|group| group.action == Fate::PutBack)
     }
 
-    /// Puts back what is to be put back, after the present is kept.
+    /// Puts back what is to be put back, after the present is kept; `kept` is told the snapshot's id before anything is
+    /// changed.
     ///
     /// # Errors
     /// Those of the cluster and the store before anything is changed; what could not be put back is said of its group.
-    pub async fn perform(&mut self, client: &Client, snapshots: &Snapshots) -> Result<()> {
+    pub async fn perform(&mut self, client: &Client, snapshots: &Snapshots, kept: impl FnOnce(&str)) -> Result<()> {
         if !self.is_begun() {
             return Ok(());
         }
-        let description = format!("before undoing: {}", self.plan.positions);
-        self.snapshot = Some(super::keep(client, snapshots, &self.plan, &description).await?);
-        let report = super::performing(client).perform(&self.plan, &description).await?;
-        self.take(&report);
+        if !self.plan.groups.is_empty() {
+            let description = format!("before undoing: {}", self.plan.positions);
+            let id = super::keep(client, snapshots, &self.plan, &description).await?;
+            kept(&id);
+            self.snapshot = Some(id);
+            let report = super::performing(client).perform(&self.plan, &description).await?;
+            self.take(&report);
+        }
+        // What is left are those of which nothing was to be put back.
+        self.groups
+            .iter_mut()
+            .filter(|group| group.action == Fate::PutBack)
+            .for_each(|group| group.action = Fate::Done);
         for group in self.groups.iter_mut().filter(|group| group.action == Fate::Done && group.is_made) {
             if let Err(error) = delete_if_empty(client, &group.group).await {
                 (group.action, group.is_left, group.why) = (Fate::Keep, true, error.to_string());
@@ -127,9 +137,10 @@ impl Undoing {
         Ok(())
     }
 
-    /// Takes what came of it.
+    /// Takes what came of the plan.
     fn take(&mut self, report: &Report) {
-        for group in self.groups.iter_mut().filter(|group| group.action == Fate::PutBack) {
+        for planned in &self.plan.groups {
+            let Some(group) = self.groups.iter_mut().find(|group| group.group == planned.group) else { continue };
             let told = report.groups.iter().find(|told| told.group == group.group);
             let failed = told.and_then(|told| {
                 let first =
@@ -186,7 +197,13 @@ fn judge(group: &str, changed: &Changed, now: Option<&Now>) -> (GroupFate, Optio
         });
     }
     if rows.iter().all(|row| row.action == Action::Same) {
-        return (fate(Fate::Same, "it stands where it stood before the restore".to_owned(), false), None);
+        // An undo that was killed had taken everything from it, and it was not there before.
+        let is_shell =
+            !changed.was_there && offsets.is_empty() && now.is_some_and(|now| now.exists() && !now.is_active());
+        return match is_shell {
+            true => (fate(Fate::PutBack, "the restore has made it, and nothing is left in it".to_owned(), false), None),
+            false => (fate(Fate::Same, "it stands where it stood before the restore".to_owned(), false), None),
+        };
     }
     let (kind, state) = now.map(|now| (now.kind.clone(), now.state.clone())).unwrap_or_default();
     if now.is_some_and(Now::is_active) {
@@ -260,8 +277,13 @@ mod tests {
         let (active, plan) = judged(at(3), Some(10), 1);
         assert!(active.action == Fate::Keep && active.is_left && plan.is_none(), "{active:?}");
         assert!(active.why.starts_with("Consumer group has active members"), "{active:?}");
-        for (before, offset) in [(at(3), Some(3)), (None, None)] {
-            assert_eq!(judged(before, offset, 0).0.action, Fate::Same);
-        }
+        assert_eq!(judged(at(3), Some(3), 0).0.action, Fate::Same);
+    }
+
+    #[test]
+    fn a_group_that_the_restore_made_and_of_which_nothing_is_left_is_only_to_be_deleted() {
+        let (shell, plan) = judged(None, None, 0);
+        assert!(shell.action == Fate::PutBack && plan.is_none(), "{shell:?}");
+        assert_eq!(judged(None, None, 1).0.action, Fate::Same, "somebody reads with it");
     }
 }

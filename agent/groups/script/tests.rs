@@ -107,6 +107,14 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
+fn a_word_is_quoted_where_a_shell_would_read_another() {
+    for (word, shown) in [("", "''"), ("it's", r"'it'\''s'"), ("s3://b/p", "s3://b/p"), ("a b", "'a b'"), ("ä", "'ä'")]
+    {
+        assert_eq!(quoted(word), shown);
+    }
+}
+
+#[test]
 fn every_line_of_the_page_is_there_in_its_order() {
     let script = script(&of_the_page(), &options());
     let mut lines = script.lines();

@@ -48,11 +48,13 @@ fn group_plan(group: &Group, now: &Now, present: &Present) -> GroupPlan {
         (None, Err(why)) => (Vec::new(), Some(format!("what it has committed cannot be read: {why}"))),
         (None, Ok(committed)) => (rows(group, committed, present), None),
     };
+    // Who reads does not matter where nothing is to be done.
+    let is_read = now.is_active() && rows.iter().any(|row| row.action.is_change());
     GroupPlan {
         group: group.group.clone(),
         kind: now.kind.clone(),
         state: now.state.clone(),
-        refused: unread.or_else(|| now.is_active().then(|| ACTIVE.to_owned())),
+        refused: unread.or_else(|| is_read.then(|| ACTIVE.to_owned())),
         rows,
         ..GroupPlan::default()
     }
@@ -71,10 +73,11 @@ fn rows(group: &Group, committed: &BTreeMap<(String, i32), Committed>, present: 
         let is = present.topic_id(&topic);
         let action = match (&current, &target) {
             (None, None) => return None,
-            (current, target) if current == target => Action::Same,
-            _ if was != "_" && is != "_" && was != is => {
+            // Also where the number is the same.
+            (_, Some(_)) if was != "_" && is != "_" && was != is => {
                 Action::Skip("the topic was made anew since: the offset is one of other records".to_owned())
             }
+            (current, target) if current == target => Action::Same,
             (_, Some(_)) if !present.has(&topic, partition) => {
                 Action::Skip("the cluster has no such partition any more, or does not tell of it".to_owned())
             }
@@ -119,5 +122,24 @@ mod tests {
         let plan = plan(&taken, &present(2, &[("g", group("Stable", 1, &[(0, 9)]))]));
         assert_eq!(plan.groups[0].refused.as_deref(), Some(ACTIVE));
         assert_eq!((plan.groups[0].rows.len(), plan.changes()), (1, 0));
+        let stands = super::plan(&taken, &present(2, &[("g", group("Stable", 1, &[(0, 7)]))]));
+        assert_eq!(stands.groups[0].refused, None, "it is read, and stands where it stood");
+    }
+
+    #[test]
+    fn of_a_topic_that_was_made_anew_no_offset_comes_back_and_what_was_absent_goes() {
+        use crate::groups::present::Topic;
+        let id = |number| crate::record::TopicId(uuid::Uuid::from_u128(number));
+        let cluster = |topic_id, offsets: &[(i32, i64)]| {
+            let mut present = present(2, &[("g", group("Empty", 0, offsets))]);
+            let _ = present.topics.insert("t".to_owned(), Topic { id: topic_id, partitions: 2 });
+            present
+        };
+        let also = [("g".to_owned(), "t".to_owned(), 1)];
+        let taken = Snapshot::of(&cluster(id(1), &[(0, 7)]), &also, "").expect("all is told");
+        let plan = plan(&taken, &cluster(id(2), &[(0, 7), (1, 3)]));
+        let actions: Vec<String> = plan.groups[0].rows.iter().map(|row| row.action.to_string()).collect();
+        assert!(actions[0].starts_with("SKIP: the topic was made anew"), "{actions:?}");
+        assert_eq!(actions[1], "DELETE");
     }
 }

@@ -9,6 +9,7 @@ use super::{Snapshot, id};
 use crate::archive::layout;
 use crate::config::value::shown_path;
 use crate::error::{Error, Kind, Result};
+use crate::groups::script::quoted;
 use crate::restore::state::Process;
 use crate::store::{Creation, Store};
 
@@ -170,16 +171,6 @@ impl Snapshots {
     }
 }
 
-/// Returns a word as a POSIX shell reads it.
-pub fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:,=@%+".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::snapshot;
@@ -244,10 +235,6 @@ mod tests {
             line,
             "undo with: kafka-backup offset-rollback rollback --path '/my data' --backup-id b \
              --snapshot-id snapshot-20241203-100000 --bootstrap-servers k:9092"
-        );
-        assert_eq!(
-            (quoted(""), quoted("it's"), quoted("s3://b/p")),
-            ("''".into(), r"'it'\''s'".into(), "s3://b/p".into())
         );
     }
 }

@@ -7,9 +7,11 @@
 //! | the snapshot of the present | a snapshot that nothing names | makes another one |
 //! | `groups-<n>` | groups of which nobody knows whether they were set | looks: what stands where it stood is set, what stands where it was to stand is done, what stands elsewhere has moved on and stays |
 //! | the commits | the same | the same |
-//! | `groups-done-<n>` | groups that are set, and perhaps others that could not be | sets those others, in the next number |
+//! | `groups-done-<n>` | groups that are set, and perhaps others, or partitions of others, that could not be | sets those that could not be, in the next number |
 //!
-//! A group that was set once is never set again by the restore, wherever it stands by then.
+//! A partition of a group that was set once is never set again by the restore, wherever the group stands by then.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -57,9 +59,9 @@ pub struct GroupsDone {
     pub finished_at: String,
     /// The groups that were read back as they were to be, by name.
     pub set: Vec<String>,
-    /// The others.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failed: Vec<String>,
+    /// The others, by name, with the topics and partitions that were not set; what is not named is the group's own since.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failed: BTreeMap<String, BTreeSet<(String, i32)>>,
 }
 
 impl Groups {
@@ -85,7 +87,7 @@ impl Groups {
 
 impl GroupsDone {
     /// Makes that of this moment.
-    pub fn now(of: &Groups, set: Vec<String>, failed: Vec<String>) -> Self {
+    pub fn now(of: &Groups, set: Vec<String>, failed: BTreeMap<String, BTreeSet<(String, i32)>>) -> Self {
         let finished_at = Timestamp::now().to_string();
         Self { restore_id: of.restore_id.clone(), number: of.number, finished_at, set, failed }
     }
@@ -154,7 +156,8 @@ mod tests {
         let first = state.begin_groups(0, groups()).await.expect("kept").expect("it is the first");
         assert_eq!(state.begin_groups(0, groups()).await.expect("asked"), None, "another one has begun that number");
         assert_eq!(state.begin_groups(0, first.clone()).await.expect("asked"), Some(first.clone()), "asked again");
-        let done = GroupsDone::now(&first, vec!["g".to_owned()], vec!["h".to_owned()]);
+        let left = [("h".to_owned(), [("t".to_owned(), 0)].into())].into();
+        let done = GroupsDone::now(&first, vec!["g".to_owned()], left);
         let (created, held) = state.end_groups(&done).await.expect("kept");
         assert_eq!((created, &held), (Creation::Created, &done));
         let second = state.begin_groups(1, groups()).await.expect("kept").expect("the next");

@@ -101,7 +101,7 @@ pub(crate) fn groups() -> Groups {
 /// Keeps that the restore `r1` has put groups back, and is undone.
 pub(crate) async fn undone(state: &State) -> Undone {
     let begun = state.begin_groups(0, groups()).await.expect("kept").expect("it is the first");
-    let _ = state.end_groups(&GroupsDone::now(&begun, vec!["g".to_owned()], Vec::new())).await.expect("kept");
+    let _ = state.end_groups(&GroupsDone::now(&begun, vec!["g".to_owned()], Default::default())).await.expect("kept");
     let topics = vec![UndoneTopic { topic: "orders-restored".to_owned(), topic_id: TopicId::NONE.to_string() }];
     state.undo(&Undone::now("r1", Process::this(), topics)).await.expect("kept").1
 }
