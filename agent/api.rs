@@ -5,9 +5,9 @@
 //! capture: it asks [`Live`](crate::archive::live::Live) and the store. Cancellation: a dropped request leaves nothing behind.
 
 mod index;
-mod query;
+pub(crate) mod query;
 mod savepoints;
-mod sender;
+pub(crate) mod sender;
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -163,30 +163,42 @@ async fn backups(State(registry): State<Registry>) -> Json<Vec<BackupData>> {
 
 /// A request that is refused, or could not be answered.
 #[derive(Debug, PartialEq, Eq)]
-struct Refused {
+pub(crate) struct Refused {
     status: StatusCode,
     message: String,
 }
 
 impl Refused {
-    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+    /// Refuses with a status of HTTP; `message` says why, and what to do.
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self { status, message: message.into() }
     }
 
-    fn not_found(message: impl Into<String>) -> Self {
+    /// Refuses since what is asked for is not there.
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
-    fn bad(message: impl Into<String>) -> Self {
+    /// Refuses since it cannot be meant.
+    pub(crate) fn bad(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    fn unavailable(message: impl Into<String>) -> Self {
+    /// Returns the status of HTTP.
+    #[cfg(test)]
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Refuses since it cannot be answered now.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
 
     fn starting(backup_id: &str) -> Self {
-        Self::unavailable(format!("the pipeline of backup `{backup_id}` is starting; /readyz says why"))
+        Self::unavailable(format!(
+            "the pipeline of backup `{backup_id}` does not run now; /readyz and /connectors?expand=status say why"
+        ))
     }
 }
 

@@ -3,10 +3,13 @@
 //!
 //! Retry: an agent's pipeline that fails starts again, with back-off, and `/readyz` says why it is down; only what the
 //! user must change, found at the first attempt to start a pipeline, ends the process: later the others have data that
-//! must not wait for it. One pass gives up after a bounded wait.
+//! must not wait for it. A pipeline that is told to rest closes what it holds, and begins anew when it is told to. One pass
+//! gives up after a bounded wait.
 //! Cancellation: SIGTERM and SIGINT let every pipeline close, upload and commit what it holds, within its
-//! `shutdown_timeout`; a second one ends the process at once. Crash: see `archive::sink`; nothing here is durable.
+//! `shutdown_timeout`; a second one ends the process at once. Crash: see `archive::sink`, and `connect` for what pipelines are
+//! told; nothing here is durable.
 
+mod keeping;
 mod losses;
 mod pass;
 pub mod savepoints;
@@ -18,15 +21,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 
+use self::keeping::keep_running;
 use self::pass::Pass;
 use self::savepoints::Maker;
 use self::watch::Watch;
 use crate::api::{self, Registry};
 use crate::archive::Archive;
 use crate::archive::sink::{self, Reached, Sink};
-use crate::backoff::Backoff;
 use crate::budget::{Budget, RateLimit};
 use crate::config::{self, Config};
+use crate::connect::{self, Worker};
 use crate::error::{Error, Kind, Result};
 use crate::kafka::Properties;
 use crate::kafka::source::{self, Source};
@@ -34,10 +38,6 @@ use crate::pipeline::{self, Control};
 use crate::stages::{Refused, Stages, Way};
 use crate::store::Store;
 use crate::telemetry::{Health, http, metrics};
-use crate::verify;
-
-/// The first pause before a failed pipeline starts again; they double up to `restart_backoff_max`.
-const RESTART_BACKOFF: Duration = Duration::from_secs(1);
 
 /// How long one pass tries to write to a store that fails before it gives up: as long as to read.
 const GIVE_UP_AFTER: Duration = source::GIVE_UP_AFTER;
@@ -90,7 +90,7 @@ pub async fn validate_stages(config: &Config) -> Result<()> {
 ///
 /// # Errors
 /// [`Kind::Usage`] for a file with a restore, and when a pipeline's first attempt to start finds what the user must change; [`Kind::Failed`] when what
-/// was held could not be made durable within `shutdown_timeout`.
+/// was held could not be made durable within `shutdown_timeout`. That of [`Worker::open`].
 pub async fn run(config: Config) -> Result<()> {
     // A daemon that left one out would be taken for one that does it.
     if let Some(restore) = config.restores.first() {
@@ -100,8 +100,10 @@ pub async fn run(config: Config) -> Result<()> {
     let (stop, stopped) = stop_on_signals()?;
     let health = Health::new();
     let listener = http::Listener::bind(&config.agent.listen).await?;
+    let worker = Worker::open(&config, listener.address())?;
     let registry = Registry::new(&config.pipelines);
-    let server = tokio::spawn(listener.serve(metrics::install()?, health.clone(), api::routes(registry.clone())));
+    let routes = api::routes(registry.clone()).merge(connect::routes(worker.clone()));
+    let server = tokio::spawn(listener.serve(metrics::install()?, health.clone(), routes));
     let (mut agents, mut makers) = (JoinSet::new(), JoinSet::new());
     for pipelines in savepoints::backups(&config.pipelines) {
         let reached = Reached::default();
@@ -111,8 +113,10 @@ pub async fn run(config: Config) -> Result<()> {
         for pipeline in pipelines {
             registry.makes_savepoints(&pipeline.name, handle.clone().into_function());
             let part = health.of(format!("pipeline {}", pipeline.name));
+            let connector = worker.connector(&pipeline.name).expect("each pipeline is a connector").clone();
             let (registry, reached, stopped) = (registry.clone(), reached.clone(), stopped.clone());
-            agents.spawn(keep_running(pipeline, config.agent.restart_backoff_max, part, registry, reached, stopped));
+            let backoff_max = config.agent.restart_backoff_max;
+            agents.spawn(keep_running(pipeline, backoff_max, part, registry, reached, connector, stopped));
         }
     }
     let outcome = until_ended(agents, makers, &health, &stop).await;
@@ -254,52 +258,6 @@ pub(crate) enum Mode {
     Once,
 }
 
-/// Runs a pipeline again and again until it is told to stop.
-async fn keep_running(
-    pipeline: config::Pipeline,
-    restart_backoff_max: Duration,
-    health: Health,
-    registry: Registry,
-    reached: Reached,
-    mut stopped: Stop,
-) -> Result<()> {
-    let budget = Budget::new(pipeline.sink.memory_bytes);
-    let of_checks = health.of(format!("backup of pipeline {}", pipeline.name));
-    let mut watch = Watch::new(&pipeline.name, budget.clone(), health, None);
-    watch.reached = reached.clone();
-    // It holds nothing that must be closed: it ends with us.
-    let mut beside = JoinSet::new();
-    beside.spawn(verify::periodic::run(pipeline.clone(), reached, of_checks));
-    let mut backoff = Backoff::new(RESTART_BACKOFF.min(restart_backoff_max), restart_backoff_max);
-    let mut first = true;
-    loop {
-        let began = Instant::now();
-        let outcome = attempt(&pipeline, Mode::Agent, &budget, &mut watch, &registry, stopped.clone()).await;
-        let error = match outcome {
-            // Told to stop: what it says now is the last word.
-            outcome if *stopped.borrow() => return outcome,
-            Ok(()) => Error::failed("the source ended by itself"),
-            Err(error) if error.kind() == Kind::Usage && first && !watch.has_run() => {
-                return Err(of_pipeline(error, &pipeline));
-            }
-            Err(error) => error,
-        };
-        first = false;
-        // Having run for long, it failed for a new reason.
-        if began.elapsed() > restart_backoff_max {
-            backoff.reset();
-        }
-        let pause = backoff.wait();
-        let seconds = pause.as_secs_f64();
-        tracing::error!(pipeline = pipeline.name, "{error}; starting again in {seconds:.1} s");
-        watch.failed(&error);
-        let stop = stopped.wait_for(|stop| *stop);
-        if watch.meanwhile(tokio::time::timeout(pause, stop)).await.is_ok() {
-            return Ok(());
-        }
-    }
-}
-
 /// Starts a pipeline and runs it to its end.
 async fn attempt(
     pipeline: &config::Pipeline,
@@ -315,7 +273,7 @@ async fn attempt(
         _ = stopped.wait_for(|stop| *stop) => return Ok(()),
     };
     let mut sink = sink.telling(watch.reached.clone());
-    watch.running();
+    watch.running(sink.archive().backup().cluster_id.as_deref());
     let _runs = registry.runs(&pipeline.name, sink.archive().clone());
     let topics = pipeline.source.topics.to_string();
     tracing::info!(pipeline = pipeline.name, topics, backup = pipeline.sink.backup_id, "capturing");

@@ -13,7 +13,7 @@ mod yaml;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use serde_json::{Map, Value};
 use self::keys::{KEYS, Key, RESTORE_KEYS};
 pub use self::restore::Restore;
 use self::section::{File, Section};
+pub(crate) use self::substitute::refers;
 use crate::error::{Error, Result};
 use crate::kafka::client::groups::Choice;
 use crate::kafka::source::{Selection, Start};
@@ -59,6 +60,8 @@ pub struct Agent {
     pub listen: String,
     /// The longest pause before a failed pipeline is started again.
     pub restart_backoff_max: Duration,
+    /// The folder for what was asked for over HTTP and is to hold beyond the process; `None`: it ends with it.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// `[[pipeline]]`: what is captured into where.
@@ -197,6 +200,21 @@ impl Config {
         Ok(Self { agent, pipelines, restores, file: file.to_owned(), effective: top.close() })
     }
 
+    /// Checks one pipeline by itself, given in the shape of the file's. References are not replaced: what one stands for is
+    /// nothing that whoever asks may learn.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its [`Error::key`].
+    pub fn check_pipeline(given: Map<String, Value>) -> Result<()> {
+        let file = Rc::new(File { name: "the pipeline".to_owned(), referring: HashSet::new() });
+        let keys = keys_of(&given).unwrap_or(KEYS);
+        let mut section = Section::open(&file, "", keys, "pipeline", given)?;
+        match section.restores() {
+            true => Restore::read(&mut section).map(drop),
+            false => Pipeline::read(&mut section).map(drop),
+        }
+    }
+
     /// Returns everything that holds, defaults filled in and secrets masked, in the shape of the file.
     pub fn effective(&self) -> &Value {
         &self.effective
@@ -217,6 +235,7 @@ impl Agent {
         Ok(Self {
             listen: section.read("listen", |text| value::check_address(text).map(|()| text.to_owned()))?,
             restart_backoff_max: section.duration("restart_backoff_max")?,
+            state_dir: section.given_text("state_dir")?.map(PathBuf::from),
         })
     }
 }

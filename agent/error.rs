@@ -40,6 +40,7 @@ pub struct Error {
     context: Vec<(&'static str, String)>,
     hint: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    about: Option<Box<(String, String)>>,
 }
 
 /// The result of everything that can fail here.
@@ -48,7 +49,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// Makes an error of `kind`; `what` is lowercase, without a full stop, and names the thing.
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), context: Vec::new(), hint: None, source: None }
+        Self { kind, what: what.into(), context: Vec::new(), hint: None, source: None, about: None }
     }
 
     /// Makes a [`Kind::Usage`] error.
@@ -92,6 +93,17 @@ impl Error {
     pub fn source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// Says which key of a configuration it is about, and the reason alone: for whoever shows it beside the key.
+    pub fn about(mut self, key: impl Into<String>, reason: impl Into<String>) -> Self {
+        self.about = Some(Box::new((key.into(), reason.into())));
+        self
+    }
+
+    /// Returns the path of the key of a configuration that it is about, and the reason alone, if it is about one.
+    pub fn key(&self) -> Option<(&str, &str)> {
+        self.about.as_deref().map(|(key, reason)| (key.as_str(), reason.as_str()))
     }
 
     /// Returns what a caller may do about it.

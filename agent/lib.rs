@@ -14,6 +14,7 @@
 //! | [`verify`] | whether a backup is what was written: checks, comparison with the source |
 //! | [`groups`] | consumer groups put back: `positions`, `places`, `plan` (pure), `making`, `perform`, `snapshot` |
 //! | [`restore`] | what is archived, sent to a cluster again: `plan`, `perform`, `map` (where each source offset is in the target), `state` (its objects) |
+//! | [`connect`] | Kafka Connect's REST API: pipelines as connectors, told to pause, resume, stop, begin anew |
 //! | [`api`] | the agent's API over HTTP, `/v1` |
 //! | [`config`] | the configuration file: keys, defaults, units |
 //! | [`telemetry`] | log, metrics, health, the HTTP listener |
@@ -49,6 +50,7 @@ pub mod batch;
 pub mod budget;
 pub mod cli;
 pub mod config;
+pub mod connect;
 pub mod crash;
 pub mod demo;
 pub mod error;

@@ -103,6 +103,11 @@ impl std::fmt::Debug for Plugin {
     }
 }
 
+/// Returns the names of the plugins that are part of the agent.
+pub fn shipped() -> impl Iterator<Item = &'static str> {
+    SHIPPED.iter().map(|(name, _)| *name)
+}
+
 impl Plugin {
     /// Reads and compiles the plugin at `file`, a component or a core module that is built with the SDK. What that takes
     /// is not bounded: `file` is for the operator to choose.

@@ -16,6 +16,7 @@ mod aborted;
 mod bad_input;
 mod catalogs;
 mod cluster_life;
+mod connect;
 mod crash;
 mod damage;
 mod duel;

@@ -11,6 +11,7 @@ pub(crate) mod chain;
 #[allow(dead_code, reason = "benches have nobody who reads")]
 pub(crate) mod clients;
 pub(crate) mod cluster;
+pub(crate) mod connect;
 pub(crate) mod cutting;
 pub(crate) mod kafka;
 pub(crate) mod lossy;

@@ -21,7 +21,7 @@ const LIMIT: usize = 100;
 const MOST: usize = 10_000;
 
 /// What stands in a request's path: what is badly encoded is refused as everything else is.
-pub(super) struct Segments<T>(pub(super) T);
+pub(crate) struct Segments<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segments<T> {
     type Rejection = Refused;

@@ -14,16 +14,16 @@ use super::Refused;
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Refuses a request that does not come from a program of this machine.
-pub(super) fn check(peer: SocketAddr, headers: &HeaderMap) -> Result<(), Refused> {
+pub(crate) fn check(peer: SocketAddr, headers: &HeaderMap) -> Result<(), Refused> {
     let forbidden = |message: &str| Err(Refused::new(StatusCode::FORBIDDEN, message));
     if !peer.ip().to_canonical().is_loopback() {
-        return forbidden("only this machine may make a savepoint: send the request from where the agent runs");
+        return forbidden("only this machine may change anything: send the request from where the agent runs");
     }
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next().and_then(|host| host.to_str().ok()).filter(|_| hosts.next().is_none());
     let Some(host) = host.filter(|host| is_this_machine(host)) else {
         return forbidden(
-            "a savepoint is made for who asks this machine by its own name: localhost, 127.0.0.1 or [::1]",
+            "only who asks this machine by its own name may change anything: localhost, 127.0.0.1 or [::1]",
         );
     };
     let ours = format!("http://{host}");
@@ -31,7 +31,7 @@ pub(super) fn check(peer: SocketAddr, headers: &HeaderMap) -> Result<(), Refused
         headers.get_all(header::ORIGIN).iter().any(|origin| !origin.as_bytes().eq_ignore_ascii_case(ours.as_bytes()))
             || headers.get_all(SEC_FETCH_SITE).iter().any(|site| site != "same-origin");
     if is_foreign {
-        return forbidden("a page of another site may not make a savepoint: send the request without a browser");
+        return forbidden("a page of another site may not change anything: send the request without a browser");
     }
     Ok(())
 }

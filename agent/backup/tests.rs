@@ -1,11 +1,13 @@
 //! How pipelines start, against rdkafka's mock brokers and against none.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
 use super::*;
+use crate::connect::{Connector, Phase, Target};
 use crate::kafka::source::Selection;
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
@@ -140,6 +142,14 @@ async fn a_plugin_that_cannot_be_a_stage_is_named_with_file_key_and_stage_before
 
 /// Runs `pipeline` as an agent does, and returns its health with what asks it to stop.
 fn agent(pipeline: config::Pipeline) -> (Health, channel::Sender<bool>, tokio::task::JoinHandle<Result<()>>) {
+    agent_of(pipeline, Arc::new(Connector::new("p", serde_json::Map::new(), Target::Started)))
+}
+
+/// As [`agent`], with what tells the pipeline what to do.
+fn agent_of(
+    pipeline: config::Pipeline,
+    connector: Arc<Connector>,
+) -> (Health, channel::Sender<bool>, tokio::task::JoinHandle<Result<()>>) {
     let (stop, stopped) = channel::channel(false);
     let health = Health::new();
     let running = keep_running(
@@ -148,6 +158,7 @@ fn agent(pipeline: config::Pipeline) -> (Health, channel::Sender<bool>, tokio::t
         health.of("pipeline p"),
         Registry::default(),
         Reached::default(),
+        connector,
         stopped,
     );
     (health, stop, tokio::spawn(running))
@@ -187,6 +198,52 @@ async fn what_the_user_must_change_is_waited_for_after_a_failed_attempt() {
     stop.send_replace(true);
     agent.await.expect("no panic").expect("told to stop");
     forward.abort();
+}
+
+/// Waits until the pipeline does what it shall.
+async fn does(connector: &Connector, wanted: impl Fn(&Phase) -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
+        while !wanted(&connector.phase()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("it is still {:?}", connector.phase()));
+}
+
+#[tokio::test]
+async fn a_pipeline_rests_while_it_is_told_to_and_begins_anew_when_it_is_told_to() {
+    let (cluster, folder) = (cluster(&["orders"]), tempfile::tempdir().expect("a folder"));
+    let connector = Arc::new(Connector::new("p", serde_json::Map::new(), Target::Paused));
+    let pipeline = pipeline(&cluster.bootstrap_servers(), "orders", &folder.path().join("archive"));
+    let (health, stop, agent) = agent_of(pipeline, connector.clone());
+    does(&connector, |phase| *phase == Phase::Paused).await;
+    assert_eq!(health.reasons(), [""; 0], "it does what it was told to");
+    assert!(!folder.path().join("archive").exists());
+    connector.tell(Target::Started);
+    does(&connector, |phase| *phase == Phase::Running).await;
+    connector.restart();
+    does(&connector, |phase| *phase == Phase::Restarting).await;
+    does(&connector, |phase| *phase == Phase::Running).await;
+    connector.tell(Target::Stopped);
+    does(&connector, |phase| *phase == Phase::Stopped).await;
+    stop.send_replace(true);
+    agent.await.expect("no panic").expect("told to stop");
+}
+
+#[tokio::test]
+async fn what_has_rested_ends_no_agent_whatever_is_wrong_with_it() {
+    let (cluster, folder) = (cluster(&["orders"]), tempfile::tempdir().expect("a folder"));
+    let connector = Arc::new(Connector::new("p", serde_json::Map::new(), Target::Stopped));
+    let pipeline = pipeline(&cluster.bootstrap_servers(), "order", folder.path());
+    let (_health, stop, agent) = agent_of(pipeline, connector.clone());
+    does(&connector, |phase| *phase == Phase::Stopped).await;
+    connector.tell(Target::Started);
+    does(&connector, |phase| matches!(phase, Phase::Failed(why) if why.contains("does not exist"))).await;
+    connector.tell(Target::Paused);
+    does(&connector, |phase| *phase == Phase::Paused).await;
+    assert!(!agent.is_finished());
+    stop.send_replace(true);
+    agent.await.expect("no panic").expect("told to stop");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! It outlives the attempts of its pipeline, so that a lag that began before a failure still counts after it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::losses::Losses;
@@ -11,6 +12,7 @@ use super::pass::Pass;
 use crate::archive::sink::Reached;
 use crate::batch::Header;
 use crate::budget::Budget;
+use crate::connect::{Connector, Phase};
 use crate::error::Error;
 use crate::pipeline::{Batch, Log, Observer, Payload, Topic};
 use crate::progress::{Progress, Retention};
@@ -27,6 +29,8 @@ pub(super) struct Watch {
     pub(super) pass: Option<Pass>,
     /// How far each partition is durable, as the sink tells: for savepoints.
     pub(super) reached: Reached,
+    /// What is told of the pipeline over HTTP; `None` for a pass.
+    pub(super) connector: Option<Arc<Connector>>,
     pipeline: String,
     budget: Budget,
     has_run: bool,
@@ -57,6 +61,7 @@ impl Watch {
             metrics,
             pass,
             reached: Reached::default(),
+            connector: None,
             pipeline: pipeline.to_owned(),
             budget,
             has_run: false,
@@ -66,11 +71,35 @@ impl Watch {
         }
     }
 
-    /// Takes note that both ends are open.
-    pub(super) fn running(&mut self) {
+    /// Takes note that both ends are open, and which cluster the source is.
+    pub(super) fn running(&mut self, cluster_id: Option<&str>) {
         self.has_run = true;
         self.health.clear();
         self.metrics.show(self.health.count());
+        if let Some(connector) = &self.connector {
+            connector.runs(cluster_id);
+        }
+    }
+
+    /// Takes note that the pipeline starts, and no longer does what it was told before.
+    pub(super) fn starts(&mut self, phase: Phase) {
+        self.health.clear();
+        self.health.set("", Some("starting".to_owned()));
+        self.metrics.show(self.health.count());
+        self.is(phase);
+    }
+
+    /// Takes note that the pipeline rests, as it was told: nothing is wrong with it.
+    pub(super) fn rests(&mut self, phase: Phase) {
+        self.health.clear();
+        self.metrics.show(self.health.count());
+        self.is(phase);
+    }
+
+    fn is(&self, phase: Phase) {
+        if let Some(connector) = &self.connector {
+            connector.is(phase);
+        }
     }
 
     /// Returns whether both ends were ever open.
@@ -84,6 +113,7 @@ impl Watch {
         self.health.clear();
         self.health.set("", Some(error.to_string()));
         self.metrics.show(self.health.count());
+        self.is(Phase::Failed(error.to_string()));
     }
 
     /// Waits for `future` while the clock goes on: lag grows although nothing runs.
@@ -143,6 +173,9 @@ impl Observer for Watch {
                 // A header that cannot be read is the sink's to refuse.
                 let time = Header::read(bytes).map_or(Timestamp::NONE, |header| header.max_timestamp);
                 watched.progress.received(batch.range.next, time);
+                if let Some(connector) = &self.connector {
+                    connector.received(batch.partition());
+                }
             }
             Payload::Gap { reason } => self.gap(batch.partition(), batch.range, reason),
         }
@@ -191,6 +224,9 @@ impl Observer for Watch {
             watched.progress.durable(next, Instant::now());
             watched.fork_at = watched.fork_at.filter(|end| next > *end);
             self.losses.opened(partition, next);
+            if let Some(connector) = &self.connector {
+                connector.durable(partition, next);
+            }
         }
         if let Some(pass) = &mut self.pass {
             pass.opened(partition, next);
@@ -203,6 +239,9 @@ impl Observer for Watch {
         watched.progress.durable(next, now);
         watched.metrics.captured(records, bytes);
         watched.metrics.show(&watched.progress, now, Timestamp::now());
+        if let Some(connector) = &self.connector {
+            connector.durable(partition, next);
+        }
         let over = self.losses.durable(partition, next);
         self.leave_unsaid(&over);
         self.metrics.upload_seconds.record(took.as_secs_f64());
@@ -220,6 +259,9 @@ impl Observer for Watch {
     fn closed(&mut self, partition: &Partition) {
         if let Some(watched) = self.partitions.remove(partition) {
             watched.metrics.retire();
+        }
+        if let Some(connector) = &self.connector {
+            connector.closed(partition);
         }
     }
 

@@ -82,8 +82,14 @@ pub static KEYS: &[Key] = &[
         "agent.listen",
         Type::Text,
         "127.0.0.1:8083",
-        "address of /metrics, /livez, /readyz and /v1; port 0 takes a free one; the port is Kafka Connect's, whose REST \
-         tools are to find the agent there; only this machine reaches the default",
+        "address of /metrics, /livez, /readyz, /v1 and Kafka Connect's REST API; port 0 takes a free one; the port is Kafka \
+         Connect's, whose tools are to find the agent there; only this machine reaches the default",
+    ),
+    optional(
+        "agent.state_dir",
+        Type::Text,
+        "a folder of this agent's own for what was asked for over HTTP, as that a pipeline is paused; without it that holds \
+         until the process ends",
     ),
     with_default(
         "agent.restart_backoff_max",

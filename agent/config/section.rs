@@ -68,7 +68,8 @@ impl Section {
 
     /// Returns an error about the key `name`.
     pub(super) fn error(&self, name: &str, reason: impl std::fmt::Display) -> Error {
-        Error::usage(format!("{}: {}: {reason}", self.file.name, self.at(name)))
+        let (at, reason) = (self.at(name), reason.to_string());
+        Error::usage(format!("{}: {at}: {reason}", self.file.name)).about(at, reason)
     }
 
     /// Takes the section `name`; where it is optional and left out, an empty one.

@@ -35,7 +35,7 @@ pub(super) fn substitute<'a>(text: &'a str, variable: &dyn Fn(&str) -> Option<St
 }
 
 /// Returns whether `text` holds a reference.
-pub(super) fn refers(text: &str) -> bool {
+pub(crate) fn refers(text: &str) -> bool {
     text.match_indices("${").any(|(at, _)| !text[..at].ends_with('$'))
 }
 

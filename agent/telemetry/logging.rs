@@ -1,8 +1,8 @@
 //! The log: lines on stderr, for people or as JSON, and the progress bars among them.
 //!
 //! Which lines: `--log-level`, else `RUST_LOG`, else what the verb takes (`info` where the log is the output, `warn`
-//! where it would only disturb). Both take tracing's filters, as `info,kafka_backup::kafka=debug`. Colour only on a
-//! terminal and without `NO_COLOR`.
+//! where it would only disturb). Both take tracing's filters, as `info,kafka_backup::kafka=debug`; [`levels`](super::levels)
+//! changes them while the process runs. Colour only on a terminal and without `NO_COLOR`.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::LazyLock;
@@ -12,6 +12,7 @@ use indicatif::MultiProgress;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::levels::Levels;
 use crate::error::{Error, Result};
 
 /// The progress bars of this process; the log goes above them.
@@ -46,12 +47,22 @@ pub fn start(args: &Args, talkative: bool) -> Result<()> {
         Error::usage(format!("`{level}` is no log level")).source(error).hint("write error, warn, info, debug or trace")
     })?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines);
-    let started = match args.log_format {
-        Format::Human => lines.with_target(false).with_ansi(colour()).try_init(),
-        Format::Json => lines.json().flatten_event(true).with_ansi(false).try_init(),
+    let (levels, started) = match args.log_format {
+        Format::Human => {
+            let lines = lines.with_target(false).with_ansi(colour()).with_filter_reloading();
+            let handle = lines.reload_handle();
+            (Levels::new(&level, Box::new(move |filter| handle.reload(filter).is_ok())), lines.try_init())
+        }
+        Format::Json => {
+            let lines = lines.json().flatten_event(true).with_ansi(false).with_filter_reloading();
+            let handle = lines.reload_handle();
+            (Levels::new(&level, Box::new(move |filter| handle.reload(filter).is_ok())), lines.try_init())
+        }
     };
     // Only tests start it twice in one process, and the first log is as good.
-    drop(started);
+    if started.is_ok() {
+        levels.install();
+    }
     Ok(())
 }
 

@@ -425,10 +425,15 @@ impl Agent {
         self.ask(reqwest::Method::POST, path)
     }
 
-    fn ask(&self, method: reqwest::Method, path: &str) -> Option<(u16, String)> {
+    /// Returns where the agent listens; `None` while it does not.
+    pub(crate) fn address(&self) -> Option<String> {
         let log = self.log();
         let address = log.split("listening on http://").nth(1)?;
-        let address: String = address.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
+        Some(address.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect())
+    }
+
+    fn ask(&self, method: reqwest::Method, path: &str) -> Option<(u16, String)> {
+        let address = self.address()?;
         block_on(async {
             // Made once: with all that belongs to TLS it takes longer than the request.
             static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {

@@ -1,0 +1,156 @@
+//! One pipeline of an agent, for as long as the agent lives: it runs, starts again where it fails, and rests while it is told
+//! to.
+//!
+//! What it is told ([`Orders`]) is looked at whenever that changes: what is open is closed as at the end of the process, within
+//! `shutdown_timeout`, and then it rests, or begins anew. What was not durable by then is read again. Retry, cancellation
+//! and crash: see `backup`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch as channel;
+use tokio::task::JoinSet;
+
+use super::watch::Watch;
+use super::{Mode, Stop, attempt, of_pipeline};
+use crate::api::Registry;
+use crate::archive::sink::Reached;
+use crate::backoff::Backoff;
+use crate::budget::Budget;
+use crate::config;
+use crate::connect::{Connector, Orders, Phase, Target};
+use crate::error::{Error, Kind, Result};
+use crate::telemetry::Health;
+use crate::verify;
+
+/// The first pause before a failed pipeline starts again; they double up to `restart_backoff_max`.
+const RESTART_BACKOFF: Duration = Duration::from_secs(1);
+
+/// Runs a pipeline again and again until it is told to stop, but while it is told to rest.
+///
+/// # Errors
+/// [`Kind::Usage`] where its first attempt to start finds what the user must change, and nobody told it anything before;
+/// [`Kind::Failed`] when what was held at the end could not be made durable.
+pub(super) async fn keep_running(
+    pipeline: config::Pipeline,
+    restart_backoff_max: Duration,
+    health: Health,
+    registry: Registry,
+    reached: Reached,
+    connector: Arc<Connector>,
+    mut stopped: Stop,
+) -> Result<()> {
+    let budget = Budget::new(pipeline.sink.memory_bytes);
+    let of_checks = health.of(format!("backup of pipeline {}", pipeline.name));
+    let mut watch = Watch::new(&pipeline.name, budget.clone(), health, None);
+    watch.reached = reached.clone();
+    watch.connector = Some(connector.clone());
+    // It holds nothing that must be closed: it ends with us.
+    let mut beside = JoinSet::new();
+    beside.spawn(verify::periodic::run(pipeline.clone(), reached, of_checks));
+    let mut backoff = Backoff::new(RESTART_BACKOFF.min(restart_backoff_max), restart_backoff_max);
+    let (mut orders, mut first) = (connector.orders(), true);
+    loop {
+        if orders.target() != Target::Started {
+            first = false;
+            if rest(&pipeline.name, &mut watch, &mut orders, &mut stopped).await == Told::Stop {
+                return Ok(());
+            }
+            watch.starts(Phase::Unassigned);
+        }
+        let began = Instant::now();
+        let (halt, halted) = channel::channel(false);
+        let running = attempt(&pipeline, Mode::Agent, &budget, &mut watch, &registry, halted);
+        let (outcome, was_told) = until_told(running, &halt, &mut orders, &mut stopped).await;
+        let error = match outcome {
+            // Told to stop: what it says now is the last word.
+            outcome if *stopped.borrow() => return outcome,
+            outcome if was_told => {
+                if let Err(error) = outcome {
+                    tracing::error!(pipeline = pipeline.name, "{error}; it closed because it was told to");
+                }
+                first = false;
+                backoff.reset();
+                if orders.target() == Target::Started {
+                    watch.starts(Phase::Restarting);
+                }
+                continue;
+            }
+            Ok(()) => Error::failed("the source ended by itself"),
+            Err(error) if error.kind() == Kind::Usage && first && !watch.has_run() => {
+                return Err(of_pipeline(error, &pipeline));
+            }
+            Err(error) => error,
+        };
+        first = false;
+        // Having run for long, it failed for a new reason.
+        if began.elapsed() > restart_backoff_max {
+            backoff.reset();
+        }
+        let pause = backoff.wait();
+        let seconds = pause.as_secs_f64();
+        tracing::error!(pipeline = pipeline.name, "{error}; starting again in {seconds:.1} s");
+        watch.failed(&error);
+        let waited = tokio::time::timeout(pause, told(&mut orders, &mut stopped));
+        match watch.meanwhile(waited).await {
+            Ok(Told::Stop) => return Ok(()),
+            Ok(Told::Order) => {
+                backoff.reset();
+                watch.starts(Phase::Restarting);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// What a pipeline is told while it runs or waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// To close what it holds, since the process ends.
+    Stop,
+    /// To look at its orders.
+    Order,
+}
+
+/// Waits until a pipeline is told something. Cancel safe.
+async fn told(orders: &mut Orders, stopped: &mut Stop) -> Told {
+    tokio::select! {
+        biased;
+        // Whoever could say so is gone only when the process ends.
+        _ = stopped.wait_for(|stop| *stop) => Told::Stop,
+        () = orders.changed() => Told::Order,
+    }
+}
+
+/// Waits for as long as the pipeline is told to rest.
+async fn rest(name: &str, watch: &mut Watch, orders: &mut Orders, stopped: &mut Stop) -> Told {
+    loop {
+        let phase = match orders.target() {
+            Target::Started => return Told::Order,
+            Target::Paused => Phase::Paused,
+            Target::Stopped => Phase::Stopped,
+        };
+        tracing::warn!(pipeline = name, "it rests, as it was told over HTTP: PUT /connectors/{name}/resume ends that");
+        watch.rests(phase);
+        if watch.meanwhile(told(orders, stopped)).await == Told::Stop {
+            return Told::Stop;
+        }
+    }
+}
+
+/// Waits until an attempt has ended, which is asked to close when the pipeline is told anything; returns what came of it,
+/// and whether it closed to look at its orders.
+async fn until_told(
+    attempt: impl Future<Output = Result<()>>,
+    halt: &channel::Sender<bool>,
+    orders: &mut Orders,
+    stopped: &mut Stop,
+) -> (Result<()>, bool) {
+    tokio::pin!(attempt);
+    let told = tokio::select! {
+        outcome = &mut attempt => return (outcome, false),
+        told = told(orders, stopped) => told,
+    };
+    halt.send_replace(true);
+    (attempt.await, told == Told::Order)
+}
