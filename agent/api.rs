@@ -48,6 +48,18 @@ struct Registered {
     savepoints: Option<MakeSavepoint>,
 }
 
+impl Registered {
+    fn new(pipeline: &config::Pipeline) -> Self {
+        Self {
+            pipeline: pipeline.name.clone(),
+            backup_id: pipeline.sink.backup_id.clone(),
+            path: value::shown_path(&pipeline.sink.path),
+            archive: None,
+            savepoints: None,
+        }
+    }
+}
+
 /// A pipeline that runs.
 struct Running {
     archive: Archive,
@@ -65,14 +77,22 @@ struct Writers {
 impl Registry {
     /// Adds the pipelines of a configuration, none of which runs yet.
     pub fn new(pipelines: &[config::Pipeline]) -> Self {
-        let registered = pipelines.iter().map(|pipeline| Registered {
-            pipeline: pipeline.name.clone(),
-            backup_id: pipeline.sink.backup_id.clone(),
-            path: value::shown_path(&pipeline.sink.path),
-            archive: None,
-            savepoints: None,
-        });
-        Self(Arc::new(Mutex::new(registered.collect())))
+        Self(Arc::new(Mutex::new(pipelines.iter().map(Registered::new).collect())))
+    }
+
+    /// Adds a pipeline that does not run yet, instead of another of its name.
+    pub fn add(&self, pipeline: &config::Pipeline) {
+        let added = Registered::new(pipeline);
+        let mut registered = self.lock();
+        match registered.iter_mut().find(|other| other.pipeline == added.pipeline) {
+            Some(place) => *place = added,
+            None => registered.push(added),
+        }
+    }
+
+    /// Forgets the pipeline of that name.
+    pub fn remove(&self, pipeline: &str) {
+        self.lock().retain(|registered| registered.pipeline != pipeline);
     }
 
     /// Says how savepoints of a pipeline are made.

@@ -12,6 +12,8 @@
 mod keeping;
 mod losses;
 mod pass;
+mod reload;
+mod running;
 pub mod savepoints;
 mod topics;
 mod watch;
@@ -21,9 +23,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 
-use self::keeping::keep_running;
 use self::pass::Pass;
-use self::savepoints::Maker;
+use self::running::Running;
 use self::watch::Watch;
 use crate::api::{self, Registry};
 use crate::archive::Archive;
@@ -86,7 +87,7 @@ pub async fn validate_stages(config: &Config) -> Result<()> {
     opened.await.map_err(|error| Error::failed("the stages could not be opened").source(error))?
 }
 
-/// Runs all pipelines until SIGTERM or SIGINT, then closes them gracefully.
+/// Runs all pipelines until SIGTERM or SIGINT, then closes them gracefully. SIGHUP has the file read again.
 ///
 /// # Errors
 /// [`Kind::Usage`] for a file with a restore, and when a pipeline's first attempt to start finds what the user must change; [`Kind::Failed`] when what
@@ -98,28 +99,17 @@ pub async fn run(config: Config) -> Result<()> {
     }
     validate(&config)?;
     let (stop, stopped) = stop_on_signals()?;
+    let hang_ups = reload::hang_ups()?;
     let health = Health::new();
     let listener = http::Listener::bind(&config.agent.listen).await?;
     let worker = Worker::open(&config, listener.address())?;
-    let registry = Registry::new(&config.pipelines);
+    let registry = Registry::default();
     let routes = api::routes(registry.clone()).merge(connect::routes(worker.clone()));
     let server = tokio::spawn(listener.serve(metrics::install()?, health.clone(), routes));
-    let (mut agents, mut makers) = (JoinSet::new(), JoinSet::new());
-    for pipelines in savepoints::backups(&config.pipelines) {
-        let reached = Reached::default();
-        let part = health.of(format!("savepoints of backup {}", pipelines[0].sink.backup_id));
-        let (maker, handle) = Maker::new(&pipelines, reached.clone(), part)?;
-        makers.spawn(maker.run());
-        for pipeline in pipelines {
-            registry.makes_savepoints(&pipeline.name, handle.clone().into_function());
-            let part = health.of(format!("pipeline {}", pipeline.name));
-            let connector = worker.connector(&pipeline.name).expect("each pipeline is a connector").clone();
-            let (registry, reached, stopped) = (registry.clone(), reached.clone(), stopped.clone());
-            let backoff_max = config.agent.restart_backoff_max;
-            agents.spawn(keep_running(pipeline, backoff_max, part, registry, reached, connector, stopped));
-        }
-    }
-    let outcome = until_ended(agents, makers, &health, &stop).await;
+    let restart_backoff_max = config.agent.restart_backoff_max;
+    let reloading = tokio::spawn(reload::on_hang_ups(hang_ups, config.file, config.agent, worker.clone()));
+    let outcome = Running::new(worker, registry, health, restart_backoff_max).run(&stop, stopped).await;
+    reloading.abort();
     server.abort();
     if outcome.is_ok() {
         tracing::info!("stopped");
@@ -127,46 +117,17 @@ pub async fn run(config: Config) -> Result<()> {
     outcome
 }
 
-/// Waits until all pipelines have ended, and ends what makes savepoints with them: nothing of either runs on then.
-async fn until_ended(
-    mut agents: JoinSet<Result<()>>,
-    mut makers: JoinSet<()>,
-    health: &Health,
-    stop: &channel::Sender<bool>,
-) -> Result<()> {
-    let mut outcome = Ok(());
-    loop {
-        let ended = tokio::select! {
-            ended = agents.join_next() => ended,
-            Some(Err(error)) = makers.join_next() => {
-                // The archive matters more: pipelines go on without savepoints, and it is said for as long as they do.
-                tracing::error!("what makes savepoints ended by a defect: {error}");
-                let reason = "none are made any more, because of a defect: restart the agent, and report what it logged";
-                health.of("savepoints").set("", Some(reason.to_owned()));
-                continue;
-            }
-        };
-        let Some(ended) = ended else { break };
-        let ended = ended.unwrap_or_else(|error| Err(Error::failed("a pipeline ended by a defect").source(error)));
-        if let Err(error) = ended {
-            // The others close what they hold; the first error is the one that ends the process.
-            stop.send_replace(true);
-            outcome = outcome.and(Err(error));
-        }
-    }
-    // They are made to the last, and hold nothing that must be closed.
-    makers.shutdown().await;
-    outcome
-}
-
 /// Makes one pass of all pipelines, up to the last stable offsets seen at start.
 ///
 /// # Errors
-/// [`Kind::Usage`] for a file that has only restores. That of the only pipeline; of several, [`Kind::Partial`] if some
+/// [`Kind::Usage`] for a file that has only restores, or nothing. That of the only pipeline; of several, [`Kind::Partial`] if some
 /// were done. [`Kind::Interrupted`] after a signal.
 pub async fn once(config: Config) -> Result<()> {
     if let Some(restore) = config.restores.first().filter(|_| config.pipelines.is_empty()) {
         return Err(not_run_here(&config, restore));
+    }
+    if config.pipelines.is_empty() {
+        return Err(Error::usage(format!("{}: there is no pipeline to make a pass of", config.file)));
     }
     validate(&config)?;
     let (_stop, stopped) = stop_on_signals()?;

@@ -54,7 +54,7 @@ pub struct Config {
 }
 
 /// `[agent]`: the process itself.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent {
     /// The address of the agent's own HTTP listener, `host:port`.
     pub listen: String,
@@ -65,7 +65,7 @@ pub struct Agent {
 }
 
 /// `[[pipeline]]`: what is captured into where.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pipeline {
     /// Its name in logs, metrics and `/readyz`.
     pub name: String,
@@ -91,7 +91,7 @@ pub struct Verify {
 }
 
 /// `[pipeline.source]` of type `kafka`.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Source {
     /// The topics.
     pub topics: Selection,
@@ -127,7 +127,7 @@ impl fmt::Debug for Source {
 }
 
 /// `[pipeline.sink]` of type `archive`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sink {
     /// The backup's name, one safe path component.
     pub backup_id: String,
@@ -175,7 +175,7 @@ impl Config {
 
         let (mut pipelines, mut restores) = (Vec::new(), Vec::<Restore>::new());
         let mut shown = Vec::new();
-        for mut section in top.sections("pipeline", keys_of)? {
+        for mut section in pipelines_of(&mut top, &agent)? {
             if section.restores() {
                 let restore = Restore::read(&mut section)?;
                 let is_known = pipelines.iter().map(|known: &Pipeline| &known.name).any(|name| *name == restore.name)
@@ -192,7 +192,9 @@ impl Config {
                 continue;
             }
             let pipeline = Pipeline::read(&mut section)?;
-            check_against(&pipelines, &pipeline, &section)?;
+            if let Some((key, reason)) = conflict(&pipelines, &pipeline) {
+                return Err(section.error(key, reason));
+            }
             pipelines.push(pipeline);
             shown.push(section.close());
         }
@@ -213,6 +215,39 @@ impl Config {
             true => Restore::read(&mut section).map(drop),
             false => Pipeline::read(&mut section).map(drop),
         }
+    }
+
+    /// Reads a pipeline that captures, given by itself in the shape of the file's, with references replaced. No message
+    /// holds what a reference stands for.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its [`Error::key`].
+    pub fn pipeline(given: Map<String, Value>, variable: &dyn Fn(&str) -> Option<String>) -> Result<Pipeline> {
+        let name = "the pipeline";
+        let mut resolver = Resolver { file: name, variable, referring: HashSet::new() };
+        let given = resolver.table("", given)?;
+        let file = Rc::new(File { name: name.to_owned(), referring: resolver.referring });
+        let pipeline =
+            Section::open(&file, "", KEYS, "pipeline", given).and_then(|mut section| Pipeline::read(&mut section));
+        pipeline.map_err(|error| match error.key() {
+            Some((key, _)) if file.referring.iter().any(|path| path == key || path.starts_with(&format!("{key}."))) => {
+                let (key, reason) = (key.to_owned(), "what its reference stands for is not right");
+                Error::usage(format!("{name}: {key}: {reason}")).about(key, reason)
+            }
+            _ => error,
+        })
+    }
+
+    /// Checks that a pipeline does not get in the way of `others`.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::error::Kind::Usage) with its [`Error::key`].
+    pub fn check_beside(pipeline: &Pipeline, others: &[&Pipeline]) -> Result<()> {
+        let (key, reason) = match conflict(others.iter().copied(), pipeline) {
+            None => return Ok(()),
+            Some(found) => found,
+        };
+        Err(Error::usage(format!("the pipeline: {key}: {reason}")).about(key, reason))
     }
 
     /// Returns everything that holds, defaults filled in and secrets masked, in the shape of the file.
@@ -354,6 +389,14 @@ fn read_groups(section: &mut Section) -> Result<Choice> {
     Ok(choice)
 }
 
+/// Takes the pipelines of the file, at least one; where others can be made over HTTP and last, there may be none.
+fn pipelines_of(top: &mut Section, agent: &Agent) -> Result<Vec<Section>> {
+    match agent.state_dir.is_some() && !top.gives("pipeline") {
+        true => Ok(Vec::new()),
+        false => top.sections("pipeline", keys_of),
+    }
+}
+
 /// Returns the keys of a pipeline, by its source, if they are not those of one that captures.
 fn keys_of(pipeline: &Map<String, Value>) -> Option<&'static [Key]> {
     let source = pipeline.get("source").and_then(|source| source.get("type"));
@@ -414,15 +457,15 @@ impl Sink {
     }
 }
 
-/// Checks that `pipeline` does not get in the way of one before it.
+/// Says in what `pipeline` gets in the way of one before it, if it does: the key, and the reason.
 ///
 /// Topics that one backup would get twice are found where at least one of the two names them. Two patterns cannot be
 /// compared: if both match a topic, both pipelines capture it, and the archive keeps it once, at twice the reading.
-fn check_against(before: &[Pipeline], pipeline: &Pipeline, section: &Section) -> Result<()> {
+fn conflict<'a>(before: impl IntoIterator<Item = &'a Pipeline>, pipeline: &Pipeline) -> Option<(&'static str, String)> {
     let root = |sink: &Sink| (sink.path.trim_end_matches('/').to_owned(), sink.backup_id.clone());
     for other in before {
         if other.name == pipeline.name {
-            return Err(section.error("name", format!("another pipeline is named `{}` too", pipeline.name)));
+            return Some(("name", format!("another pipeline is named `{}` too", pipeline.name)));
         }
         let cluster = |source: &Source| source.kafka.get("bootstrap.servers").cloned();
         if let Some(group_id) = &pipeline.source.group_id
@@ -434,7 +477,7 @@ fn check_against(before: &[Pipeline], pipeline: &Pipeline, section: &Section) ->
                  each a group of its own",
                 other.name
             );
-            return Err(section.error("source.group_id", reason));
+            return Some(("source.group_id", reason));
         }
         let (mine, theirs) = (&pipeline.source.topics, &other.source.topics);
         let named = mine.names().iter().find(|topic| theirs.holds(topic, false));
@@ -444,10 +487,10 @@ fn check_against(before: &[Pipeline], pipeline: &Pipeline, section: &Section) ->
                 "pipeline `{}` writes topic `{topic}` to backup `{}` too: give one of them another backup_id",
                 other.name, pipeline.sink.backup_id
             );
-            return Err(section.error("sink.backup_id", reason));
+            return Some(("sink.backup_id", reason));
         }
     }
-    Ok(())
+    None
 }
 
 /// Reads TOML as the values that JSON has.
@@ -506,7 +549,9 @@ impl Resolver<'_> {
         Ok(match value {
             Value::String(text) => {
                 let resolved = substitute::substitute(&text, self.variable)
-                    .map_err(|reason| Error::usage(format!("{}: {path}: {reason}", self.file)))?
+                    .map_err(|reason| {
+                        Error::usage(format!("{}: {path}: {reason}", self.file)).about(path.clone(), reason)
+                    })?
                     .into();
                 if substitute::refers(&text) {
                     self.referring.insert(path);

@@ -1,8 +1,9 @@
-//! Kafka Connect's REST API: each pipeline of the configuration file is a connector (`docs/connect.md`).
+//! Kafka Connect's REST API: each pipeline of the configuration file is a connector, and others can be made
+//! (`docs/connect.md`).
 //!
 //! Paths, shapes, codes and error bodies are those of Kafka Connect 4.2, but for a list of differences with their reasons in
 //! `docs/connect.md`, which a test holds against Apache's own worker. What a connector is to do can be asked for, and holds
-//! at the next start where there is an `agent.state_dir` (`worker`); how it is configured is the file's to say.
+//! at the next start where there is an `agent.state_dir` (`worker`); how one of the file is configured is the file's to say.
 //!
 //! Access: whoever reaches the listener may read; only a program of this machine may change anything (`request::Local`). Secrets are
 //! masked in every answer. A request never touches capture: it reads what the pipeline has said, and leaves an order.
@@ -11,13 +12,17 @@
 
 mod answer;
 mod change;
+mod connector;
 mod definition;
 mod flat;
 mod kept;
 mod loggers;
+mod made;
 mod request;
 mod state;
 mod worker;
+
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::rejection::BytesRejection;
@@ -29,11 +34,11 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use self::answer::{Info, Offsets, Root, Status, TASK, TaskStatus};
+pub use self::connector::{Connector, Orders};
 use self::definition::Plugin;
 use self::flat::{CLASS, CLASSES, Class};
-use self::request::Local;
 pub use self::state::{Phase, Target};
-pub use self::worker::{Connector, Orders, Worker};
+pub use self::worker::{Changed, Worker};
 use crate::api::Refused;
 use crate::api::query::Segments;
 use crate::plugin;
@@ -102,7 +107,8 @@ async fn connectors(State(worker): State<Worker>, RawQuery(query): RawQuery) -> 
     if expand.is_empty() {
         return Json(worker.connectors().iter().map(|connector| connector.name()).collect());
     }
-    let expanded = worker.connectors().iter().map(|connector| {
+    let connectors = worker.connectors();
+    let expanded = connectors.iter().map(|connector| {
         let (mut parts, phase) = (Map::new(), connector.phase());
         if expand.contains(&"status") {
             parts.insert("status".into(), json!(Status::new(connector.name(), &phase, worker.id())));
@@ -190,9 +196,8 @@ async fn validate(Segments(name): Segments<String>, headers: HeaderMap, body: Re
     Ok(Json(checked).into_response())
 }
 
-fn find<'a>(worker: &'a Worker, name: &str) -> Result<&'a Connector, Refused> {
-    let connector = worker.connector(name).ok_or_else(|| Refused::not_found(format!("Connector {name} not found")))?;
-    Ok(connector)
+fn find(worker: &Worker, name: &str) -> Result<Arc<Connector>, Refused> {
+    worker.connector(name).ok_or_else(|| worker::not_found(name))
 }
 
 /// Reads the number of a task; what is none leads nowhere.

@@ -1,6 +1,9 @@
 //! Kafka Connect's REST API: the agent answers what Apache's own worker answers, but for the list of differences, and what
 //! connectors are told holds.
 
+mod making;
+mod reload;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -23,15 +26,12 @@ fn the_agent_answers_as_connects_own_worker_does() {
     let topic = kafka.topic("connect", 2, &[]);
     Writer::new(kafka, &[]).write(&topic, &Contents::new().records(2, 50, 100));
     let connect = Connect::start(kafka.brokers(), NAME, &topic);
+    let other = kafka.topic("connect-other", 1, &[]);
     let backup = Backup::of(kafka, &[&topic]);
-    let mut agent = backup.run();
+    let mut agent = run(&backup, &backup.folder().join("state"), &[]);
     let address = agent.wait_until("it listens", |agent| agent.address());
-    let theirs = Side::new(connect.address(), &topic, connect.config(&topic), connect.config("t"));
-    let config = json!({
-        "connector.class": "kafka-backup.ArchiveSink", "tasks.max": "1", "topics": topic, "sink.backup_id": "test",
-        "sink.path": backup.archive(), "consumer.override.bootstrap.servers": kafka.brokers(),
-    });
-    let ours = Side::new(&address, &topic, config.clone(), config);
+    let theirs = Side::new(connect.address(), &topic, connect.config(&topic), connect.config(&other));
+    let ours = Side::new(&address, &topic, sink(&backup, &topic, "test"), sink(&backup, &other, "x"));
     let script: Value = serde_json::from_str(include_str!("connect/calls.json")).expect("JSON");
     let differences = script["differences"].as_object().expect("an object");
     let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/connect.md")).expect("the page is there");
@@ -133,6 +133,15 @@ fn two_agents_do_not_share_a_state_dir() {
     assert!(second.log().contains("another agent has"), "{}", second.log());
 }
 
+/// Returns the configuration of a connector that captures `topic`.
+fn sink(backup: &Backup, topic: &str, backup_id: &str) -> Value {
+    json!({
+        "connector.class": "kafka-backup.ArchiveSink", "tasks.max": "1", "topics": topic, "sink.backup_id": backup_id,
+        "sink.path": backup.archive(), "sink.roll_interval": "1s",
+        "consumer.override.bootstrap.servers": Kafka::shared().brokers(),
+    })
+}
+
 /// Starts the agent with a folder for its state.
 fn run(backup: &Backup, state: &Path, environment: &[(&str, &str)]) -> Agent {
     let config = backup.config().replace("[agent]\n", &format!("[agent]\nstate_dir = {state:?}\n"));
@@ -151,7 +160,11 @@ fn runs(mut agent: Agent) -> Agent {
 }
 
 fn task_state(agent: &Agent) -> Option<String> {
-    let (_, body) = agent.get("/connectors/test/tasks/0/status")?;
+    task_state_of(agent, NAME)
+}
+
+fn task_state_of(agent: &Agent, name: &str) -> Option<String> {
+    let (_, body) = agent.get(&format!("/connectors/{name}/tasks/0/status"))?;
     let status: Value = serde_json::from_str(&body).ok()?;
     Some(status["state"].as_str()?.to_owned())
 }
@@ -198,7 +211,7 @@ impl Side {
         }
     }
 
-    fn call(&self, step: &Value) -> (u16, Value) {
+    fn call(&self, step: &Value) -> Answer {
         let (method, path) = step["call"].as_str().and_then(|call| call.split_once(' ')).expect("a method and a path");
         let method = method.parse().expect("a method");
         let body = match (step.get("raw"), step.get("body")) {
@@ -207,7 +220,11 @@ impl Side {
             (None, None) => None,
         };
         let kind = step.get("type").and_then(Value::as_str).unwrap_or("application/json");
-        send(&self.address, method, &self.text(path), body, kind).expect("an answer")
+        let mut answer = ask(&self.address, method, &self.text(path), body, kind).expect("an answer");
+        // The class is each one's own.
+        let text = answer.body.to_string().replace(&self.texts["$class"], "$class");
+        answer.body = serde_json::from_str(&text).expect("JSON");
+        answer
     }
 
     fn text(&self, text: &str) -> String {
@@ -228,8 +245,22 @@ impl Side {
     }
 }
 
-/// Sends a request; returns status and body, null where there is none and a text where it is no JSON.
+/// An answer: its body is null where there is none, and a text where it is no JSON.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    body: Value,
+    /// Where what was made is, without the server.
+    location: Option<String>,
+}
+
+/// Sends a request; returns status and body.
 fn send(address: &str, method: Method, path: &str, body: Option<String>, kind: &str) -> Option<(u16, Value)> {
+    ask(address, method, path, body, kind).map(|answer| (answer.status, answer.body))
+}
+
+/// Sends a request.
+fn ask(address: &str, method: Method, path: &str, body: Option<String>, kind: &str) -> Option<Answer> {
     block_on(async {
         let client = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(30));
         let client = client.pool_max_idle_per_host(0).build().expect("a client");
@@ -238,26 +269,31 @@ fn send(address: &str, method: Method, path: &str, body: Option<String>, kind: &
             request = request.header("content-type", kind).body(body);
         }
         let answer = request.send().await.ok()?;
+        let location = answer.headers().get("location").map(|location| location.to_str().expect("a text").to_owned());
+        let location = location.map(|location| location.trim_start_matches(&format!("http://{address}")).to_owned());
         let (status, text) = (answer.status().as_u16(), answer.text().await.ok()?);
         let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(text.into()) };
-        Some((status, body))
+        Some(Answer { status, body, location })
     })
 }
 
 /// Compares two answers as the step says.
-fn compare(step: &Value, connects: &(u16, Value), agents: &(u16, Value)) -> Result<(), String> {
-    let codes = step.get("codes").map_or([connects.0, connects.0], |codes| {
+fn compare(step: &Value, connects: &Answer, agents: &Answer) -> Result<(), String> {
+    if connects.location != agents.location {
+        return Err("what was made is elsewhere".to_owned());
+    }
+    let codes = step.get("codes").map_or([connects.status, connects.status], |codes| {
         [0, 1].map(|at| codes[at].as_u64().and_then(|code| u16::try_from(code).ok()).expect("a code"))
     });
-    if [connects.0, agents.0] != codes {
+    if [connects.status, agents.status] != codes {
         return Err(format!("the codes are not {codes:?}"));
     }
-    if agents.0 >= 400 && agents.1["error_code"] != agents.0 {
+    if agents.status >= 400 && agents.body["error_code"] != agents.status {
         return Err("the code is not in the body".to_owned());
     }
     for pointer in step.get("same").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
         let pointer = pointer.replace("$name", NAME);
-        let (connects, agents) = (connects.1.pointer(&pointer), agents.1.pointer(&pointer));
+        let (connects, agents) = (connects.body.pointer(&pointer), agents.body.pointer(&pointer));
         if connects != agents || connects.is_none() {
             return Err(format!("{pointer} is not the same"));
         }
@@ -274,8 +310,8 @@ fn compare(step: &Value, connects: &(u16, Value), agents: &(u16, Value)) -> Resu
     };
     match step["compare"].as_str() {
         Some("code") => Ok(()),
-        Some("keys") if keys_of(&connects.1) == keys_of(&agents.1) => Ok(()),
-        Some("body") if sorted(&connects.1) == sorted(&agents.1) => Ok(()),
+        Some("keys") if keys_of(&connects.body) == keys_of(&agents.body) => Ok(()),
+        Some("body") if sorted(&connects.body) == sorted(&agents.body) => Ok(()),
         Some(what @ ("keys" | "body")) => Err(format!("the {what} differ")),
         other => panic!("{other:?} is no way to compare"),
     }

@@ -26,79 +26,106 @@ use crate::verify;
 /// The first pause before a failed pipeline starts again; they double up to `restart_backoff_max`.
 const RESTART_BACKOFF: Duration = Duration::from_secs(1);
 
-/// Runs a pipeline again and again until it is told to stop, but while it is told to rest.
-///
-/// # Errors
-/// [`Kind::Usage`] where its first attempt to start finds what the user must change, and nobody told it anything before;
-/// [`Kind::Failed`] when what was held at the end could not be made durable.
-pub(super) async fn keep_running(
-    pipeline: config::Pipeline,
-    restart_backoff_max: Duration,
-    health: Health,
-    registry: Registry,
-    reached: Reached,
-    connector: Arc<Connector>,
-    mut stopped: Stop,
-) -> Result<()> {
-    let budget = Budget::new(pipeline.sink.memory_bytes);
-    let of_checks = health.of(format!("backup of pipeline {}", pipeline.name));
-    let mut watch = Watch::new(&pipeline.name, budget.clone(), health, None);
-    watch.reached = reached.clone();
-    watch.connector = Some(connector.clone());
-    // It holds nothing that must be closed: it ends with us.
-    let mut beside = JoinSet::new();
-    beside.spawn(verify::periodic::run(pipeline.clone(), reached, of_checks));
-    let mut backoff = Backoff::new(RESTART_BACKOFF.min(restart_backoff_max), restart_backoff_max);
-    let (mut orders, mut first) = (connector.orders(), true);
-    loop {
-        if orders.target() != Target::Started {
-            first = false;
-            if rest(&pipeline.name, &mut watch, &mut orders, &mut stopped).await == Told::Stop {
-                return Ok(());
-            }
+/// One pipeline that is kept running.
+pub(super) struct Keeping {
+    /// What it captures into where.
+    pub(super) pipeline: config::Pipeline,
+    /// What tells it what to do, and hears what it does.
+    pub(super) connector: Arc<Connector>,
+    /// The longest pause before it starts again.
+    pub(super) restart_backoff_max: Duration,
+    /// The health of this pipeline alone.
+    pub(super) health: Health,
+    /// Where the API finds it while it runs.
+    pub(super) registry: Registry,
+    /// How far each partition is durable: for savepoints.
+    pub(super) reached: Reached,
+    /// Whether it ends the process when its first attempt to start finds what the user must change. Once others have data
+    /// that must not wait for it, it does not.
+    pub(super) may_end_process: bool,
+}
+
+impl Keeping {
+    /// Runs it again and again until it is told to stop, but while it is told to rest.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] where its first attempt to start finds what the user must change, if that may end the process, and
+    /// nobody told it anything before; [`Kind::Failed`] when what was held at the end could not be made durable.
+    pub(super) async fn run(self, stopped: Stop) -> Result<()> {
+        let health = self.health.clone();
+        let of_checks = health.of(format!("backup of pipeline {}", self.pipeline.name));
+        let budget = Budget::new(self.pipeline.sink.memory_bytes);
+        let mut watch = Watch::new(&self.pipeline.name, budget.clone(), health, None);
+        watch.reached = self.reached.clone();
+        watch.connector = Some(self.connector.clone());
+        // It holds nothing that must be closed: it ends with us.
+        let mut beside = JoinSet::new();
+        beside.spawn(verify::periodic::run(self.pipeline.clone(), self.reached.clone(), of_checks.clone()));
+        let outcome = self.keep(&mut watch, &budget, stopped).await;
+        beside.shutdown().await;
+        of_checks.clear();
+        watch.ends();
+        outcome
+    }
+
+    async fn keep(&self, watch: &mut Watch, budget: &Budget, mut stopped: Stop) -> Result<()> {
+        let (pipeline, restart_backoff_max) = (&self.pipeline, self.restart_backoff_max);
+        let mut backoff = Backoff::new(RESTART_BACKOFF.min(restart_backoff_max), restart_backoff_max);
+        let has_rested = matches!(self.connector.phase(), Phase::Paused | Phase::Stopped);
+        let (mut orders, mut first) = (self.connector.orders(), self.may_end_process && !has_rested);
+        if has_rested {
             watch.starts(Phase::Unassigned);
         }
-        let began = Instant::now();
-        let (halt, halted) = channel::channel(false);
-        let running = attempt(&pipeline, Mode::Agent, &budget, &mut watch, &registry, halted);
-        let (outcome, was_told) = until_told(running, &halt, &mut orders, &mut stopped).await;
-        let error = match outcome {
-            // Told to stop: what it says now is the last word.
-            outcome if *stopped.borrow() => return outcome,
-            outcome if was_told => {
-                if let Err(error) = outcome {
-                    tracing::error!(pipeline = pipeline.name, "{error}; it closed because it was told to");
-                }
+        loop {
+            if orders.target() != Target::Started {
                 first = false;
+                if rest(&pipeline.name, watch, &mut orders, &mut stopped).await == Told::Stop {
+                    return Ok(());
+                }
+                watch.starts(Phase::Unassigned);
+            }
+            let began = Instant::now();
+            let (halt, halted) = channel::channel(false);
+            let running = attempt(pipeline, Mode::Agent, budget, watch, &self.registry, halted);
+            let (outcome, was_told) = until_told(running, &halt, &mut orders, &mut stopped).await;
+            let error = match outcome {
+                // Told to stop: what it says now is the last word.
+                outcome if *stopped.borrow() => return outcome,
+                outcome if was_told => {
+                    if let Err(error) = outcome {
+                        tracing::error!(pipeline = pipeline.name, "{error}; it closed because it was told to");
+                    }
+                    first = false;
+                    backoff.reset();
+                    if orders.target() == Target::Started {
+                        watch.starts(Phase::Restarting);
+                    }
+                    continue;
+                }
+                Ok(()) => Error::failed("the source ended by itself"),
+                Err(error) if error.kind() == Kind::Usage && first && !watch.has_run() => {
+                    return Err(of_pipeline(error, pipeline));
+                }
+                Err(error) => error,
+            };
+            first = false;
+            // Having run for long, it failed for a new reason.
+            if began.elapsed() > restart_backoff_max {
                 backoff.reset();
-                if orders.target() == Target::Started {
+            }
+            let pause = backoff.wait();
+            let seconds = pause.as_secs_f64();
+            tracing::error!(pipeline = pipeline.name, "{error}; starting again in {seconds:.1} s");
+            watch.failed(&error);
+            let waited = tokio::time::timeout(pause, told(&mut orders, &mut stopped));
+            match watch.meanwhile(waited).await {
+                Ok(Told::Stop) => return Ok(()),
+                Ok(Told::Order) => {
+                    backoff.reset();
                     watch.starts(Phase::Restarting);
                 }
-                continue;
+                Err(_) => {}
             }
-            Ok(()) => Error::failed("the source ended by itself"),
-            Err(error) if error.kind() == Kind::Usage && first && !watch.has_run() => {
-                return Err(of_pipeline(error, &pipeline));
-            }
-            Err(error) => error,
-        };
-        first = false;
-        // Having run for long, it failed for a new reason.
-        if began.elapsed() > restart_backoff_max {
-            backoff.reset();
-        }
-        let pause = backoff.wait();
-        let seconds = pause.as_secs_f64();
-        tracing::error!(pipeline = pipeline.name, "{error}; starting again in {seconds:.1} s");
-        watch.failed(&error);
-        let waited = tokio::time::timeout(pause, told(&mut orders, &mut stopped));
-        match watch.meanwhile(waited).await {
-            Ok(Told::Stop) => return Ok(()),
-            Ok(Told::Order) => {
-                backoff.reset();
-                watch.starts(Phase::Restarting);
-            }
-            Err(_) => {}
         }
     }
 }

@@ -39,7 +39,7 @@ use self::hanging::Standing;
 use self::plan::{Newest, Plan};
 use self::round::{Ahead, Asking, Taken};
 use self::scope::Scope;
-pub(crate) use self::scope::by_backup as backups;
+pub(crate) use self::scope::{Place, by_backup as backups, place};
 use crate::archive::Archive;
 use crate::archive::layout;
 use crate::archive::savepoint::{Archived, Name, State, Unread};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
+use super::keeping::Keeping;
 use super::*;
 use crate::connect::{Connector, Phase, Target};
 use crate::kafka::source::Selection;
@@ -142,26 +143,27 @@ async fn a_plugin_that_cannot_be_a_stage_is_named_with_file_key_and_stage_before
 
 /// Runs `pipeline` as an agent does, and returns its health with what asks it to stop.
 fn agent(pipeline: config::Pipeline) -> (Health, channel::Sender<bool>, tokio::task::JoinHandle<Result<()>>) {
-    agent_of(pipeline, Arc::new(Connector::new("p", serde_json::Map::new(), Target::Started)))
+    agent_of(connector(pipeline, Target::Started))
+}
+
+fn connector(pipeline: config::Pipeline, target: Target) -> Arc<Connector> {
+    Arc::new(Connector::of_file(pipeline, serde_json::Map::new(), target))
 }
 
 /// As [`agent`], with what tells the pipeline what to do.
-fn agent_of(
-    pipeline: config::Pipeline,
-    connector: Arc<Connector>,
-) -> (Health, channel::Sender<bool>, tokio::task::JoinHandle<Result<()>>) {
+fn agent_of(connector: Arc<Connector>) -> (Health, channel::Sender<bool>, tokio::task::JoinHandle<Result<()>>) {
     let (stop, stopped) = channel::channel(false);
     let health = Health::new();
-    let running = keep_running(
-        pipeline,
-        Duration::from_millis(50),
-        health.of("pipeline p"),
-        Registry::default(),
-        Reached::default(),
+    let keeping = Keeping {
+        pipeline: connector.pipeline().expect("it can run").clone(),
         connector,
-        stopped,
-    );
-    (health, stop, tokio::spawn(running))
+        restart_backoff_max: Duration::from_millis(50),
+        health: health.of("pipeline p"),
+        registry: Registry::default(),
+        reached: Reached::default(),
+        may_end_process: true,
+    };
+    (health, stop, tokio::spawn(keeping.run(stopped)))
 }
 
 #[tokio::test]
@@ -204,7 +206,8 @@ async fn what_the_user_must_change_is_waited_for_after_a_failed_attempt() {
 async fn does(connector: &Connector, wanted: impl Fn(&Phase) -> bool) {
     let waited = tokio::time::timeout(Duration::from_secs(30), async {
         while !wanted(&connector.phase()) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            // What lasts for a moment is seen, too.
+            tokio::task::yield_now().await;
         }
     });
     waited.await.unwrap_or_else(|_| panic!("it is still {:?}", connector.phase()));
@@ -213,9 +216,9 @@ async fn does(connector: &Connector, wanted: impl Fn(&Phase) -> bool) {
 #[tokio::test]
 async fn a_pipeline_rests_while_it_is_told_to_and_begins_anew_when_it_is_told_to() {
     let (cluster, folder) = (cluster(&["orders"]), tempfile::tempdir().expect("a folder"));
-    let connector = Arc::new(Connector::new("p", serde_json::Map::new(), Target::Paused));
     let pipeline = pipeline(&cluster.bootstrap_servers(), "orders", &folder.path().join("archive"));
-    let (health, stop, agent) = agent_of(pipeline, connector.clone());
+    let connector = connector(pipeline, Target::Paused);
+    let (health, stop, agent) = agent_of(connector.clone());
     does(&connector, |phase| *phase == Phase::Paused).await;
     assert_eq!(health.reasons(), [""; 0], "it does what it was told to");
     assert!(!folder.path().join("archive").exists());
@@ -233,9 +236,8 @@ async fn a_pipeline_rests_while_it_is_told_to_and_begins_anew_when_it_is_told_to
 #[tokio::test]
 async fn what_has_rested_ends_no_agent_whatever_is_wrong_with_it() {
     let (cluster, folder) = (cluster(&["orders"]), tempfile::tempdir().expect("a folder"));
-    let connector = Arc::new(Connector::new("p", serde_json::Map::new(), Target::Stopped));
-    let pipeline = pipeline(&cluster.bootstrap_servers(), "order", folder.path());
-    let (_health, stop, agent) = agent_of(pipeline, connector.clone());
+    let connector = connector(pipeline(&cluster.bootstrap_servers(), "order", folder.path()), Target::Stopped);
+    let (_health, stop, agent) = agent_of(connector.clone());
     does(&connector, |phase| *phase == Phase::Stopped).await;
     connector.tell(Target::Started);
     does(&connector, |phase| matches!(phase, Phase::Failed(why) if why.contains("does not exist"))).await;
@@ -244,36 +246,4 @@ async fn what_has_rested_ends_no_agent_whatever_is_wrong_with_it() {
     assert!(!agent.is_finished());
     stop.send_replace(true);
     agent.await.expect("no panic").expect("told to stop");
-}
-
-#[tokio::test]
-async fn nothing_makes_savepoints_once_all_pipelines_have_ended() {
-    let (mut agents, mut makers, token) = (JoinSet::new(), JoinSet::new(), std::sync::Arc::new(()));
-    let held = token.clone();
-    makers.spawn(async move {
-        std::future::pending::<()>().await;
-        drop(held);
-    });
-    agents.spawn(async {
-        tokio::task::yield_now().await;
-        Ok(())
-    });
-    until_ended(agents, makers, &Health::new(), &channel::channel(false).0).await.expect("both end well");
-    assert_eq!(std::sync::Arc::strong_count(&token), 1, "its task is gone, not going");
-}
-
-#[tokio::test]
-async fn a_defect_in_what_makes_savepoints_is_told_and_stops_no_pipeline() {
-    let (mut agents, mut makers, health) = (JoinSet::new(), JoinSet::new(), Health::new());
-    let (told, (stop, stopped)) = (health.clone(), channel::channel(false));
-    makers.spawn(async { panic!("a defect, for the test") });
-    agents.spawn(async move {
-        while told.reasons().is_empty() {
-            tokio::task::yield_now().await;
-        }
-        Ok(())
-    });
-    until_ended(agents, makers, &health, &stop).await.expect("the pipeline ends well");
-    let reasons = health.reasons();
-    assert!(!*stopped.borrow() && reasons.len() == 1 && reasons[0].starts_with("savepoints: none"), "{reasons:?}");
 }

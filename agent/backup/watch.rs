@@ -91,9 +91,25 @@ impl Watch {
 
     /// Takes note that the pipeline rests, as it was told: nothing is wrong with it.
     pub(super) fn rests(&mut self, phase: Phase) {
+        self.forget();
         self.health.clear();
         self.metrics.show(self.health.count());
         self.is(phase);
+    }
+
+    /// Takes note that the pipeline has ended for good: nothing of it is to alarm.
+    pub(super) fn ends(&mut self) {
+        self.forget();
+        self.health.clear();
+        self.metrics.show(0);
+        self.metrics.memory_used_bytes.set(0.0);
+    }
+
+    /// Forgets the partitions, which others may have now: what was open when it failed was not closed.
+    fn forget(&mut self) {
+        for watched in std::mem::take(&mut self.partitions).into_values() {
+            watched.metrics.retire();
+        }
     }
 
     fn is(&self, phase: Phase) {

@@ -13,7 +13,7 @@ pub struct Args {
     config: PathBuf,
 }
 
-/// Runs all pipelines of the file until SIGTERM or SIGINT, which end it gracefully and well.
+/// Runs all pipelines of the file until SIGTERM or SIGINT, which end it gracefully and well; SIGHUP has it read the file again.
 pub async fn run(args: Args) -> Result<()> {
     crate::backup::run(Config::load(&args.config)?).await
 }

@@ -88,8 +88,8 @@ pub static KEYS: &[Key] = &[
     optional(
         "agent.state_dir",
         Type::Text,
-        "a folder of this agent's own for what was asked for over HTTP, as that a pipeline is paused; without it that holds \
-         until the process ends",
+        "a folder of this agent's own for what was asked for over HTTP: that a pipeline is paused, and connectors that were \
+         made; without it a pause holds until the process ends, and none can be made",
     ),
     with_default(
         "agent.restart_backoff_max",

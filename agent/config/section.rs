@@ -72,6 +72,11 @@ impl Section {
         Error::usage(format!("{}: {at}: {reason}", self.file.name)).about(at, reason)
     }
 
+    /// Returns whether the key `name` is given and not taken yet.
+    pub(super) fn gives(&self, name: &str) -> bool {
+        self.given.contains_key(name)
+    }
+
     /// Takes the section `name`; where it is optional and left out, an empty one.
     pub(super) fn section(&mut self, name: &str) -> Result<Self> {
         let key = self.key(name);

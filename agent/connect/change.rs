@@ -1,36 +1,39 @@
-//! What may be asked of connectors, by a program of this machine alone: to pause, resume, stop, begin anew.
+//! What may be asked of connectors, by a program of this machine alone: to pause, resume, stop, begin anew; to be made,
+//! configured otherwise, removed.
 //!
-//! How a connector is configured is not changed here: a pipeline of the file is changed in the file, and every answer to such
-//! a request says so, after all that is wrong with the request itself.
+//! A pipeline of the file is changed in the file, and every answer to such a request says so, after all that is wrong with the
+//! request itself. The order in which a change takes effect is [`Worker`]'s.
 
 use std::sync::Arc;
 
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Json};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
 use bytes::Bytes;
 
-use super::answer::{Status, TASK};
+use super::answer::{Info, Status, TASK};
+use super::connector::Connector;
+use super::flat::Wrong;
 use super::request::{self, Local};
 use super::state::{Phase, Target};
-use super::worker::{Connector, Worker};
-use super::{Answer, Flat, definition, find, task_number};
+use super::worker::{self, Asked, Worker};
+use super::{Answer, Flat, definition, find, made, task_number};
 use crate::api::Refused;
 use crate::api::query::Segments;
 
 pub(super) async fn pause(_: Local, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
-    worker.set_target(known(&worker, &name)?, Target::Paused).await?;
+    worker.set_target(name, Target::Paused).await?;
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
 pub(super) async fn resume(_: Local, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
-    worker.set_target(known(&worker, &name)?, Target::Started).await?;
+    worker.set_target(name, Target::Started).await?;
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
 pub(super) async fn stop(_: Local, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
-    worker.set_target(known(&worker, &name)?, Target::Stopped).await?;
+    worker.set_target(name, Target::Stopped).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -64,7 +67,7 @@ pub(super) async fn restart_task(
     Segments((name, task)): Segments<(String, String)>,
 ) -> Answer {
     let task = task_number(&task)?;
-    let has_task = |connector: &&Arc<Connector>| task == TASK && connector.phase().of_task().is_some();
+    let has_task = |connector: &Arc<Connector>| task == TASK && connector.phase().of_task().is_some();
     let connector = worker.connector(&name).filter(has_task);
     connector.ok_or_else(|| Refused::not_found(format!("Task {name}-{task} not found")))?.restart();
     Ok(StatusCode::NO_CONTENT.into_response())
@@ -95,12 +98,10 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
-    let request::Creation { name, config } = request::creation(request::json(&headers, body)?)?;
-    check(&config)?;
-    if worker.connector(&name).is_some() {
-        return Err(Refused::new(StatusCode::CONFLICT, format!("Connector {name} already exists")));
-    }
-    Err(of_the_file(&worker, &name))
+    let request::Creation { name, config, target } = request::creation(request::json(&headers, body)?)?;
+    check(&name, &config)?;
+    let (connector, _) = worker.configure(name, config, Asked::New(target)).await?;
+    Ok(made(&connector))
 }
 
 pub(super) async fn configure(
@@ -112,10 +113,14 @@ pub(super) async fn configure(
 ) -> Answer {
     let mut config = request::texts(request::json(&headers, body)?)?;
     request::named(&mut config, &name)?;
-    check(&config)?;
-    Err(of_the_file(&worker, &name))
+    check(&name, &config)?;
+    match worker.configure(name, config, Asked::Any).await? {
+        (connector, true) => Ok(made(&connector)),
+        (connector, false) => Ok(Json(info(&connector)).into_response()),
+    }
 }
 
+/// Changes single keys of a configuration; those that are null are left out from now on.
 pub(super) async fn alter(
     _: Local,
     State(worker): State<Worker>,
@@ -123,40 +128,39 @@ pub(super) async fn alter(
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
-    let _changes = request::texts(request::json(&headers, body)?)?;
-    find(&worker, &name)?;
-    Err(of_the_file(&worker, &name))
+    let (changes, removed) = request::changes(request::json(&headers, body)?)?;
+    let connector = find(&worker, &name)?;
+    // A pipeline of the file has none, and is refused with that.
+    let mut config = connector.given().cloned().unwrap_or_default();
+    config.retain(|key, _| !removed.contains(key));
+    config.extend(changes);
+    request::named(&mut config, &name)?;
+    if connector.given().is_some() {
+        check(&name, &config)?;
+    }
+    let (connector, _) = worker.configure(name, config, Asked::Instead(connector)).await?;
+    Ok(Json(info(&connector)).into_response())
 }
 
 pub(super) async fn remove(_: Local, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
-    find(&worker, &name)?;
-    Err(of_the_file(&worker, &name))
+    worker.remove(name).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Says where pipelines are made and changed.
-fn of_the_file(worker: &Worker, name: &str) -> Refused {
-    let what = match worker.connector(name) {
-        Some(_) => format!("connector {name} is a pipeline of the configuration file: change it there"),
-        None => format!("connector {name} cannot be made here: add a pipeline to the configuration file"),
-    };
-    Refused::new(StatusCode::CONFLICT, format!("{what}, and start the agent again"))
+fn info(connector: &Connector) -> Info {
+    Info::new(connector.name(), connector.flat(), &connector.phase())
 }
 
-/// Refuses a configuration with everything that is wrong with it.
-fn check(config: &Flat) -> Result<(), Refused> {
+/// Answers with a connector that there was not.
+fn made(connector: &Connector) -> Response {
+    let location = format!("/connectors/{}", request::encoded(connector.name()));
+    (StatusCode::CREATED, [(header::LOCATION, location)], Json(info(connector))).into_response()
+}
+
+/// Refuses a configuration with everything that is wrong with its texts.
+fn check(name: &str, config: &Flat) -> Result<(), Refused> {
     request::class(config)?;
-    let wrong = definition::check(config);
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    let lines: String = wrong.iter().map(|wrong| format!("\n{}: {}", wrong.key, wrong.reason)).collect();
-    Err(Refused::bad(format!(
-        "Connector configuration is invalid and contains the following {} error(s):{lines}\nYou can also find the above list \
-         of errors at the endpoint `/connector-plugins/{{connectorType}}/config/validate`",
-        wrong.len()
-    )))
-}
-
-fn known<'a>(worker: &'a Worker, name: &str) -> Result<&'a Arc<Connector>, Refused> {
-    worker.connector(name).ok_or_else(|| Refused::not_found(format!("Unknown connector {name}")))
+    let mut wrong = definition::check(config);
+    wrong.extend(made::wrong_name(name).map(|reason| Wrong { key: "name".to_owned(), reason }));
+    if wrong.is_empty() { Ok(()) } else { Err(worker::invalid(&wrong)) }
 }

@@ -1,20 +1,23 @@
-//! What connectors are to do, kept in `agent.state_dir` beyond the process: `connectors.json`.
+//! What is kept of connectors in `agent.state_dir` beyond the process: what each is to do, and how those are configured
+//! that were made over HTTP, with `${…}` as it was sent. It is one file, `connectors.json`, which only its owner may read.
 //!
 //! Order of durable effects: a new file is written beside the old one and synced, takes its place by one rename, and the
-//! folder is synced; only then is a connector told. Killed in between, the next start finds the old file or the new one,
-//! whole: what had been asked for holds, or does not, and whoever asked had no answer. What is left of a file that was
-//! being written is written over by the next one.
+//! folder is synced; only then is a connector told, made or removed. Killed in between, the next start finds the old file or
+//! the new one, whole: what had been asked for holds, or does not, and whoever asked had no answer. What is left of a file
+//! that was being written is written over by the next one.
 //!
 //! One process at a time: it holds a lock on `lock` for as long as it lives. Retry: none; who asked hears what failed.
 //! Without a folder nothing is kept.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Flat;
 use super::state::Target;
 use crate::crash;
 use crate::error::{Error, Result};
@@ -26,14 +29,25 @@ const NEW: &str = "connectors.json.new";
 /// The version of the file's format.
 const FORMAT: u32 = 1;
 
-/// What connectors are to do.
+/// What is kept of a connector.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// What it is to do.
+    #[serde(rename = "target_state")]
+    pub(super) target: Target,
+    /// How it is configured, as it was sent; `None` for a pipeline of the file.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(super) config: Option<Flat>,
+}
+
+/// What is kept of all connectors.
 #[derive(Debug)]
 pub(super) struct Kept {
     /// Where it is kept.
     place: Option<Place>,
-    /// Those that do not run, by name.
-    targets: BTreeMap<String, Target>,
-    /// Whether the file says what `targets` do: after a failure nobody knows what a rename did.
+    /// By name, those of which there is something to keep.
+    entries: BTreeMap<String, Entry>,
+    /// Whether the file says what `entries` do: after a failure nobody knows what a rename did.
     is_certain: bool,
 }
 
@@ -49,12 +63,7 @@ struct Place {
 struct Stored {
     format: u32,
     #[serde(default)]
-    connectors: BTreeMap<String, StoredConnector>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct StoredConnector {
-    target_state: Target,
+    connectors: BTreeMap<String, Entry>,
 }
 
 impl Kept {
@@ -66,54 +75,77 @@ impl Kept {
     /// wrong thing.
     pub(super) fn open(folder: Option<&Path>) -> Result<Self> {
         let Some(folder) = folder else {
-            return Ok(Self { place: None, targets: BTreeMap::new(), is_certain: true });
+            return Ok(Self { place: None, entries: BTreeMap::new(), is_certain: true });
         };
         let lock = lock(folder)?;
         let file = folder.join(FILE);
-        let targets = match fs::read(&file) {
+        let entries = match fs::read(&file) {
             Ok(bytes) => read(&file, &bytes)?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(Error::failed(format!("cannot read {}", file.display())).source(error)),
         };
         let place = Some(Place { folder: folder.to_owned(), _lock: lock });
-        Ok(Self { place, targets, is_certain: true })
+        Ok(Self { place, entries, is_certain: true })
     }
 
-    /// Returns what the connector is to do.
-    pub(super) fn target(&self, name: &str) -> Target {
-        self.targets.get(name).copied().unwrap_or_default()
+    /// Returns whether anything is kept beyond the process.
+    pub(super) fn lasts(&self) -> bool {
+        self.place.is_some()
     }
 
-    /// Forgets connectors that there are no more, and returns their names; the file forgets them when it is next written.
-    pub(super) fn forget_but(&mut self, is_there: impl Fn(&str) -> bool) -> Vec<String> {
-        let gone: Vec<_> = self.targets.keys().filter(|name| !is_there(name)).cloned().collect();
-        self.targets.retain(|name, _| is_there(name));
-        gone
+    /// Returns what is kept of the connector.
+    pub(super) fn entry(&self, name: &str) -> Entry {
+        self.entries.get(name).cloned().unwrap_or_default()
     }
 
-    /// Keeps what the connector is to do; when it returns, that holds beyond the process. It blocks.
+    /// Returns the connectors that were made over HTTP: their names, and how they are configured.
+    pub(super) fn made(&self) -> Vec<(String, Flat)> {
+        let made = self.entries.iter().filter_map(|(name, entry)| Some((name.clone(), entry.config.clone()?)));
+        made.collect()
+    }
+
+    /// Forgets what the file has come to say otherwise: what a pipeline was to do that is there no more, and how a connector
+    /// was made whose name a pipeline of the file has now. Returns the names of both. The file of this forgets them when it
+    /// is next written.
+    pub(super) fn forget(&mut self, is_of_file: impl Fn(&str) -> bool) -> (Vec<String>, Vec<String>) {
+        let gone = self.entries.iter().filter(|(name, entry)| entry.config.is_none() && !is_of_file(name));
+        let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
+        self.entries.retain(|name, _| !gone.contains(name));
+        let mut taken = Vec::new();
+        for (name, entry) in self.entries.iter_mut().filter(|(name, _)| is_of_file(name)) {
+            if entry.config.take().is_some() {
+                taken.push(name.clone());
+            }
+        }
+        self.entries.retain(|_, entry| *entry != Entry::default());
+        (gone, taken)
+    }
+
+    /// Keeps what is to be kept of the connector, nothing if that is what holds anyway; when it returns, that holds beyond
+    /// the process. It blocks.
     ///
     /// # Errors
     /// When it could not be kept. What holds at the next start is then not certain.
-    pub(super) fn put(&mut self, name: &str, target: Target) -> Result<()> {
-        if self.is_certain && self.target(name) == target {
+    pub(super) fn put(&mut self, name: &str, entry: Entry) -> Result<()> {
+        if self.is_certain && self.entry(name) == entry {
             return Ok(());
         }
-        let mut targets = self.targets.clone();
-        match target {
-            Target::Started => drop(targets.remove(name)),
-            target => drop(targets.insert(name.to_owned(), target)),
+        let mut entries = self.entries.clone();
+        match entry == Entry::default() {
+            true => drop(entries.remove(name)),
+            false => drop(entries.insert(name.to_owned(), entry)),
         }
         if let Some(place) = &self.place {
             self.is_certain = false;
-            write(&place.folder, &targets, name).map_err(|error| {
+            write(&place.folder, &entries, name).map_err(|error| {
                 Error::failed(format!("cannot write {}", place.folder.join(FILE).display()))
                     .source(error)
                     .hint("nothing is changed now; what holds at the next start is not certain until it is asked again")
             })?;
             self.is_certain = true;
         }
-        self.targets = targets;
+        self.entries = entries;
+        crash::point("connectors-kept", &name);
         Ok(())
     }
 }
@@ -139,30 +171,30 @@ fn lock(folder: &Path) -> Result<File> {
     }
 }
 
-fn read(file: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Target>> {
+fn read(file: &Path, bytes: &[u8]) -> Result<BTreeMap<String, Entry>> {
     #[derive(Deserialize)]
     struct Format {
         format: u32,
     }
     let damaged = |error: serde_json::Error| {
-        Error::damaged(format!("cannot read {}", file.display()))
-            .source(error)
-            .hint("remove it, and every pipeline runs; pause again what shall not")
+        Error::damaged(format!("cannot read {}", file.display())).source(error).hint(
+            "remove it, and every pipeline of the file runs; pause again what shall not, and make again what was made",
+        )
     };
     // What a newer one has besides, nobody here knows.
     if serde_json::from_slice::<Format>(bytes).map_err(damaged)?.format > FORMAT {
         return Err(Error::newer(&file.display().to_string()));
     }
     let stored: Stored = serde_json::from_slice(bytes).map_err(damaged)?;
-    let targets = stored.connectors.into_iter().map(|(name, connector)| (name, connector.target_state));
-    Ok(targets.filter(|(_, target)| *target != Target::Started).collect())
+    Ok(stored.connectors.into_iter().filter(|(_, entry)| *entry != Entry::default()).collect())
 }
 
-fn write(folder: &Path, targets: &BTreeMap<String, Target>, name: &str) -> std::io::Result<()> {
-    let connectors = targets.iter().map(|(name, target)| (name.clone(), StoredConnector { target_state: *target }));
-    let stored = Stored { format: FORMAT, connectors: connectors.collect() };
+fn write(folder: &Path, entries: &BTreeMap<String, Entry>, name: &str) -> std::io::Result<()> {
+    let stored = Stored { format: FORMAT, connectors: entries.clone() };
     let new = folder.join(NEW);
-    let mut file = File::create(&new)?;
+    // A configuration may hold a secret. What another process left there may have been made with other rights.
+    let _ = fs::remove_file(&new);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(&serde_json::to_vec_pretty(&stored)?)?;
     crash::point("connectors-written", &name);
     file.sync_all()?;
@@ -177,30 +209,64 @@ mod tests {
     use super::*;
     use crate::error::Kind;
 
+    fn rests(target: Target) -> Entry {
+        Entry { target, config: None }
+    }
+
+    fn made(target: Target) -> Entry {
+        let config = serde_json::json!({ "sink.path": "${ARCHIVE}", "topics": "orders" });
+        Entry { target, config: config.as_object().cloned() }
+    }
+
     #[test]
     fn what_is_kept_holds_for_the_next_process() {
         let folder = tempfile::tempdir().expect("a folder");
         let state = folder.path().join("deep/state");
         let mut kept = Kept::open(Some(&state)).expect("made");
-        kept.put("orders", Target::Paused).expect("kept");
-        kept.put("payments", Target::Stopped).expect("kept");
+        kept.put("orders", rests(Target::Paused)).expect("kept");
+        kept.put("payments", rests(Target::Stopped)).expect("kept");
         drop(kept);
         let mut kept = Kept::open(Some(&state)).expect("read");
-        let targets = ["orders", "payments", "other"].map(|name| kept.target(name));
+        let targets = ["orders", "payments", "other"].map(|name| kept.entry(name).target);
         assert_eq!(targets, [Target::Paused, Target::Stopped, Target::Started]);
-        kept.put("orders", Target::Started).expect("kept");
+        kept.put("orders", Entry::default()).expect("kept");
         drop(kept);
-        assert_eq!(Kept::open(Some(&state)).expect("read").target("orders"), Target::Started);
+        assert_eq!(Kept::open(Some(&state)).expect("read").entry("orders").target, Target::Started);
     }
 
     #[test]
-    fn connectors_that_are_gone_are_forgotten() {
+    fn what_was_made_is_kept_as_it_was_sent_and_only_its_owner_may_read_it() {
+        use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().expect("a folder");
         let mut kept = Kept::open(Some(folder.path())).expect("made");
-        kept.put("orders", Target::Paused).expect("kept");
-        kept.put("gone", Target::Paused).expect("kept");
-        assert_eq!(kept.forget_but(|name| name == "orders"), ["gone"]);
-        assert_eq!((kept.target("orders"), kept.target("gone")), (Target::Paused, Target::Started));
+        kept.put("a", made(Target::Started)).expect("kept");
+        kept.put("b", made(Target::Paused)).expect("kept");
+        kept.put("b", Entry::default()).expect("removed");
+        let rights = fs::metadata(folder.path().join(FILE)).expect("there").permissions().mode();
+        assert_eq!(rights & 0o777, 0o600);
+        drop(kept);
+        let kept = Kept::open(Some(folder.path())).expect("read");
+        assert_eq!(kept.made(), [("a".to_owned(), made(Target::Started).config.expect("it has one"))]);
+    }
+
+    #[test]
+    fn what_the_file_says_otherwise_is_forgotten() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut kept = Kept::open(Some(folder.path())).expect("made");
+        for (name, entry) in [
+            ("orders", rests(Target::Paused)),
+            ("gone", rests(Target::Paused)),
+            ("mine", made(Target::Started)),
+            ("taken", made(Target::Started)),
+            ("taken-paused", made(Target::Paused)),
+        ] {
+            kept.put(name, entry).expect("kept");
+        }
+        let (gone, taken) = kept.forget(|name| name == "orders" || name.starts_with("taken"));
+        assert_eq!((gone, taken), (vec!["gone".to_owned()], vec!["taken".to_owned(), "taken-paused".to_owned()]));
+        assert_eq!((kept.entry("gone"), kept.entry("taken")), (Entry::default(), Entry::default()));
+        assert_eq!(kept.entry("taken-paused"), rests(Target::Paused), "what it is to do holds");
+        assert_eq!((kept.entry("orders"), kept.entry("mine")), (rests(Target::Paused), made(Target::Started)));
     }
 
     #[test]
@@ -230,18 +296,18 @@ mod tests {
         let state = folder.path().join("state");
         let mut kept = Kept::open(Some(&state)).expect("made");
         fs::create_dir(state.join(NEW)).expect("a folder in the way");
-        let error = kept.put("orders", Target::Paused).expect_err("in the way");
+        let error = kept.put("orders", rests(Target::Paused)).expect_err("in the way");
         assert!(error.to_string().contains("connectors.json"), "{error}");
-        assert_eq!(kept.target("orders"), Target::Started);
+        assert_eq!(kept.entry("orders").target, Target::Started);
         fs::remove_dir(state.join(NEW)).expect("out of the way");
-        kept.put("orders", Target::Started).expect("written, although nothing seems to change");
+        kept.put("orders", Entry::default()).expect("written, although nothing seems to change");
         assert!(state.join(FILE).exists());
     }
 
     #[test]
     fn without_a_folder_nothing_is_kept() {
         let mut kept = Kept::open(None).expect("nothing to open");
-        kept.put("orders", Target::Paused).expect("remembered");
-        assert_eq!(kept.target("orders"), Target::Paused);
+        kept.put("orders", rests(Target::Paused)).expect("remembered");
+        assert_eq!(kept.entry("orders").target, Target::Paused);
     }
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::Flat;
 use super::flat::{CLASS, Class};
+use super::state::Target;
 use crate::api::{Refused, sender};
 
 /// The most keys of a configuration: each one that nobody knows is compared with all that there are.
@@ -61,24 +62,39 @@ pub(super) fn json(headers: &HeaderMap, body: Result<Bytes, BytesRejection>) -> 
 /// Reads a map of texts; numbers and booleans are taken as their text, as Kafka Connect does. Keys whose value is null are
 /// left out.
 pub(super) fn texts(value: Value) -> Result<Flat, Refused> {
+    Ok(changes(value)?.0)
+}
+
+/// Reads what is to become of single keys: the texts of those, and the keys whose value is null.
+pub(super) fn changes(value: Value) -> Result<(Flat, Vec<String>), Refused> {
     let Value::Object(given) = value else {
         return Err(Refused::bad("the configuration is no object of texts"));
     };
     if given.len() > MOST_KEYS {
         return Err(Refused::bad(format!("a configuration has at most {MOST_KEYS} keys")));
     }
-    let mut texts = Flat::new();
+    let (mut texts, mut removed) = (Flat::new(), Vec::new());
     for (key, value) in given {
         let text = match value {
             Value::String(text) => text,
             Value::Number(number) => number.to_string(),
             Value::Bool(flag) => flag.to_string(),
-            Value::Null => continue,
+            Value::Null => {
+                removed.push(key);
+                continue;
+            }
             _ => return Err(Refused::bad(format!("`{key}` must be a text"))),
         };
         texts.insert(key, text.into());
     }
-    Ok(texts)
+    Ok((texts, removed))
+}
+
+/// Writes a name as a path's segment has it.
+pub(super) fn encoded(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let each = name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") });
+    each.collect()
 }
 
 /// A connector that is to be made.
@@ -86,6 +102,8 @@ pub(super) fn texts(value: Value) -> Result<Flat, Refused> {
 pub(super) struct Creation {
     pub(super) name: String,
     pub(super) config: Flat,
+    /// What it is to do.
+    pub(super) target: Target,
 }
 
 /// Reads what `POST /connectors` is sent.
@@ -95,19 +113,23 @@ pub(super) fn creation(value: Value) -> Result<Creation, Refused> {
     };
     let name = given.shift_remove("name").and_then(|name| name.as_str().map(str::to_owned));
     let config = given.shift_remove("config");
-    let state = given.shift_remove("initial_state").unwrap_or_else(|| "RUNNING".into());
-    if !["RUNNING", "PAUSED", "STOPPED"].iter().any(|known| state == *known) {
-        return Err(Refused::bad("initial_state is RUNNING, PAUSED or STOPPED"));
-    }
+    let target = match given.shift_remove("initial_state").as_ref().map(Value::as_str) {
+        None | Some(Some("RUNNING")) => Target::Started,
+        Some(Some("PAUSED")) => Target::Paused,
+        Some(Some("STOPPED")) => Target::Stopped,
+        _ => return Err(Refused::bad("initial_state is RUNNING, PAUSED or STOPPED")),
+    };
     if let Some(unknown) = given.keys().next() {
         return Err(Refused::bad(format!("`{unknown}` is unknown: there are name, config and initial_state")));
     }
     let mut config = texts(config.ok_or_else(|| Refused::bad("the config is missing"))?)?;
-    let told = config.get("name").and_then(Value::as_str).map(str::to_owned);
-    let name = name.or_else(|| told.clone()).filter(|name| !name.trim().is_empty());
-    let name = name.ok_or_else(|| Refused::bad("the name is missing"))?;
+    let name = name.filter(|name| !name.trim().is_empty());
+    if name.is_none() && !config.contains_key("name") {
+        return Err(Refused::bad("the name is missing"));
+    }
+    let name = name.unwrap_or_default();
     named(&mut config, &name)?;
-    Ok(Creation { name, config })
+    Ok(Creation { name, config, target })
 }
 
 /// Has a configuration bear the name that the request has.
@@ -164,6 +186,17 @@ mod tests {
     }
 
     #[test]
+    fn null_removes_a_key() {
+        let (texts, removed) = changes(json!({"a": 1, "b": null})).expect("right");
+        assert_eq!((json!(texts), removed), (json!({"a": "1"}), vec!["b".to_owned()]));
+    }
+
+    #[test]
+    fn a_name_is_one_segment_of_a_path() {
+        assert_eq!((encoded("or.der-s_1~"), encoded("a/b ü")), ("or.der-s_1~".into(), "a%2Fb%20%C3%BC".into()));
+    }
+
+    #[test]
     fn what_cannot_be_a_connector_is_refused() {
         for body in [
             json!([]),
@@ -172,13 +205,17 @@ mod tests {
             json!({"name": "x", "config": []}),
             json!({"name": "", "config": {}}),
             json!({"name": "x", "config": {"name": "y"}}),
+            json!({"config": {"name": "x"}}),
             json!({"name": "x", "config": {"a": {}}}),
             json!({"name": "x", "config": {}, "initial_state": "ASLEEP"}),
             json!({"name": "x", "config": {}, "what": 1}),
         ] {
             assert_eq!(creation(body.clone()).expect_err("refused").status(), StatusCode::BAD_REQUEST, "{body}");
         }
-        let made = creation(json!({"config": {"name": "x", "tasks.max": 1, "none": null}})).expect("right");
-        assert_eq!((made.name.as_str(), json!(made.config)), ("x", json!({"name": "x", "tasks.max": "1"})));
+        let made = creation(json!({"name": "x", "config": {"tasks.max": 1, "none": null}})).expect("right");
+        assert_eq!((made.name.as_str(), json!(made.config)), ("x", json!({"tasks.max": "1", "name": "x"})));
+        assert_eq!(made.target, Target::Started);
+        let made = creation(json!({"name": "x", "config": {}, "initial_state": "STOPPED"})).expect("right");
+        assert_eq!(made.target, Target::Stopped);
     }
 }

@@ -1,6 +1,7 @@
 //! What the API answers, over HTTP.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 use reqwest::Method;
 
@@ -20,14 +21,20 @@ backup_id = "b"
 path = "/archive"
 "#;
 
-/// A worker of one pipeline that nobody runs, and where it is served.
+/// A worker of one pipeline that nobody runs, and where it is served. It keeps nothing.
 async fn serve() -> (Worker, SocketAddr) {
+    serve_with(None).await
+}
+
+/// As [`serve`], with a folder for what is kept.
+async fn serve_with(state_dir: Option<&Path>) -> (Worker, SocketAddr) {
     // reqwest is built for the store's TLS, and asks for its cryptography even where none is spoken.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let socket = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let address = socket.local_addr().expect("bound");
-    let config = Config::parse("a.toml", CONFIG, &|_| None).expect("valid");
-    let worker = Worker::open(&config, address).expect("nothing is kept");
+    let mut config = Config::parse("a.toml", CONFIG, &|_| None).expect("valid");
+    config.agent.state_dir = state_dir.map(Path::to_owned);
+    let worker = Worker::open(&config, address).expect("the folder is nobody else's");
     let routes = routes(worker.clone()).into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move { axum::serve(socket, routes).await });
     (worker, address)
@@ -119,7 +126,6 @@ async fn who_is_not_of_this_machine_may_read_and_change_nothing() {
         (Method::PUT, "/connectors/orders/config"),
         (Method::PATCH, "/connectors/orders/config"),
         (Method::DELETE, "/connectors/orders"),
-        (Method::PUT, "/connector-plugins/ArchiveSink/config/validate"),
         (Method::PUT, "/admin/loggers/root"),
     ] {
         let request =
@@ -143,13 +149,99 @@ async fn what_stands_in_the_file_is_changed_in_the_file() {
         assert!(answer["message"].as_str().is_some_and(|message| message.contains("change it there")), "{answer}");
         assert_eq!((status, &answer["error_code"]), (409, &409.into()));
     }
-    let mut other = config.clone();
-    other["name"] = "other".into();
-    let new = json!({"name": "other", "config": other}).to_string();
-    let (status, answer) = ask(address, Method::POST, "/connectors", Some(&new)).await;
-    assert!(status == 409 && answer["message"].as_str().is_some_and(|m| m.contains("cannot be made here")), "{answer}");
     let bad = json!({"name": "orders", "config": {"connector.class": "ArchiveSink"}}).to_string();
     assert_eq!(ask(address, Method::POST, "/connectors", Some(&bad)).await.0, 400, "what is wrong comes first");
+}
+
+fn made(name: &str, topic: &str) -> Value {
+    json!({
+        "connector.class": "ArchiveSink", "name": name, "topics": topic, "sink.backup_id": "b", "sink.path": "/archive",
+        "consumer.override.bootstrap.servers": "127.0.0.1:1", "consumer.override.sasl.password": "hush",
+    })
+}
+
+#[tokio::test]
+async fn without_a_folder_for_it_nothing_is_made() {
+    let (worker, address) = serve().await;
+    let new = json!({"name": "made", "config": made("made", "t")}).to_string();
+    let (status, answer) = ask(address, Method::POST, "/connectors", Some(&new)).await;
+    let message = answer["message"].as_str().expect("why");
+    assert!(status == 409 && message.contains("agent.state_dir") && !message.contains('\n'), "{message}");
+    assert!(worker.connector("made").is_none());
+}
+
+#[tokio::test]
+async fn what_is_made_is_configured_otherwise_and_removed_and_each_lasts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (worker, address) = serve_with(Some(folder.path())).await;
+    let mut changes = worker.changes();
+    let new = json!({"name": "made", "config": made("made", "t"), "initial_state": "STOPPED"}).to_string();
+    let (status, answer) = ask(address, Method::POST, "/connectors", Some(&new)).await;
+    assert_eq!((status, &answer["config"]["topics"], &answer["type"]), (201, &"t".into(), &"sink".into()));
+    assert!(!answer.to_string().contains("hush"), "{answer}");
+    assert!(changes.has_changed().expect("the worker lives"));
+    assert_eq!(ask(address, Method::POST, "/connectors", Some(&new)).await.0, 409, "it is there");
+    let first = worker.connector("made").expect("made");
+    assert_eq!(first.orders().target(), Target::Stopped);
+
+    changes.mark_unchanged();
+    let same = made("made", "t").to_string();
+    assert_eq!(ask(address, Method::PUT, "/connectors/made/config", Some(&same)).await.0, 200);
+    assert!(!changes.has_changed().expect("the worker lives"), "nothing is otherwise");
+    let alter = json!({"topics": "u", "sink.roll_interval": "5s"}).to_string();
+    let (status, answer) = ask(address, Method::PATCH, "/connectors/made/config", Some(&alter)).await;
+    assert_eq!((status, &answer["config"]["sink.roll_interval"]), (200, &"5s".into()), "{answer}");
+    let alter = json!({"sink.roll_interval": null}).to_string();
+    let (_, answer) = ask(address, Method::PATCH, "/connectors/made/config", Some(&alter)).await;
+    assert_eq!((&answer["config"]["topics"], answer["config"].get("sink.roll_interval")), (&"u".into(), None));
+    let second = worker.connector("made").expect("it is there");
+    assert!(changes.has_changed().expect("the worker lives") && !std::sync::Arc::ptr_eq(&first, &second));
+    assert_eq!(second.pipeline().expect("it can run").source.kafka["sasl.password"], "hush", "PATCH left it");
+    assert_eq!(second.orders().target(), Target::Stopped, "what it is to do stays");
+
+    let kept = || std::fs::read_to_string(folder.path().join("connectors.json")).expect("kept");
+    assert!(kept().contains("\"topics\": \"u\""), "{}", kept());
+    assert_eq!(ask(address, Method::DELETE, "/connectors/made", None).await, (204, Value::Null));
+    assert!(worker.connector("made").is_none() && !kept().contains("made"));
+    assert_eq!(ask(address, Method::DELETE, "/connectors/made", None).await.0, 404);
+}
+
+#[tokio::test]
+async fn what_cannot_run_is_not_made() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (worker, address) = serve_with(Some(folder.path())).await;
+    for (key, value, says) in [
+        ("topics", "orders", "sink.backup_id: pipeline `orders` writes topic `orders` to backup `b` too"),
+        ("sink.path", "${NOBODY_HAS_SET_THIS}", "sink.path: environment variable NOBODY_HAS_SET_THIS is not set"),
+        ("sink.path", "nowhere://x", "sink.path: "),
+        ("consumer.override.fetch.wait.max.ms", "soon", "Kafka property `fetch.wait.max.ms` is `soon`"),
+        ("consumer.override.sasl.password", "********", "stands for a secret that is not shown"),
+        ("connector.class", "ArchiveSource", "\nconnector.class: "),
+    ] {
+        let mut config = made("made", "t");
+        config[key] = value.into();
+        let (status, answer) = ask(address, Method::PUT, "/connectors/made/config", Some(&config.to_string())).await;
+        assert!(status == 400 && answer["message"].as_str().is_some_and(|why| why.contains(says)), "{key}: {answer}");
+    }
+    let long = json!({"name": "x".repeat(250), "config": made(&"x".repeat(250), "t")}).to_string();
+    assert_eq!(ask(address, Method::POST, "/connectors", Some(&long)).await.0, 400);
+    assert!(worker.connectors().len() == 1 && !folder.path().join("connectors.json").exists());
+}
+
+#[tokio::test]
+async fn what_is_kept_and_cannot_run_any_more_is_failed_and_can_be_mended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let kept =
+        json!({"format": 1, "connectors": {"made": {"target_state": "STARTED", "config": made("made", "orders")}}});
+    std::fs::write(folder.path().join("connectors.json"), kept.to_string()).expect("written");
+    let (worker, address) = serve_with(Some(folder.path())).await;
+    let (_, status) = get(address, "/connectors/made/status").await;
+    let trace = status["tasks"][0]["trace"].as_str().expect("why");
+    assert!(trace.contains("pipeline `orders` writes topic `orders`"), "{status}");
+    assert!(worker.connector("made").expect("it is there").pipeline().is_err());
+    let alter = json!({"topics": "t"}).to_string();
+    assert_eq!(ask(address, Method::PATCH, "/connectors/made/config", Some(&alter)).await.0, 200);
+    assert!(worker.connector("made").expect("it is there").pipeline().is_ok());
 }
 
 #[tokio::test]

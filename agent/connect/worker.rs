@@ -1,23 +1,35 @@
-//! The connectors of this agent, one for each pipeline: what each is to do, what it does, how far it is.
+//! The connectors of this agent: those of the file, and those that were made over HTTP; how that changes.
 //!
-//! A connector is told what to do through [`Orders`], by whoever asks over HTTP, and its pipeline alone says what it does.
-//! What is asked for is kept first (`kept`), then told: it holds at the next start, or nobody was told that it does.
+//! What is asked for is kept first ([`kept`](super::kept)), then the connectors are changed, then whoever runs their pipelines
+//! ([`Worker::changes`]) is told, then who asked is answered. Killed anywhere between, the next start does what is kept, and
+//! who asked had no answer. One change at a time: who comes second is told what the first has left.
+//!
+//! A connector of the file is as the file was when it was last read ([`Worker::reload`]). One that was made and cannot run,
+//! since a variable is not set or another has its topics by now, is there all the same, failed, with the reason.
 //!
 //! Cancellation: a change goes on to its end although the request for it is dropped. Crash: see `kept`.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use axum::http::StatusCode;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
-use super::flat::{self, Class};
-use super::kept::Kept;
-use super::state::{Order, Phase, Target};
-use crate::config::Config;
+use super::Flat;
+use super::connector::Connector;
+use super::flat::{self, Class, Wrong};
+use super::kept::{Entry, Kept};
+use super::made;
+use super::state::Target;
+use crate::api::Refused;
+use crate::config::{Config, Pipeline};
+use crate::crash;
 use crate::error::{Error, Result};
-use crate::record::{Offset, Partition};
+
+/// The most connectors that are made over HTTP: each has a client, threads and memory of its own. An agent is meant for some
+/// tens.
+const MOST_MADE: usize = 200;
 
 /// The connectors of this agent. Clones share them.
 #[derive(Debug, Clone)]
@@ -26,32 +38,49 @@ pub struct Worker(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     id: String,
-    connectors: Vec<Arc<Connector>>,
-    kept: Arc<Mutex<Kept>>,
+    /// Locked for moments only.
+    connectors: Mutex<Vec<Arc<Connector>>>,
+    /// Locked as long as a change takes.
+    kept: Mutex<Kept>,
+    changes: watch::Sender<()>,
+}
+
+/// What became of the connectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Changed {
+    /// How many there were not.
+    pub new: usize,
+    /// How many there are no more.
+    pub gone: usize,
+    /// How many are configured otherwise.
+    pub other: usize,
+    /// How many are as they were.
+    pub same: usize,
+}
+
+/// What is asked for when a connector is configured.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// One that there must not be, which is to do that.
+    New(Target),
+    /// One that there may be.
+    Any,
+    /// Another configuration for this very one.
+    Instead(Arc<Connector>),
 }
 
 impl Worker {
-    /// Makes a connector of each pipeline of `config`, of which none restores; what each is to do is read from `agent.state_dir`. `address` is
-    /// where this agent listens, by which others know it.
+    /// Makes a connector of each pipeline of `config`, of which none restores, and of each that is kept in
+    /// `agent.state_dir`, with what each is to do. `address` is where this agent listens, by which others know it.
     ///
     /// # Errors
     /// When `agent.state_dir` cannot be read and written, or another agent has it.
     pub fn open(config: &Config, address: SocketAddr) -> Result<Self> {
-        let mut kept = Kept::open(config.agent.state_dir.as_deref())?;
-        let is_there = |name: &str| config.pipelines.iter().any(|pipeline| pipeline.name == name);
-        for gone in kept.forget_but(is_there) {
-            tracing::warn!("there is no pipeline `{gone}` any more, which was to rest: that is forgotten");
-        }
-        let none = Map::new();
-        let mut shown = config.effective().get("pipeline").and_then(Value::as_array).into_iter().flatten();
-        let connectors = config.pipelines.iter().map(|pipeline| {
-            let shown = shown.next().and_then(Value::as_object).unwrap_or(&none);
-            let mut flat = flat::to_flat(Class::ArchiveSink, shown);
-            flat.insert("name".to_owned(), pipeline.name.as_str().into());
-            Arc::new(Connector::new(&pipeline.name, flat, kept.target(&pipeline.name)))
-        });
-        let connectors = connectors.collect();
-        Ok(Self(Arc::new(Shared { id: id_of(address), connectors, kept: Arc::new(Mutex::new(kept)) })))
+        let kept = Mutex::new(Kept::open(config.agent.state_dir.as_deref())?);
+        let (connectors, (changes, _)) = (Mutex::default(), watch::channel(()));
+        let worker = Self(Arc::new(Shared { id: id_of(address), connectors, kept, changes }));
+        let _ = worker.0.reload(config);
+        Ok(worker)
     }
 
     /// Returns by what name others know this agent: `host:port`.
@@ -59,40 +88,270 @@ impl Worker {
         &self.0.id
     }
 
-    /// Returns the connectors, in the order of the file.
-    pub(super) fn connectors(&self) -> &[Arc<Connector>] {
-        &self.0.connectors
+    /// Returns the connectors, those of the file first, in its order.
+    pub fn connectors(&self) -> Vec<Arc<Connector>> {
+        self.0.connectors().clone()
     }
 
     /// Returns the connector of that name.
-    pub fn connector(&self, name: &str) -> Option<&Arc<Connector>> {
-        self.0.connectors.iter().find(|connector| connector.name == name)
+    pub fn connector(&self, name: &str) -> Option<Arc<Connector>> {
+        self.0.connectors().iter().find(|connector| connector.name() == name).cloned()
+    }
+
+    /// Returns what hears that there are other connectors than before.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.0.changes.subscribe()
     }
 
     /// Returns the id of the cluster that connectors read from, if it is known and one.
     pub(super) fn cluster_id(&self) -> Option<String> {
-        let mut ids: Vec<_> =
-            self.connectors().iter().filter_map(|connector| connector.lock().cluster_id.clone()).collect();
+        let mut ids: Vec<_> = self.connectors().iter().filter_map(|connector| connector.cluster_id()).collect();
         ids.sort();
         ids.dedup();
         if ids.len() == 1 { ids.pop() } else { None }
     }
 
+    /// Takes over what the file says now, and reads again what the configurations refer to that were made over HTTP. Whatever
+    /// is as it was is not touched.
+    ///
+    /// # Errors
+    /// Only for a defect.
+    pub async fn reload(&self, config: Config) -> Result<Changed> {
+        self.change(move |shared| Ok(shared.reload(&config))).await.map_err(|_| Error::failed("it ended by a defect"))
+    }
+
     /// Keeps what a connector is to do, and then tells it; when this returns, that holds at the next start.
     ///
     /// # Errors
-    /// When it could not be kept; the connector is not told then.
-    pub(super) async fn set_target(&self, connector: &Arc<Connector>, target: Target) -> Result<()> {
-        let (kept, connector) = (self.0.kept.clone(), connector.clone());
-        let change = tokio::task::spawn_blocking(move || {
-            // Whole after each change, and one change at a time: who comes second is told second.
-            let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.put(&connector.name, target)?;
+    /// Where there is none, and when it could not be kept; it is not told then.
+    pub(super) async fn set_target(&self, name: String, target: Target) -> Result<(), Refused> {
+        self.change(move |shared| {
+            let mut kept = shared.kept();
+            let connector = shared.find(&name).ok_or_else(|| unknown(&name))?;
+            let entry = Entry { target, ..kept.entry(&name) };
+            kept.put(&name, entry)?;
             connector.tell(target);
+            if connector.pipeline().is_err() {
+                // Nobody runs it who would hear that.
+                shared.changes.send_replace(());
+            }
+            crash::point("connectors-told", &name);
             Ok(())
-        });
-        change.await.map_err(|error| Error::failed("what was asked for ended by a defect").source(error))?
+        })
+        .await
     }
+
+    /// Makes a connector, or configures one otherwise; returns it, and whether there was none before.
+    ///
+    /// # Errors
+    /// For a connector of the file; for what cannot run; where nothing is kept. Nothing has changed then.
+    pub(super) async fn configure(
+        &self,
+        name: String,
+        given: Flat,
+        asked: Asked,
+    ) -> Result<(Arc<Connector>, bool), Refused> {
+        self.change(move |shared| shared.configure(&name, given, &asked)).await
+    }
+
+    /// Removes a connector that was made over HTTP; what it has written stays.
+    ///
+    /// # Errors
+    /// For a connector of the file, and where there is none; when it could not be kept, and nothing has changed then.
+    pub(super) async fn remove(&self, name: String) -> Result<(), Refused> {
+        self.change(move |shared| {
+            let mut kept = shared.kept();
+            let connector = shared.find(&name).ok_or_else(|| not_found(&name))?;
+            changeable(&connector)?;
+            kept.put(&name, Entry::default())?;
+            shared.connectors().retain(|other| !Arc::ptr_eq(other, &connector));
+            shared.changes.send_replace(());
+            crash::point("connectors-told", &name);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Does what blocks, to its end.
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Shared) -> Result<T, Refused> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let shared = self.0.clone();
+        let change = tokio::task::spawn_blocking(move || change(&shared)).await;
+        change.unwrap_or_else(|_| Err(Refused::unavailable("what was asked for ended by a defect")))
+    }
+}
+
+impl Shared {
+    fn connectors(&self) -> MutexGuard<'_, Vec<Arc<Connector>>> {
+        // A list, whole after each change.
+        self.connectors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // Whole after each change, too.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Connector>> {
+        self.connectors().iter().find(|connector| connector.name() == name).cloned()
+    }
+
+    fn configure(&self, name: &str, given: Flat, asked: &Asked) -> Result<(Arc<Connector>, bool), Refused> {
+        // Looked at twice: what stands in the way need not wait for plugins to be compiled.
+        self.may_configure(&self.kept(), name, asked)?;
+        let pipeline = made::read(&given, &environment).map_err(|wrong| invalid(&wrong))?;
+        made::check(&pipeline, &given).map_err(|wrong| invalid(&wrong))?;
+        let mut kept = self.kept();
+        let before = self.may_configure(&kept, name, asked)?;
+        beside(&pipeline, &self.connectors()).map_err(|error| invalid(&[made::wrong(&error, &given)]))?;
+        let target = match asked {
+            Asked::New(target) => *target,
+            _ => kept.entry(name).target,
+        };
+        kept.put(name, Entry { target, config: Some(given.clone()) })?;
+        let is_same = |other: &Arc<Connector>| other.given() == Some(&given) && other.pipeline() == Ok(&pipeline);
+        if let Some(same) = before.clone().filter(is_same) {
+            return Ok((same, false));
+        }
+        let connector = Connector::made(name, (given.clone(), made::shown(&given)), Ok(pipeline), target);
+        let connector = Arc::new(match &before {
+            Some(before) => connector.behind(before),
+            None => connector,
+        });
+        let mut connectors = self.connectors();
+        match connectors.iter_mut().find(|other| other.name() == name) {
+            Some(place) => *place = connector.clone(),
+            None => connectors.push(connector.clone()),
+        }
+        drop(connectors);
+        self.changes.send_replace(());
+        crash::point("connectors-told", &name);
+        Ok((connector, before.is_none()))
+    }
+
+    /// Returns the connector that is to be configured, if there is one.
+    fn may_configure(&self, kept: &Kept, name: &str, asked: &Asked) -> Result<Option<Arc<Connector>>, Refused> {
+        let before = self.find(name);
+        match (&before, asked) {
+            (Some(_), Asked::New(_)) => return Err(conflict(format!("Connector {name} already exists"))),
+            (Some(before), Asked::Any) => changeable(before)?,
+            (Some(before), Asked::Instead(meant)) if Arc::ptr_eq(before, meant) => changeable(before)?,
+            (None, Asked::New(_) | Asked::Any) => {}
+            (_, Asked::Instead(_)) => {
+                return Err(conflict(format!("connector {name} was changed by another request meanwhile: ask again")));
+            }
+        }
+        if !kept.lasts() {
+            return Err(conflict(format!(
+                "connector {name} cannot be made here, since it would be gone with the process: give the configuration file \
+                 an agent.state_dir, or the pipeline itself"
+            )));
+        }
+        if before.is_none() && kept.made().len() >= MOST_MADE {
+            return Err(conflict(format!("there are {MOST_MADE} connectors already, the most that are made here")));
+        }
+        Ok(before)
+    }
+
+    fn reload(&self, config: &Config) -> Changed {
+        let mut kept = self.kept();
+        let (gone, taken) = kept.forget(|name| config.pipelines.iter().any(|pipeline| pipeline.name == name));
+        for name in gone {
+            tracing::warn!("there is no pipeline `{name}` any more, which was to rest: that is forgotten");
+        }
+        for name in taken {
+            tracing::warn!("pipeline `{name}` stands in {} now: how it was made over HTTP is forgotten", config.file);
+        }
+        let before = self.connectors().clone();
+        let old = |name: &str| before.iter().find(|connector| connector.name() == name);
+        let (none, mut now) = (Map::new(), Vec::new());
+        let mut shown = config.effective().get("pipeline").and_then(Value::as_array).into_iter().flatten();
+        for pipeline in &config.pipelines {
+            let shown = shown.next().and_then(Value::as_object).unwrap_or(&none);
+            let mut flat = flat::to_flat(Class::ArchiveSink, shown);
+            flat.insert("name".to_owned(), pipeline.name.as_str().into());
+            let connector = Connector::of_file(pipeline.clone(), flat, kept.entry(&pipeline.name).target);
+            now.push(instead(connector, old(&pipeline.name)));
+        }
+        for (name, given) in kept.made() {
+            let pipeline = made::read(&given, &environment).and_then(|pipeline| {
+                beside(&pipeline, &now).map_err(|error| vec![made::wrong(&error, &given)])?;
+                Ok(pipeline)
+            });
+            let pipeline =
+                pipeline.map_err(|wrong| format!("it cannot run as it is configured: {}", made::line(&wrong)));
+            let shown = made::shown(&given);
+            let connector = Connector::made(&name, (given, shown), pipeline, kept.entry(&name).target);
+            now.push(instead(connector, old(&name)));
+        }
+        let mut changed = Changed::default();
+        for connector in &now {
+            match old(connector.name()) {
+                None => changed.new += 1,
+                Some(old) if Arc::ptr_eq(old, connector) => changed.same += 1,
+                Some(_) => changed.other += 1,
+            }
+        }
+        changed.gone = before.len() - changed.same - changed.other;
+        *self.connectors() = now;
+        self.changes.send_replace(());
+        changed
+    }
+}
+
+/// Returns the connector that there was, if this one is no other.
+fn instead(connector: Connector, old: Option<&Arc<Connector>>) -> Arc<Connector> {
+    let Some(old) = old else { return Arc::new(connector) };
+    if old.given() == connector.given() && old.pipeline() == connector.pipeline() {
+        return old.clone();
+    }
+    Arc::new(connector.behind(old))
+}
+
+/// Checks that a pipeline does not get in the way of other connectors than one of its name.
+fn beside(pipeline: &Pipeline, connectors: &[Arc<Connector>]) -> Result<()> {
+    let others = connectors.iter().filter_map(|connector| connector.pipeline().ok());
+    let others: Vec<_> = others.filter(|other| other.name != pipeline.name).collect();
+    Config::check_beside(pipeline, &others)
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Refuses to change a connector of the file.
+fn changeable(connector: &Connector) -> Result<(), Refused> {
+    match connector.given() {
+        Some(_) => Ok(()),
+        None => Err(conflict(format!(
+            "connector {} is a pipeline of the configuration file: change it there, and have the agent read it again by SIGHUP",
+            connector.name()
+        ))),
+    }
+}
+
+/// Refuses a configuration with everything that is wrong with it.
+pub(super) fn invalid(wrong: &[Wrong]) -> Refused {
+    let lines: String = wrong.iter().map(|wrong| format!("\n{}: {}", wrong.key, wrong.reason)).collect();
+    Refused::bad(format!(
+        "Connector configuration is invalid and contains the following {} error(s):{lines}\nYou can also find the above list \
+         of errors at the endpoint `/connector-plugins/{{connectorType}}/config/validate`",
+        wrong.len()
+    ))
+}
+
+fn unknown(name: &str) -> Refused {
+    Refused::not_found(format!("Unknown connector {name}"))
+}
+
+pub(super) fn not_found(name: &str) -> Refused {
+    Refused::not_found(format!("Connector {name} not found"))
+}
+
+fn conflict(message: String) -> Refused {
+    Refused::new(StatusCode::CONFLICT, message)
 }
 
 /// Returns how others reach who listens on `address`.
@@ -104,187 +363,42 @@ fn id_of(address: SocketAddr) -> String {
     format!("{}:{}", host.unwrap_or_else(|| address.ip().to_string()), address.port())
 }
 
-/// A pipeline, as Kafka Connect sees it.
-#[derive(Debug)]
-pub struct Connector {
-    name: String,
-    flat: Map<String, Value>,
-    orders: watch::Sender<Order>,
-    seen: Mutex<Seen>,
-}
-
-/// What the pipeline has said.
-#[derive(Debug, Default)]
-struct Seen {
-    phase: Phase,
-    cluster_id: Option<String>,
-    /// The end of what is durable, exclusive, of each partition that it has; `None` until it has run.
-    offsets: Option<BTreeMap<(String, i32), Offset>>,
-    /// Topics of which data came.
-    topics: BTreeSet<String>,
-}
-
-impl Connector {
-    /// Makes the connector of a pipeline that has not started.
-    pub fn new(name: &str, flat: Map<String, Value>, target: Target) -> Self {
-        let (orders, _) = watch::channel(Order { target, restarts: 0 });
-        Self { name: name.to_owned(), flat, orders, seen: Mutex::default() }
-    }
-
-    /// Returns its name.
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Returns its configuration.
-    pub(super) fn flat(&self) -> &Map<String, Value> {
-        &self.flat
-    }
-
-    /// Returns what it does.
-    pub fn phase(&self) -> Phase {
-        self.lock().phase.clone()
-    }
-
-    /// Returns where each of its partitions goes on; `None` until it has run.
-    pub(super) fn offsets(&self) -> Option<BTreeMap<(String, i32), Offset>> {
-        self.lock().offsets.clone()
-    }
-
-    /// Returns the topics of which data came since they were last forgotten.
-    pub(super) fn topics(&self) -> Vec<String> {
-        self.lock().topics.iter().cloned().collect()
-    }
-
-    /// Forgets of which topics data came.
-    pub(super) fn forget_topics(&self) {
-        self.lock().topics.clear();
-    }
-
-    /// Tells it what to do. Nothing is kept of that.
-    pub(crate) fn tell(&self, target: Target) {
-        self.order(|order| order.target = target);
-    }
-
-    /// Has it begin anew, if it does not rest.
-    pub(crate) fn restart(&self) {
-        self.order(|order| order.restarts += 1);
-    }
-
-    /// Returns what tells its pipeline what to do.
-    pub fn orders(&self) -> Orders {
-        Orders(self.orders.subscribe())
-    }
-
-    /// Hears what the pipeline does.
-    pub fn is(&self, phase: Phase) {
-        self.lock().phase = phase;
-    }
-
-    /// Hears that both ends of the pipeline are open, and from which cluster it reads.
-    pub fn runs(&self, cluster_id: Option<&str>) {
-        let mut seen = self.lock();
-        seen.phase = Phase::Running;
-        seen.cluster_id = cluster_id.map(str::to_owned);
-        // Its partitions are opened anew.
-        seen.offsets = Some(BTreeMap::new());
-    }
-
-    /// Hears that data of a partition came.
-    pub fn received(&self, partition: &Partition) {
-        let mut seen = self.lock();
-        if !seen.topics.contains(&*partition.topic) {
-            seen.topics.insert(partition.topic.to_string());
-        }
-    }
-
-    /// Hears that everything of a partition before `next` is durable.
-    pub fn durable(&self, partition: &Partition, next: Offset) {
-        let key = (partition.topic.to_string(), partition.index);
-        self.lock().offsets.get_or_insert_default().insert(key, next);
-    }
-
-    /// Hears that the pipeline has a partition no more. Where it only rests, how far it was stays what it is.
-    pub fn closed(&self, partition: &Partition) {
-        if self.orders.borrow().target == Target::Started
-            && let Some(offsets) = &mut self.lock().offsets
-        {
-            offsets.remove(&(partition.topic.to_string(), partition.index));
-        }
-    }
-
-    fn order(&self, change: impl FnOnce(&mut Order)) {
-        self.orders.send_if_modified(|order| {
-            let before = *order;
-            change(order);
-            *order != before
-        });
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Seen> {
-        // What was said last, whole after each change.
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Tells a pipeline what to do.
-#[derive(Debug)]
-pub struct Orders(watch::Receiver<Order>);
-
-impl Orders {
-    /// Waits until there is something new to do. Cancel safe.
-    pub async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
-            // Nobody is left who could say so.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Returns what is to be done now, and takes note that it is known.
-    pub fn target(&mut self) -> Target {
-        self.0.borrow_and_update().target
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::TopicId;
-
-    fn partition(index: i32) -> Partition {
-        Partition { topic: "orders".into(), topic_id: TopicId::NONE, index }
-    }
-
-    #[test]
-    fn how_far_it_was_stays_while_it_rests_and_goes_with_a_partition_that_others_have() {
-        let connector = Connector::new("orders", Map::new(), Target::Started);
-        assert_eq!(connector.offsets(), None, "nobody knows before it has run");
-        connector.runs(Some("c"));
-        for index in 0..2 {
-            connector.durable(&partition(index), 7);
-        }
-        connector.closed(&partition(1));
-        connector.tell(Target::Paused);
-        connector.closed(&partition(0));
-        assert_eq!(connector.offsets(), Some(BTreeMap::from([(("orders".to_owned(), 0), 7)])));
-    }
-
-    #[tokio::test]
-    async fn what_was_asked_for_already_is_no_order() {
-        let connector = Connector::new("orders", Map::new(), Target::Paused);
-        let mut orders = connector.orders();
-        assert_eq!(orders.target(), Target::Paused);
-        connector.tell(Target::Paused);
-        let waited = tokio::time::timeout(std::time::Duration::ZERO, orders.changed());
-        assert!(waited.await.is_err());
-        connector.restart();
-        orders.changed().await;
-    }
 
     #[test]
     fn an_agent_that_listens_everywhere_is_known_by_the_machines_name() {
         assert_eq!(id_of("127.0.0.1:8083".parse().expect("an address")), "127.0.0.1:8083");
         let id = id_of("0.0.0.0:8083".parse().expect("an address"));
         assert!(id.ends_with(":8083") && !id.starts_with("0.0.0.0"), "{id}");
+    }
+
+    fn config(pipelines: &[(&str, &str)]) -> Config {
+        let each = |(name, topic): &(&str, &str)| {
+            format!(
+                "[[pipeline]]\nname = \"{name}\"\n[pipeline.source]\ntype = \"kafka\"\ntopics = [\"{topic}\"]\n\
+                 kafka = {{ \"bootstrap.servers\" = \"127.0.0.1:1\" }}\n\
+                 [pipeline.sink]\ntype = \"archive\"\nbackup_id = \"b\"\npath = \"/archive\"\n"
+            )
+        };
+        Config::parse("a.toml", &pipelines.iter().map(each).collect::<String>(), &|_| None).expect("valid")
+    }
+
+    fn changed([new, gone, other, same]: [usize; 4]) -> Changed {
+        Changed { new, gone, other, same }
+    }
+
+    #[tokio::test]
+    async fn what_is_as_it_was_is_the_same_connector_when_the_file_is_read_again() {
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let worker = Worker::open(&config(&[("a", "x"), ("b", "y"), ("c", "z")]), address).expect("nothing is kept");
+        let before = worker.connectors();
+        let told = worker.reload(config(&[("d", "w"), ("c", "v"), ("a", "x")])).await.expect("taken");
+        assert_eq!(told, changed([1, 1, 1, 1]));
+        let now = worker.connectors();
+        let names: Vec<_> = now.iter().map(|connector| connector.name()).collect();
+        assert_eq!(names, ["d", "c", "a"], "the order of the file");
+        assert!(Arc::ptr_eq(&now[2], &before[0]) && !Arc::ptr_eq(&now[1], &before[2]));
     }
 }

@@ -410,6 +410,11 @@ impl Agent {
         self.process.child().try_wait().expect("a child").is_none()
     }
 
+    /// Has its file say something else, which it is not told.
+    pub(crate) fn rewrite(&self, config: &str) {
+        fs::write(self.stderr.with_extension("toml"), config).expect("the test's folder is writable");
+    }
+
     /// Returns what the agent has logged.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap_or_default()

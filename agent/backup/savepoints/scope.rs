@@ -55,11 +55,22 @@ impl Scope {
     }
 }
 
+/// Where a backup is: what writes to the same one has the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    path: String,
+    /// Its name.
+    pub(crate) backup_id: String,
+}
+
+/// Returns where a pipeline's backup is.
+pub(crate) fn place(pipeline: &config::Pipeline) -> Place {
+    let path = pipeline.sink.path.trim_end_matches('/').to_owned();
+    Place { path, backup_id: pipeline.sink.backup_id.clone() }
+}
+
 /// Sorts pipelines by the backups that they write; both in the order of the file.
 pub(crate) fn by_backup(pipelines: &[config::Pipeline]) -> Vec<Vec<config::Pipeline>> {
-    let place = |pipeline: &config::Pipeline| {
-        (pipeline.sink.path.trim_end_matches('/').to_owned(), pipeline.sink.backup_id.clone())
-    };
     let mut backups: Vec<Vec<config::Pipeline>> = Vec::new();
     for pipeline in pipelines {
         match backups.iter_mut().find(|others| place(&others[0]) == place(pipeline)) {

@@ -59,6 +59,16 @@ impl Selection {
     }
 }
 
+impl PartialEq for Selection {
+    /// Two choices are the same if they are written the same.
+    fn eq(&self, other: &Self) -> bool {
+        let text = |pattern: &Regex| pattern.as_str().to_owned();
+        let texts =
+            |choice: &Self| (choice.pattern.as_ref().map(text), choice.excludes.iter().map(text).collect::<Vec<_>>());
+        self.names == other.names && texts(self) == texts(other)
+    }
+}
+
 impl std::fmt::Display for Selection {
     /// Writes the names, and the pattern between slashes.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

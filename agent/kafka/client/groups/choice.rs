@@ -52,6 +52,16 @@ impl Choice {
     }
 }
 
+impl PartialEq for Choice {
+    /// Two choices are the same if they are written the same.
+    fn eq(&self, other: &Self) -> bool {
+        let text = |pattern: &Regex| pattern.as_str().to_owned();
+        let texts =
+            |choice: &Self| (choice.pattern.as_ref().map(text), choice.excludes.iter().map(text).collect::<Vec<_>>());
+        self.names == other.names && texts(self) == texts(other)
+    }
+}
+
 /// Makes a pattern that matches whole names only.
 fn whole(pattern: &str) -> Result<Regex> {
     // Read on its own first: an unbalanced `)` must not pair with ours.

@@ -1,0 +1,185 @@
+//! A connector that is made over HTTP: what it runs, and how it is shown.
+//!
+//! Its configuration is kept as it was sent. References as `${env:NAME}` and `${file:/path}` are replaced with what they stand
+//! for in this agent's surroundings each time that it is read: who may make connectors has the agent read those. What one
+//! stands for is in no answer.
+
+use std::fmt;
+
+use super::Flat;
+use super::flat::{self, Class, Wrong};
+use crate::config::{self, Config, Pipeline, value};
+use crate::error::Error;
+use crate::kafka::Properties;
+use crate::stages::Way;
+use crate::store::Store;
+
+/// The most bytes of a name: it stands in every line of the log, and in the labels of metrics. Kafka's topics have as many.
+const MOST_NAME_BYTES: usize = 249;
+
+/// Says why a connector cannot have that name, if it cannot.
+pub(super) fn wrong_name(name: &str) -> Option<String> {
+    if name.len() > MOST_NAME_BYTES {
+        return Some(format!("a connector's name has at most {MOST_NAME_BYTES} bytes"));
+    }
+    name.chars().any(char::is_control).then(|| "connector name must not contain control characters".to_owned())
+}
+
+/// Reads what a configuration runs, with its references replaced.
+pub(super) fn read(given: &Flat, variable: &dyn Fn(&str) -> Option<String>) -> Result<Pipeline, Vec<Wrong>> {
+    let masked = given.iter().filter(|(_, value)| value.as_str().is_some_and(|text| text.contains(value::MASK)));
+    let masked: Vec<_> = masked
+        .map(|(key, _)| {
+            let reason = format!(
+                "`{}` stands for a secret that is not shown: give the secret, or better a reference as ${{env:NAME}}; PATCH \
+                 leaves it as it is",
+                value::MASK
+            );
+            Wrong { key: key.clone(), reason }
+        })
+        .collect();
+    if !masked.is_empty() {
+        return Err(masked);
+    }
+    let (class, pipeline) = flat::from_flat(given)?;
+    if class == Class::ArchiveSource {
+        let reason = "a restore cannot be made as a connector: `kafka-backup restore --config FILE` does it once";
+        return Err(vec![Wrong { key: flat::CLASS.to_owned(), reason: reason.to_owned() }]);
+    }
+    Config::pipeline(pipeline, variable).map_err(|error| vec![wrong(&error, given)])
+}
+
+/// Checks what the texts alone do not tell, without connecting or writing: the client's properties, the store, the plugins,
+/// which are compiled. It blocks.
+pub(super) fn check(pipeline: &Pipeline, given: &Flat) -> Result<(), Vec<Wrong>> {
+    let at = |path: String, error: &dyn fmt::Display| {
+        let key = flat::key_of(&path, given);
+        // A message may hold what a reference stands for.
+        let may_be_of =
+            |other: &str| other == key || (path == "source.kafka" && other.starts_with("consumer.override."));
+        let refers = given.iter().any(|(other, value)| may_be_of(other) && value.as_str().is_some_and(config::refers));
+        let reason = if refers { "what its reference stands for is not right".to_owned() } else { error.to_string() };
+        vec![Wrong { key, reason }]
+    };
+    let properties = Properties::new(pipeline.source.kafka.clone());
+    drop(properties.map_err(|error| at("source.kafka".to_owned(), &error))?);
+    drop(Store::open(&pipeline.sink.path).map_err(|error| at("sink.path".to_owned(), &error))?);
+    for (number, stage) in pipeline.stages.iter().enumerate() {
+        let opened = stage.open(&pipeline.name, number + 1, Way::Capture);
+        drop(opened.map_err(|refused| at(format!("stage[{number}].{}", refused.key), &refused.error))?);
+    }
+    Ok(())
+}
+
+/// Returns what is wrong with a configuration by the key of the connector's own.
+pub(super) fn wrong(error: &Error, given: &Flat) -> Wrong {
+    match error.key() {
+        Some((path, reason)) => Wrong { key: flat::key_of(path, given), reason: reason.to_owned() },
+        None => Wrong { key: flat::CLASS.to_owned(), reason: error.to_string() },
+    }
+}
+
+/// Says everything that is wrong on one line.
+pub(super) fn line(wrong: &[Wrong]) -> String {
+    let parts: Vec<_> = wrong.iter().map(|wrong| format!("{}: {}", wrong.key, wrong.reason)).collect();
+    parts.join("; ")
+}
+
+/// Returns a configuration as it may be shown: without secrets, but with the references to them.
+pub(super) fn shown(given: &Flat) -> Flat {
+    let shown = given.iter().map(|(key, value)| {
+        let text = value.as_str().unwrap_or_default();
+        let text = match value::is_secret(key) && !is_reference(text) {
+            true => value::MASK.to_owned(),
+            false => value::shown_path(text),
+        };
+        (key.clone(), text.into())
+    });
+    shown.collect()
+}
+
+/// Returns whether a text is one reference and nothing else, not even a default, which could be the secret.
+fn is_reference(text: &str) -> bool {
+    let inside = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+    inside.is_some_and(|inside| !inside.contains(['{', '}']) && !inside.contains(":-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn flat(changes: &[(&str, &str)]) -> Flat {
+        let mut flat = json!({
+            "connector.class": "ArchiveSink", "name": "made", "topics": "orders", "sink.backup_id": "b",
+            "sink.path": "${ARCHIVE}/x", "consumer.override.bootstrap.servers": "127.0.0.1:9092",
+        });
+        for (key, value) in changes {
+            flat[*key] = (*value).into();
+        }
+        flat.as_object().expect("an object").clone()
+    }
+
+    fn variable(name: &str) -> Option<String> {
+        match name {
+            "ARCHIVE" => Some("/archive".to_owned()),
+            "SECRET" => Some("hush".to_owned()),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn references_are_replaced_in_what_runs_and_not_in_what_is_shown() {
+        let given = flat(&[("consumer.override.sasl.password", "${SECRET}")]);
+        let pipeline = read(&given, &variable).expect("sound");
+        assert_eq!(pipeline.sink.path, "/archive/x");
+        assert_eq!(pipeline.source.kafka["sasl.password"], "hush");
+        assert_eq!(shown(&given), given, "what refers to a secret is none");
+        let given =
+            flat(&[("consumer.override.sasl.password", "hush"), ("consumer.override.ssl.key.pem", "${X:-hush}")]);
+        assert!(!json!(shown(&given)).to_string().contains("hush"));
+    }
+
+    #[test]
+    fn what_a_reference_stands_for_is_in_no_message() {
+        for (key, says) in [
+            ("sink.backup_id", "sink.backup_id: what its reference stands for is not right"),
+            ("sink.roll_bytes", "sink.roll_bytes: what its reference stands for is not right"),
+            ("sink.nowhere", "sink.nowhere: unknown key"),
+        ] {
+            let wrong = read(&flat(&[(key, "${SECRET}/..")]), &variable).expect_err(key);
+            assert_eq!(line(&wrong), says);
+        }
+        let wrong = read(&flat(&[("sink.path", "${NOBODY}")]), &variable).expect_err("not set");
+        assert_eq!(line(&wrong), "sink.path: environment variable NOBODY is not set");
+        let given = flat(&[("transforms", "t"), ("transforms.t.type", "${SECRET}")]);
+        let pipeline = read(&given, &variable).expect("its texts are sound");
+        let wrong = check(&pipeline, &given).expect_err("no such plugin");
+        assert_eq!(line(&wrong), "transforms.t.type: what its reference stands for is not right");
+        let given = flat(&[("consumer.override.fetch.wait.max.ms", "${SECRET}")]);
+        let wrong = check(&read(&given, &variable).expect("its texts are sound"), &given).expect_err("no number");
+        assert!(!line(&wrong).contains("hush"), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_masked_secret_is_not_taken_for_one() {
+        let given = flat(&[("consumer.override.sasl.password", value::MASK)]);
+        let wrong = read(&given, &variable).expect_err("nobody's password");
+        assert!(wrong.len() == 1 && line(&wrong).contains("stands for a secret that is not shown"), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_plugin_that_is_not_there_is_found_before_anything_is_made() {
+        let given = flat(&[("transforms", "t"), ("transforms.t.type", "header-injectr")]);
+        let pipeline = read(&given, &variable).expect("its texts are sound");
+        let wrong = check(&pipeline, &given).expect_err("no such plugin");
+        assert!(wrong[0].key == "transforms.t.type" && wrong[0].reason.contains("header-injector"), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_name_is_short_and_printable() {
+        assert_eq!((wrong_name("orders"), wrong_name(&"x".repeat(249))), (None, None));
+        assert!(wrong_name("a\nb").is_some() && wrong_name(&"x".repeat(250)).is_some());
+    }
+}
