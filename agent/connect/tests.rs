@@ -216,7 +216,7 @@ async fn what_cannot_run_is_not_made() {
         ("sink.path", "nowhere://x", "sink.path: "),
         ("consumer.override.fetch.wait.max.ms", "soon", "Kafka property `fetch.wait.max.ms` is `soon`"),
         ("consumer.override.sasl.password", "********", "stands for a secret that is not shown"),
-        ("connector.class", "ArchiveSource", "\nconnector.class: "),
+        ("connector.class", "ArchiveSource", "\nsink.backup_id: unknown key"),
     ] {
         let mut config = made("made", "t");
         config[key] = value.into();
