@@ -10,7 +10,9 @@
 //! told; nothing here is durable.
 
 mod keeping;
+mod failures;
 mod losses;
+mod objectives;
 mod pass;
 mod reload;
 mod running;
@@ -188,7 +190,7 @@ fn not_run_here(config: &Config, restore: &config::Restore) -> Error {
 async fn pass(pipeline: &config::Pipeline, reached: Reached, stopped: Stop) -> (Result<()>, bool) {
     let budget = Budget::new(pipeline.sink.memory_bytes);
     let pass = Pass::new(&pipeline.name);
-    let mut watch = Watch::new(&pipeline.name, budget.clone(), Health::new(), Some(pass));
+    let mut watch = Watch::new(pipeline, budget.clone(), Health::new(), Some(pass));
     watch.reached = reached.clone();
     let outcome = attempt(pipeline, Mode::Once, &budget, &mut watch, &Registry::default(), stopped).await;
     let has_read = watch.pass.take().is_some_and(|pass| pass.finish(outcome.is_ok()));

@@ -71,6 +71,8 @@ pub struct Pipeline {
     pub name: String,
     /// The limit on what it fetches, if there is one.
     pub max_bytes_per_second: Option<u64>,
+    /// How far behind it may be.
+    pub objectives: Objectives,
     /// `[pipeline.source]`.
     pub source: Source,
     /// Each `[[pipeline.stage]]`, in the order of the file.
@@ -79,6 +81,15 @@ pub struct Pipeline {
     pub sink: Sink,
     /// `[pipeline.verify]`.
     pub verify: Verify,
+}
+
+/// How far behind a pipeline may be before `/readyz` says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Objectives {
+    /// For how long something may not be durable; `None`: nobody minds.
+    pub max_lag: Option<Duration>,
+    /// How near the source's retention may come to it; `None`: nobody minds.
+    pub min_headroom: Option<Duration>,
 }
 
 /// `[pipeline.verify]`: the check of the backup beside the pipeline.
@@ -282,6 +293,10 @@ impl Pipeline {
             _ => Ok(text.to_owned()),
         })?;
         let max_bytes_per_second = section.optional_size("max_bytes_per_second", u64::MAX)?;
+        let objectives = Objectives {
+            max_lag: section.duration_or_off("max_lag")?,
+            min_headroom: section.duration_or_off("min_headroom")?,
+        };
         let mut below = section.section("source")?;
         let source = Source::read(&mut below)?;
         section.keep("source", below.close());
@@ -292,7 +307,7 @@ impl Pipeline {
         let mut below = section.section("verify")?;
         let verify = Verify { every: below.duration_or_off("every")?, deep: below.flag("deep")? };
         section.keep("verify", below.close());
-        Ok(Self { name, max_bytes_per_second, source, stages, sink, verify })
+        Ok(Self { name, max_bytes_per_second, objectives, source, stages, sink, verify })
     }
 }
 

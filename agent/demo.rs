@@ -170,6 +170,7 @@ fn pipeline(options: &Options, backup_id: &str, cluster: &Cluster) -> config::Pi
     config::Pipeline {
         name: "demo".to_owned(),
         max_bytes_per_second: None,
+        objectives: config::Objectives::default(),
         source: config::Source {
             topics: Selection::named(shop::TOPICS.map(|(topic, _)| topic)),
             group_id: None,

@@ -318,7 +318,7 @@ pub trait Observer: Send {
     fn durable(&mut self, partition: &Partition, next: Offset, records: u64, bytes: u64, took: Duration);
     /// Offsets of a partition that is no longer ours were read, and are not durable: this pipeline reads them no more.
     fn dropped(&mut self, partition: &Partition, range: OffsetRange);
-    /// A partition is closed: it is no longer this pipeline's.
+    /// A partition is closed: it is no longer this pipeline's. Not told of those that are closed because the pipeline stops.
     fn closed(&mut self, partition: &Partition);
     /// Something is wrong (`Some`) or right again (`None`).
     fn trouble(&mut self, subject: &str, reason: Option<&str>);
@@ -579,8 +579,10 @@ impl<'a, S: Source, K: Sink, O: Observer> Flow<'a, S, K, O> {
     }
 
     fn closed(&mut self, partition: &Partition) {
-        self.partitions.remove(partition);
-        self.observer.closed(partition);
+        let flowing = self.partitions.remove(partition);
+        if self.stopping.is_none() || flowing.is_some_and(|flowing| flowing.revoked) {
+            self.observer.closed(partition);
+        }
         self.source.closed(partition);
     }
 

@@ -109,6 +109,12 @@ impl Progress {
         self.headroom.seconds(self.durable?, waits, (now, clock))
     }
 
+    /// Returns the seconds that the source keeps at least what is written now; infinite where it never deletes. `None` until
+    /// it is known.
+    pub fn kept_seconds(&self, now: Instant, clock: Timestamp) -> Option<f64> {
+        self.headroom.seconds(self.high_watermark?, None, (now, clock))
+    }
+
     /// Returns the records (offsets, to be exact) that the source has and the archive has not; `None` until both ends
     /// are known.
     pub fn lag(&self) -> Option<u64> {

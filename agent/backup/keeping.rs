@@ -55,7 +55,7 @@ impl Keeping {
         let health = self.health.clone();
         let of_checks = health.of(format!("backup of pipeline {}", self.pipeline.name));
         let budget = Budget::new(self.pipeline.sink.memory_bytes);
-        let mut watch = Watch::new(&self.pipeline.name, budget.clone(), health, None);
+        let mut watch = Watch::new(&self.pipeline, budget.clone(), health, None);
         watch.reached = self.reached.clone();
         watch.connector = Some(self.connector.clone());
         // It holds nothing that must be closed: it ends with us.
@@ -116,7 +116,7 @@ impl Keeping {
             let pause = backoff.wait();
             let seconds = pause.as_secs_f64();
             tracing::error!(pipeline = pipeline.name, "{error}; starting again in {seconds:.1} s");
-            watch.failed(&error);
+            watch.failed(&error, pause);
             let waited = tokio::time::timeout(pause, told(&mut orders, &mut stopped));
             match watch.meanwhile(waited).await {
                 Ok(Told::Stop) => return Ok(()),

@@ -1,23 +1,32 @@
 //! What a pipeline shows of itself while it runs: metrics and health, per partition the progress behind them, and for
 //! one pass how far it is.
 //!
-//! It outlives the attempts of its pipeline, so that a lag that began before a failure still counts after it.
+//! It outlives the attempts of its pipeline, so that a lag that began before a failure still counts after it, and a
+//! pipeline that fails again and again is not well in between. `/readyz`, the metrics and the state that Kafka Connect's tools
+//! see are told from here alone, so that they agree.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::failures::Failures;
 use super::losses::Losses;
+use super::objectives;
 use super::pass::Pass;
 use crate::archive::sink::Reached;
 use crate::batch::Header;
 use crate::budget::Budget;
+use crate::config::{self, Objectives};
 use crate::connect::{Connector, Phase};
 use crate::error::Error;
 use crate::pipeline::{Batch, Log, Observer, Payload, Topic};
 use crate::progress::{Progress, Retention};
 use crate::record::{Offset, OffsetRange, Partition, Timestamp};
 use crate::telemetry::{Health, PartitionMetrics, PipelineMetrics};
+
+/// How long after a start a topic that was not found again is taken for one that is gone. Half may be too short for a
+/// cluster that starts with us, double keeps a lag that nobody can make good for longer.
+const GONE_AFTER: Duration = Duration::from_secs(5 * 60);
 
 /// The observer of one pipeline.
 pub(super) struct Watch {
@@ -38,6 +47,16 @@ pub(super) struct Watch {
     /// What the topics keep, by name.
     retention: HashMap<String, Option<Retention>>,
     losses: Losses,
+    objectives: Objectives,
+    /// The subjects of the objectives that are missed, as they were last said.
+    missed: HashSet<String>,
+    failures: Failures,
+    /// What the connector was last told that the pipeline does; `None`: nothing by us.
+    phase: Option<Phase>,
+    /// Others may read its partitions when it does not.
+    shares: bool,
+    /// The topics, with their ids, that were found since both ends were opened; `None` when they were looked through.
+    found: Option<HashSet<(String, String)>>,
 }
 
 struct Watched {
@@ -50,72 +69,148 @@ struct Watched {
 }
 
 impl Watch {
-    /// Watches the pipeline of that name, which is starting.
-    pub(super) fn new(pipeline: &str, budget: Budget, health: Health, pass: Option<Pass>) -> Self {
-        let metrics = PipelineMetrics::new(pipeline);
+    /// Watches a pipeline that is starting.
+    pub(super) fn new(pipeline: &config::Pipeline, budget: Budget, health: Health, pass: Option<Pass>) -> Self {
+        let metrics = PipelineMetrics::new(&pipeline.name);
         metrics.memory_limit_bytes.set(budget.total_bytes() as f64);
         health.set("", Some("starting".to_owned()));
         metrics.show(health.count());
         Self {
             health,
             metrics,
-            pass,
             reached: Reached::default(),
             connector: None,
-            pipeline: pipeline.to_owned(),
+            pipeline: pipeline.name.clone(),
             budget,
             has_run: false,
             partitions: HashMap::new(),
             retention: HashMap::new(),
             losses: Losses::default(),
+            objectives: pipeline.objectives,
+            missed: HashSet::new(),
+            failures: Failures::default(),
+            phase: None,
+            shares: pipeline.source.group_id.is_some() && pass.is_none(),
+            found: None,
+            pass,
         }
     }
 
-    /// Takes note that both ends are open, and which cluster the source is.
+    /// Takes note that both ends are open, and which cluster the source is. What has failed before is not believed yet.
     pub(super) fn running(&mut self, cluster_id: Option<&str>) {
+        let now = Instant::now();
         self.has_run = true;
-        self.health.clear();
-        self.metrics.show(self.health.count());
+        self.found = Some(HashSet::new());
+        self.failures.runs(now);
+        self.say(self.failures.doubt(), now);
         if let Some(connector) = &self.connector {
             connector.runs(cluster_id);
+            self.phase = Some(Phase::Running);
         }
+        self.tell_phase(now);
     }
 
     /// Takes note that the pipeline starts, and no longer does what it was told before.
     pub(super) fn starts(&mut self, phase: Phase) {
-        self.health.clear();
-        self.health.set("", Some("starting".to_owned()));
-        self.metrics.show(self.health.count());
+        self.failures.closed();
+        self.say(Some("starting".to_owned()), Instant::now());
         self.is(phase);
     }
 
-    /// Takes note that the pipeline rests, as it was told: nothing is wrong with it.
+    /// Takes note that the pipeline rests, as it was told: nothing is wrong with it, and it has no lag.
     pub(super) fn rests(&mut self, phase: Phase) {
-        self.forget();
-        self.health.clear();
-        self.metrics.show(self.health.count());
+        self.retire();
+        self.failures.forget();
+        self.metrics.failures.set(0.0);
+        self.say(None, Instant::now());
         self.is(phase);
     }
 
     /// Takes note that the pipeline has ended for good: nothing of it is to alarm.
     pub(super) fn ends(&mut self) {
-        self.forget();
+        self.retire();
         self.health.clear();
+        self.metrics.failures.set(0.0);
         self.metrics.show(0);
         self.metrics.memory_used_bytes.set(0.0);
     }
 
-    /// Forgets the partitions, which others may have now: what was open when it failed was not closed.
-    fn forget(&mut self) {
-        for watched in std::mem::take(&mut self.partitions).into_values() {
+    fn is(&mut self, phase: Phase) {
+        if self.phase.as_ref() == Some(&phase) {
+            return;
+        }
+        self.phase = Some(phase.clone());
+        if let Some(connector) = &self.connector {
+            connector.is(phase);
+        }
+    }
+
+    /// Tells the state of the task of a pipeline whose ends are open.
+    fn tell_phase(&mut self, now: Instant) {
+        if self.failures.is_running() {
+            self.is(self.failures.trace(now).map_or(Phase::Running, Phase::Failed));
+        }
+    }
+
+    /// Says what is wrong with the pipeline itself, and with its partitions what does not end with an attempt, in place of
+    /// all that was said.
+    fn say(&mut self, reason: Option<String>, now: Instant) {
+        let missed = self.find_missed(now);
+        self.missed = missed.iter().map(|(subject, _)| subject.clone()).collect();
+        let losses = self.losses.standing().map(|(subject, reason)| (subject.to_owned(), reason.to_owned()));
+        let itself = reason.map(|reason| (String::new(), reason));
+        self.health.replace(itself.into_iter().chain(losses).chain(missed));
+        self.metrics.show(self.health.count());
+    }
+
+    /// Returns the objectives that partitions miss.
+    fn find_missed(&self, now: Instant) -> Vec<(String, String)> {
+        let at = (now, Timestamp::now());
+        let of = |(partition, watched): (_, &Watched)| {
+            objectives::missed(&self.objectives, partition, &watched.progress, at).collect::<Vec<_>>()
+        };
+        self.partitions.iter().flat_map(of).collect()
+    }
+
+    /// Says which objectives are missed, with their figures, and no longer those that were; the log is told when the first
+    /// one is and when the last one no longer is.
+    fn say_missed(&mut self, now: Instant) {
+        let missed = self.find_missed(now);
+        let was = std::mem::replace(&mut self.missed, missed.iter().map(|(subject, _)| subject.clone()).collect());
+        if was.is_empty() && let Some((subject, reason)) = missed.first() {
+            let others = missed.len() - 1;
+            tracing::warn!(pipeline = self.pipeline, others, "{subject}: {reason}");
+        } else if missed.is_empty() && !was.is_empty() {
+            tracing::info!(pipeline = self.pipeline, "no partition misses max_lag or min_headroom any more");
+        }
+        for subject in was.difference(&self.missed) {
+            self.health.set(subject, None);
+        }
+        for (subject, reason) in missed {
+            self.health.set(&subject, Some(reason));
+        }
+    }
+
+    /// Shows no lag of partitions any more: whoever reads them shows it, or nobody does, as it was told.
+    fn retire(&mut self) {
+        for (_, watched) in self.partitions.drain() {
             watched.metrics.retire();
         }
     }
 
-    fn is(&self, phase: Phase) {
-        if let Some(connector) = &self.connector {
-            connector.is(phase);
+    /// Forgets partitions of topics that are gone since before the last start: nobody will make their lag good.
+    fn forget_gone(&mut self, now: Instant) {
+        if !self.failures.has_run_for(GONE_AFTER, now) {
+            return;
         }
+        let Some(found) = self.found.take() else { return };
+        self.partitions.retain(|partition, watched| {
+            let is_there = found.contains(&(partition.topic.to_string(), partition.topic_id.to_string()));
+            if !is_there {
+                watched.metrics.retire();
+            }
+            is_there
+        });
     }
 
     /// Returns whether both ends were ever open.
@@ -123,12 +218,14 @@ impl Watch {
         self.has_run
     }
 
-    /// Takes note that the pipeline is down and will start again; what was wrong with its parts went with it.
-    pub(super) fn failed(&mut self, error: &Error) {
+    /// Takes note that the pipeline is down and starts again after `pause`; what was wrong with its parts went with it.
+    pub(super) fn failed(&mut self, error: &Error, pause: Duration) {
         self.metrics.restarts.increment(1);
-        self.health.clear();
-        self.health.set("", Some(error.to_string()));
-        self.metrics.show(self.health.count());
+        self.metrics.failures.set(f64::from(self.failures.failed(error.to_string(), pause)));
+        if self.shares {
+            self.retire();
+        }
+        self.say(Some(error.to_string()), Instant::now());
         self.is(Phase::Failed(error.to_string()));
     }
 
@@ -162,7 +259,19 @@ impl Watch {
         watched.gaps_until = range.next;
         watched.metrics.gap((range.next - range.first).max(0).cast_unsigned());
         let (subject, reason) = self.losses.gap(partition, range, why, Instant::now());
-        self.trouble(&subject, Some(&reason));
+        self.tell(&subject, Some(&reason));
+    }
+
+    /// Says what is wrong, or right again, with `subject`; the log is told what is new.
+    fn tell(&mut self, subject: &str, reason: Option<&str>) {
+        if !self.health.set(subject, reason.map(str::to_owned)) {
+            return;
+        }
+        self.metrics.show(self.health.count());
+        match reason {
+            Some(reason) => tracing::warn!(pipeline = self.pipeline, "{subject}: {reason}"),
+            None => tracing::info!(pipeline = self.pipeline, "{subject}: well again"),
+        }
     }
 
     /// Says no longer what the source has lost; it is counted, and the archive tells of it.
@@ -208,6 +317,9 @@ impl Observer for Watch {
             watched.progress.retained(retention);
         }
         self.retention.insert(topic.name.clone(), retention);
+        if let Some(found) = &mut self.found {
+            found.insert((topic.name.clone(), topic.topic_id.clone()));
+        }
     }
 
     fn observed(&mut self, partition: &Partition, log: &Log) {
@@ -231,7 +343,7 @@ impl Observer for Watch {
         watched.progress.diverged();
         watched.metrics.fork();
         let (subject, reason) = self.losses.fork(partition, end, Instant::now());
-        self.trouble(&subject, Some(&reason));
+        self.tell(&subject, Some(&reason));
     }
 
     fn opened(&mut self, partition: &Partition, next: Option<Offset>) {
@@ -269,7 +381,7 @@ impl Observer for Watch {
     fn dropped(&mut self, partition: &Partition, range: OffsetRange) {
         self.of(partition).metrics.dropped((range.next - range.first).max(0).cast_unsigned());
         let (subject, reason) = self.losses.dropped(partition, range, Instant::now());
-        self.trouble(&subject, Some(&reason));
+        self.tell(&subject, Some(&reason));
     }
 
     fn closed(&mut self, partition: &Partition) {
@@ -282,14 +394,8 @@ impl Observer for Watch {
     }
 
     fn trouble(&mut self, subject: &str, reason: Option<&str>) {
-        if !self.health.set(subject, reason.map(str::to_owned)) {
-            return;
-        }
-        self.metrics.show(self.health.count());
-        match reason {
-            Some(reason) => tracing::warn!(pipeline = self.pipeline, "{subject}: {reason}"),
-            None => tracing::info!(pipeline = self.pipeline, "{subject}: well again"),
-        }
+        self.failures.trouble(subject, reason, Instant::now());
+        self.tell(subject, reason);
     }
 
     fn tick(&mut self) {
@@ -300,15 +406,21 @@ impl Observer for Watch {
         }
         let over = self.losses.expired(now);
         self.leave_unsaid(&over);
-        // A pipeline that starts again has taken back all it said.
-        let news =
-            self.losses.standing().filter(|(subject, reason)| self.health.set(subject, Some((*reason).to_owned())));
-        if news.count() > 0 {
-            self.metrics.show(self.health.count());
+        if self.failures.tick(now) {
+            tracing::info!(pipeline = self.pipeline, "it has run for as long as it had paused: well again");
+            self.metrics.failures.set(0.0);
+            self.health.set("", None);
         }
+        self.forget_gone(now);
+        self.say_missed(now);
+        self.tell_phase(now);
+        self.metrics.show(self.health.count());
         self.metrics.memory_used_bytes.set(self.budget.used_bytes() as f64);
         if let Some(pass) = &mut self.pass {
             pass.tick();
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,6 +106,20 @@ pub static KEYS: &[Key] = &[
         "limit on what the pipeline fetches, so that catching up leaves the brokers and the network to others; none by \
          default, since lag is data at risk",
     ),
+    with_default(
+        "pipeline.max_lag",
+        Type::Duration,
+        "off",
+        "for how long something that the source has may not be durable before /readyz names its partition, or `off`; off by \
+         default, since only who needs the backup knows; well beyond roll_interval, below which a quiet topic always is",
+    ),
+    with_default(
+        "pipeline.min_headroom",
+        Type::Duration,
+        "off",
+        "how near the source's retention may come to what is not durable before /readyz names its partition, or `off`; half of \
+         what a topic keeps where that is less; off by default, since it is the time that somebody needs to help",
+    ),
     section("pipeline.source", Type::Section, true, "where the data comes from"),
     required("pipeline.source.type", Type::Text, "`kafka`"),
     optional(

@@ -51,6 +51,7 @@ fn what_is_left_out_has_its_default() {
     assert!(pipeline.source.groups.holds("any"));
     assert_eq!(pipeline.source.group_id, None);
     assert_eq!(pipeline.max_bytes_per_second, None);
+    assert_eq!(pipeline.objectives, Objectives::default());
     assert_eq!(pipeline.verify, Verify { every: None, deep: false });
 }
 
@@ -115,6 +116,8 @@ fn values_that_cannot_work_are_refused() {
             "group_id: `g`, but kafka has \"group.id\" = \"h\"",
         ),
         ("topics =", "transaction_patience = \"0s\"\ntopics =", "transaction_patience: must be more than 0"),
+        ("[pipeline.source]", "max_lag = \"0s\"\n[pipeline.source]", "].max_lag: must be more than 0, or \"off\""),
+        ("[pipeline.source]", "min_headroom = \"6\"\n[pipeline.source]", "].min_headroom: `6` has no unit"),
         ("topics =", "savepoint_interval = \"0s\"\ntopics =", "savepoint_interval: must be more than 0, or \"off\""),
         (
             "topics =",

@@ -9,6 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// Reasons why the agent is not ready, by (part, subject).
 type Reasons = BTreeMap<(String, String), String>;
 
+/// The most lines of one part. Whoever reads them needs to know what kind of thing is wrong and how much of it there is; a
+/// part of 10,000 partitions would hide the other parts behind its own.
+const MOST_LINES: usize = 20;
+
 /// A handle to the health of the agent, or to that of a part of it.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
@@ -41,17 +45,42 @@ impl Health {
 
     /// Takes back everything that was said of this part.
     pub fn clear(&self) {
-        self.lock().retain(|(part, _), _| *part != self.part);
+        self.replace([]);
     }
 
-    /// Returns what is wrong, one line for each subject of every part; empty when the agent is ready.
+    /// Takes back everything that was said of this part, and says `reasons`, by subject, instead: in one step, so that
+    /// nobody finds it well in between.
+    pub fn replace(&self, reasons: impl IntoIterator<Item = (String, String)>) {
+        let mut standing = self.lock();
+        standing.retain(|(part, _), _| *part != self.part);
+        standing.extend(reasons.into_iter().map(|(subject, reason)| ((self.part.clone(), subject), reason)));
+    }
+
+    /// Returns what is wrong, one line for each subject of every part, of each part [`MOST_LINES`] and how many there are
+    /// besides; empty when the agent is ready.
     pub fn reasons(&self) -> Vec<String> {
-        let line = |((part, subject), reason): (&(String, String), &String)| {
-            let names = [part.as_str(), subject.as_str(), reason.as_str()];
-            let names = names.into_iter().filter(|name| !name.is_empty());
+        let (mut lines, mut of_part, mut part_before) = (Vec::new(), 0, None);
+        let line = |names: &[&str]| {
+            let names = names.iter().copied().filter(|name| !name.is_empty());
             names.collect::<Vec<_>>().join(": ").replace(['\n', '\r'], " ")
         };
-        self.lock().iter().map(line).collect()
+        let and_more = |part: Option<&String>, count: usize| {
+            let more = count.checked_sub(MOST_LINES).filter(|more| *more > 0)?;
+            Some(line(&[part?, &format!("and {more} more")]))
+        };
+        let reasons = self.lock();
+        for ((part, subject), reason) in reasons.iter() {
+            if part_before != Some(part) {
+                lines.extend(and_more(part_before, of_part));
+                (of_part, part_before) = (0, Some(part));
+            }
+            of_part += 1;
+            if of_part <= MOST_LINES {
+                lines.push(line(&[part, subject, reason]));
+            }
+        }
+        lines.extend(and_more(part_before, of_part));
+        lines
     }
 
     /// Returns how many things are wrong with this part.
@@ -85,7 +114,32 @@ mod tests {
         assert_eq!((orders.count(), health.of("pipeline payments").count()), (2, 1));
         orders.set("", None);
         assert_eq!(health.reasons(), lines[1..]);
-        orders.clear();
+        orders.replace([]);
         assert_eq!(health.reasons(), lines[2..]);
+    }
+
+    #[test]
+    fn what_is_replaced_is_of_the_part_alone() {
+        let health = Health::new();
+        let (orders, payments) = (health.of("orders"), health.of("payments"));
+        payments.set("", Some("starting".into()));
+        orders.set("broker 3", Some("away".into()));
+        orders.replace([(String::new(), "failed".to_owned())]);
+        assert_eq!(health.reasons(), ["orders: failed", "payments: starting"]);
+    }
+
+    #[test]
+    fn a_part_with_many_reasons_does_not_hide_the_others() {
+        let health = Health::new();
+        let of = |part: &str, count: usize| {
+            health.of(part).replace((0..count).map(|n| (format!("lag of t-{n:02}"), "late".to_owned())));
+        };
+        of("orders", MOST_LINES + 3);
+        of("payments", MOST_LINES);
+        let lines = health.reasons();
+        assert_eq!(lines.len(), 2 * MOST_LINES + 1);
+        assert_eq!(lines[MOST_LINES], "orders: and 3 more");
+        assert!(lines[MOST_LINES + 1..].iter().all(|line| line.starts_with("payments: lag of t-")), "{lines:?}");
+        assert_eq!(health.of("orders").count(), MOST_LINES + 3, "all of them count");
     }
 }

@@ -54,6 +54,8 @@ const READY: &str = "kafka_backup_ready";
 const TROUBLES: &str = "kafka_backup_troubles";
 /// Starts after a failure.
 const RESTARTS: &str = "kafka_backup_pipeline_restarts_total";
+/// Failures since a pipeline last ran for long enough.
+const FAILURES: &str = "kafka_backup_pipeline_consecutive_failures";
 /// What is paid from the memory budget.
 const MEMORY_USED: &str = "kafka_backup_memory_used_bytes";
 /// The size of the memory budget.
@@ -151,6 +153,11 @@ fn describe() {
     describe_gauge!(READY, "1 when nothing is wrong with the pipeline, else 0; /readyz says what is.");
     describe_gauge!(TROUBLES, Unit::Count, "Things that are wrong with the pipeline: its lines of /readyz.");
     describe_counter!(RESTARTS, Unit::Count, "Starts of a pipeline after a failure.");
+    describe_gauge!(
+        FAILURES,
+        Unit::Count,
+        "Failures of a pipeline since it last ran for long enough to be believed; 0 when it does."
+    );
     describe_gauge!(MEMORY_USED, Unit::Bytes, "Bytes that were read and are not yet written, or acknowledged.");
     describe_gauge!(MEMORY_LIMIT, Unit::Bytes, "Bound on them (memory_bytes).");
     describe_counter!(FETCHED, Unit::Bytes, "Bytes of Fetch answers.");
@@ -277,6 +284,8 @@ pub struct PipelineMetrics {
     pub upload_seconds: Histogram,
     /// Starts after a failure.
     pub restarts: Counter,
+    /// Failures since it last ran for long enough.
+    pub failures: Gauge,
     /// Bytes paid from the memory budget.
     pub memory_used_bytes: Gauge,
     /// The size of the memory budget in bytes.
@@ -292,6 +301,7 @@ impl PipelineMetrics {
         Self {
             upload_seconds: metrics::histogram!(UPLOAD, "pipeline" => pipeline()),
             restarts: metrics::counter!(RESTARTS, "pipeline" => pipeline()),
+            failures: metrics::gauge!(FAILURES, "pipeline" => pipeline()),
             memory_used_bytes: metrics::gauge!(MEMORY_USED, "pipeline" => pipeline()),
             memory_limit_bytes: metrics::gauge!(MEMORY_LIMIT, "pipeline" => pipeline()),
             ready: metrics::gauge!(READY, "pipeline" => pipeline()),
