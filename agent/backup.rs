@@ -9,8 +9,8 @@
 //! `shutdown_timeout`; a second one ends the process at once. Crash: see `archive::sink`, and `connect` for what pipelines are
 //! told; nothing here is durable.
 
-mod keeping;
 mod failures;
+mod keeping;
 mod losses;
 mod objectives;
 mod pass;

@@ -27,13 +27,14 @@ pub mod three_phase;
 pub mod verify;
 
 use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::value::shown_path;
 use crate::error::{Error, Kind, Result};
 use crate::store::Store;
-use crate::telemetry::logging;
+use crate::telemetry::{logging, metrics::Textfile};
 
 /// What the user typed.
 #[derive(Debug, Parser)]
@@ -41,6 +42,9 @@ use crate::telemetry::logging;
 pub struct Cli {
     #[command(flatten)]
     logging: logging::Args,
+    /// Write the metrics of a command that ends to this file, in Prometheus's text format, also when it fails
+    #[arg(long, global = true, value_name = "FILE")]
+    metrics_file: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -114,30 +118,72 @@ impl Cli {
         let captures =
             matches!(self.verb, Verb::Run(_) | Verb::Backup(_) | Verb::Restore(_) | Verb::ThreePhaseRestore(_));
         logging::start(&self.logging, captures)?;
-        if !(captures || matches!(self.verb, Verb::Demo(_))) {
-            tokio::spawn(end_on_interrupt());
+        if let (Verb::Run(_), Some(_)) = (&self.verb, &self.metrics_file) {
+            let error = Error::usage("run writes no metrics file: it does not end by itself");
+            return Err(error.hint("leave --metrics-file out, and have /metrics of agent.listen read"));
         }
-        match self.verb {
-            Verb::Run(args) => run::run(args).await,
-            Verb::Backup(args) => backup::run(args).await,
-            Verb::Restore(args) => inside(restore::run(args)).await,
-            Verb::ThreePhaseRestore(args) => inside(three_phase::run(args)).await,
-            Verb::List(args) => list::run(args).await,
-            Verb::Describe(args) => describe::run(args).await,
-            Verb::ShowOffsetMapping(args) => offset_mapping::run(args).await,
-            Verb::OffsetMap(args) => offset_map::run(args).await,
-            Verb::OffsetReset(verb) => offset_reset::run(verb).await,
-            Verb::OffsetResetBulk(args) => offset_reset_bulk::run(*args).await,
-            Verb::OffsetRollback(verb) => offset_rollback::run(verb).await,
-            Verb::Restores(verb) => restores::run(verb).await,
-            Verb::Savepoints(args) => savepoints::run(args).await,
-            Verb::Verify(args) => verify::run(args).await,
-            Verb::Repair(args) => repair::run(args).await,
-            Verb::Cat(args) => cat::run(args).await,
-            Verb::Demo(args) => demo::run(args).await,
-            Verb::Config(verb) => config::run(verb).await,
-            Verb::Plugin(verb) => plugin::run(verb).await,
-            Verb::Version => print(&format!("kafka-backup {}\n", env!("CARGO_PKG_VERSION"))),
+        let name = self.verb.name();
+        let textfile = self.metrics_file.map(|path| Textfile::new(&path, name)).transpose()?;
+        if !(captures || matches!(self.verb, Verb::Demo(_))) {
+            tokio::spawn(end_on_interrupt(textfile.clone()));
+        }
+        let outcome = self.verb.run().await;
+        match textfile {
+            Some(textfile) => textfile.finish(outcome),
+            None => outcome,
+        }
+    }
+}
+
+impl Verb {
+    /// Returns its name on the command line, without that of a verb below it.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Run(_) => "run",
+            Self::Backup(_) => "backup",
+            Self::Restore(_) => "restore",
+            Self::ThreePhaseRestore(_) => "three-phase-restore",
+            Self::List(_) => "list",
+            Self::Describe(_) => "describe",
+            Self::ShowOffsetMapping(_) => "show-offset-mapping",
+            Self::OffsetMap(_) => "offset-map",
+            Self::OffsetReset(_) => "offset-reset",
+            Self::OffsetResetBulk(_) => "offset-reset-bulk",
+            Self::OffsetRollback(_) => "offset-rollback",
+            Self::Restores(_) => "restores",
+            Self::Savepoints(_) => "savepoints",
+            Self::Verify(_) => "verify",
+            Self::Repair(_) => "repair",
+            Self::Cat(_) => "cat",
+            Self::Demo(_) => "demo",
+            Self::Config(_) => "config",
+            Self::Plugin(_) => "plugin",
+            Self::Version => "version",
+        }
+    }
+
+    async fn run(self) -> Result<()> {
+        match self {
+            Self::Run(args) => run::run(args).await,
+            Self::Backup(args) => backup::run(args).await,
+            Self::Restore(args) => inside(restore::run(args)).await,
+            Self::ThreePhaseRestore(args) => inside(three_phase::run(args)).await,
+            Self::List(args) => list::run(args).await,
+            Self::Describe(args) => describe::run(args).await,
+            Self::ShowOffsetMapping(args) => offset_mapping::run(args).await,
+            Self::OffsetMap(args) => offset_map::run(args).await,
+            Self::OffsetReset(verb) => offset_reset::run(verb).await,
+            Self::OffsetResetBulk(args) => offset_reset_bulk::run(*args).await,
+            Self::OffsetRollback(verb) => offset_rollback::run(verb).await,
+            Self::Restores(verb) => restores::run(verb).await,
+            Self::Savepoints(args) => savepoints::run(args).await,
+            Self::Verify(args) => verify::run(args).await,
+            Self::Repair(args) => repair::run(args).await,
+            Self::Cat(args) => cat::run(args).await,
+            Self::Demo(args) => demo::run(args).await,
+            Self::Config(verb) => config::run(verb).await,
+            Self::Plugin(verb) => plugin::run(verb).await,
+            Self::Version => print(&format!("kafka-backup {}\n", env!("CARGO_PKG_VERSION"))),
         }
     }
 }
@@ -166,9 +212,11 @@ fn usage(message: &str) -> Error {
 }
 
 /// Ends the process with [`Kind::Interrupted`] on SIGINT. From a task of its own, since a verb may be busy computing.
-async fn end_on_interrupt() {
+async fn end_on_interrupt(textfile: Option<Textfile>) {
     if tokio::signal::ctrl_c().await.is_ok() {
-        let error = Error::new(Kind::Interrupted, "interrupted");
+        let interrupted = || Error::new(Kind::Interrupted, "interrupted");
+        let outcome = textfile.map_or_else(|| Err(interrupted()), |textfile| textfile.finish(Err(interrupted())));
+        let error = outcome.err().unwrap_or_else(interrupted);
         logging::say(&format!("error: {error}"));
         std::process::exit(error.exit_code().into());
     }

@@ -48,7 +48,7 @@ use crate::batch::transactions::OpenTransactions;
 use crate::error::{Error, Kind, Result};
 use crate::plugin::{Limits, Plugin, wit};
 use crate::record::{AbortedTransaction, LeftOut, Offset, Partition, Timestamp};
-use crate::telemetry::metrics::stage_left_out;
+use crate::telemetry::metrics::{stage_left_out, stage_seconds};
 use onward::{Onward, Piece};
 use spread::Spread;
 use worker::{Large, Worker};
@@ -288,6 +288,15 @@ impl Stages {
         for (number, stage) in (1..).zip(stages) {
             let Opened { plugin, declared: said } =
                 stage.open(pipeline, number, way).map_err(|refused| refused.error)?;
+            // There from the start: the first one that is left out is seen as an increase.
+            let policy = match stage.on_error {
+                OnError::Fail => None,
+                OnError::Skip => Some("skip"),
+                OnError::DeadLetter => Some("dead-letter"),
+            };
+            if let (Some(policy), Ok(number)) = (policy, u8::try_from(number)) {
+                stage_left_out(pipeline, number, &said.plugin, policy).increment(0);
+            }
             names.push(format!("{} {:032x}", said.plugin, said.digest));
             declared.push(said);
             opened.push((plugin, stage));
@@ -297,7 +306,9 @@ impl Stages {
             let (runs, received) = bounded(QUEUED);
             let started =
                 opened.iter().map(|(plugin, stage)| Ok((plugin.start(&stage.settings, stage.limits)?, stage.on_error)));
-            work(Worker::new(started.collect::<Result<_>>()?, spread.clone(), large.clone()), received)?;
+            let worker = Worker::new(started.collect::<Result<_>>()?, spread.clone(), large.clone());
+            let times = (1..).zip(&declared).map(|(number, said)| stage_seconds(pipeline, number, &said.plugin));
+            work(worker.timed(times.collect()), received)?;
             Ok(Queue { runs, places: Arc::new(Semaphore::new(QUEUED)) })
         });
         let workers = workers.collect::<Result<Vec<_>>>()?;

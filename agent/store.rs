@@ -20,6 +20,7 @@ mod folder;
 mod location;
 mod multipart;
 mod remote;
+mod timing;
 
 use std::ops::Range;
 use std::path::Path;
@@ -33,6 +34,7 @@ use folder::LocalFile;
 use location::Location;
 use multipart::Multipart;
 use remote::Remote;
+use timing::timed;
 
 /// Whether an object was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,13 +151,16 @@ impl Store {
     /// more than that.
     pub async fn list_from(&self, folder: &str, prefix: &str) -> Result<Vec<Listed>> {
         let key = format!("{}{folder}", self.prefix);
-        let mut listed = match &self.place {
-            Place::Folder(root) => {
-                let (path, prefix) = (root.join(&key), prefix.to_owned());
-                blocking(move || folder::list(&path, &prefix)).await
+        let mut listed = timed("list", async {
+            match &self.place {
+                Place::Folder(root) => {
+                    let (path, prefix) = (root.join(&key), prefix.to_owned());
+                    blocking(move || folder::list(&path, &prefix)).await
+                }
+                Place::Remote(remote) => remote.list(&key, prefix).await,
             }
-            Place::Remote(remote) => remote.list(&key, prefix).await,
-        }
+        })
+        .await
         .map_err(|error| error.with("folder", self.describe(folder)))?;
         listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(listed)
@@ -166,13 +171,16 @@ impl Store {
     /// list all of a folder in silence.
     pub async fn list_after(&self, folder: &str, name: &str) -> Result<Option<Vec<Listed>>> {
         let key = format!("{}{folder}", self.prefix);
-        let listed = match &self.place {
-            Place::Folder(root) => {
-                let (path, name) = (root.join(&key), name.to_owned());
-                blocking(move || folder::list_after(&path, &name)).await.map(Some)
+        let listed = timed("list", async {
+            match &self.place {
+                Place::Folder(root) => {
+                    let (path, name) = (root.join(&key), name.to_owned());
+                    blocking(move || folder::list_after(&path, &name)).await.map(Some)
+                }
+                Place::Remote(remote) => remote.list_after(&key, name).await,
             }
-            Place::Remote(remote) => remote.list_after(&key, name).await,
-        };
+        })
+        .await;
         let mut listed = listed.map_err(|error| error.with("folder", self.describe(folder)))?;
         if let Some(listed) = &mut listed {
             listed.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -183,39 +191,48 @@ impl Store {
     /// Returns whether there is an object of that key.
     pub async fn exists(&self, key: &str) -> Result<bool> {
         let full_key = format!("{}{key}", self.prefix);
-        let found = match &self.place {
-            Place::Folder(root) => {
-                let path = root.join(full_key);
-                blocking(move || folder::exists(&path)).await
+        let found = timed("exists", async {
+            match &self.place {
+                Place::Folder(root) => {
+                    let path = root.join(full_key);
+                    blocking(move || folder::exists(&path)).await
+                }
+                Place::Remote(remote) => remote.exists(&full_key).await,
             }
-            Place::Remote(remote) => remote.exists(&full_key).await,
-        };
+        })
+        .await;
         found.map_err(|error| error.with("object", self.describe(key)))
     }
 
     /// Reads an object; `None` when there is none.
     pub async fn read(&self, key: &str) -> Result<Option<Bytes>> {
         let full_key = format!("{}{key}", self.prefix);
-        let read = match &self.place {
-            Place::Folder(root) => {
-                let path = root.join(full_key);
-                blocking(move || folder::read(&path)).await
+        let read = timed("read", async {
+            match &self.place {
+                Place::Folder(root) => {
+                    let path = root.join(full_key);
+                    blocking(move || folder::read(&path)).await
+                }
+                Place::Remote(remote) => remote.read(&full_key).await,
             }
-            Place::Remote(remote) => remote.read(&full_key).await,
-        };
+        })
+        .await;
         read.map_err(|error| error.with("object", self.describe(key)))
     }
 
     /// Reads the bytes `range` of an object, fewer where it ends before.
     pub async fn read_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let full_key = format!("{}{key}", self.prefix);
-        let read = match &self.place {
-            Place::Folder(root) => {
-                let (path, frames) = (root.join(full_key), self.frames.clone());
-                blocking(move || folder::read_range(&path, range, &frames)).await
+        let read = timed("read", async {
+            match &self.place {
+                Place::Folder(root) => {
+                    let (path, frames) = (root.join(full_key), self.frames.clone());
+                    blocking(move || folder::read_range(&path, range, &frames)).await
+                }
+                Place::Remote(remote) => remote.read_range(&full_key, range).await,
             }
-            Place::Remote(remote) => remote.read_range(&full_key, range).await,
-        };
+        })
+        .await;
         read.map_err(|error| error.with("object", self.describe(key)))
     }
 
@@ -242,13 +259,16 @@ impl Store {
     /// After an error it is unknown whether the object is there.
     pub async fn delete(&self, key: &str) -> Result<()> {
         let full_key = format!("{}{key}", self.prefix);
-        let deleted = match &self.place {
-            Place::Folder(root) => {
-                let path = root.join(full_key);
-                blocking(move || folder::delete(&path)).await
+        let deleted = timed("delete", async {
+            match &self.place {
+                Place::Folder(root) => {
+                    let path = root.join(full_key);
+                    blocking(move || folder::delete(&path)).await
+                }
+                Place::Remote(remote) => remote.delete(&full_key).await,
             }
-            Place::Remote(remote) => remote.delete(&full_key).await,
-        };
+        })
+        .await;
         deleted.map_err(|error| error.with("object", self.describe(key)))
     }
 
@@ -284,7 +304,10 @@ impl Upload {
             Target::Local(file) => file.write(&bytes).await,
             Target::Remote(upload) => upload.write(bytes).await,
         };
-        wrote.map_err(|error| error.with("object", &self.place))
+        wrote.map_err(|error| {
+            timing::failed("upload");
+            error.with("object", &self.place)
+        })
     }
 
     /// Returns how many of the written bytes are in this process's memory now.
@@ -299,7 +322,7 @@ impl Upload {
     /// Makes the bytes written so far durable where that is possible before the object appears (a folder).
     pub async fn sync(&mut self) -> Result<()> {
         let synced = match self.target.as_mut().expect("an upload is synced before it ends") {
-            Target::Local(file) => file.sync().await,
+            Target::Local(file) => timed("sync", file.sync()).await,
             Target::Remote(_) => Ok(()),
         };
         synced.map_err(|error| error.with("object", &self.place))
@@ -311,8 +334,8 @@ impl Upload {
     /// After an error it is unknown whether the object is there: ask the store.
     pub async fn finish(mut self) -> Result<Creation> {
         let finished = match self.target.take().expect("an upload ends once") {
-            Target::Local(file) => file.link(self.place.clone()).await,
-            Target::Remote(upload) => upload.finish().await,
+            Target::Local(file) => timed("create", file.link(self.place.clone())).await,
+            Target::Remote(upload) => timed("create", upload.finish()).await,
         };
         finished.map_err(|error| error.with("object", &self.place))
     }

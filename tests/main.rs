@@ -26,6 +26,7 @@ mod fidelity;
 mod golden;
 mod groups;
 mod harness;
+mod health;
 mod history;
 mod index;
 mod legacy;

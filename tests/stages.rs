@@ -21,7 +21,7 @@ pub(crate) fn built(name: &str) -> PathBuf {
 }
 
 /// Returns the keys of a stage that meets `fault` at the record of `offset`.
-fn faults(fault: &str, offset: i64, on_error: &str) -> String {
+pub(crate) fn faults(fault: &str, offset: i64, on_error: &str) -> String {
     format!(
         "plugin = {:?}\nsettings = {{ fault = {fault:?}, offset = \"{offset}\", routes = \"false\" }}\n\
          on_error = {on_error:?}\ndeadline = \"300ms\"\nmemory_bytes = \"16MiB\"\n",
@@ -36,7 +36,7 @@ pub(crate) fn staged(backup: &Backup, stages: &[&str]) -> String {
 }
 
 /// Returns the pipeline of such a configuration, called `name`.
-fn pipeline(config: &str, name: &str) -> String {
+pub(crate) fn pipeline(config: &str, name: &str) -> String {
     let (_, pipeline) = config.split_once("[[pipeline]]").expect("a pipeline");
     format!("\n[[pipeline]]{}\n", pipeline.replace("name = \"test\"", &format!("name = {name:?}")))
 }

@@ -133,7 +133,8 @@ mod tests {
             assert!(!failures.tick(began + seconds(59)));
             assert_eq!(failures.trace(began + seconds(59)).as_deref(), Some("no such cluster"));
         }
-        let doubt = "no such cluster; it had failed 5 times in a row, runs again, and is believed once it has run for 60 s";
+        let doubt =
+            "no such cluster; it had failed 5 times in a row, runs again, and is believed once it has run for 60 s";
         assert_eq!(failures.doubt().as_deref(), Some(doubt));
     }
 

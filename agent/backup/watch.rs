@@ -177,7 +177,9 @@ impl Watch {
     fn say_missed(&mut self, now: Instant) {
         let missed = self.find_missed(now);
         let was = std::mem::replace(&mut self.missed, missed.iter().map(|(subject, _)| subject.clone()).collect());
-        if was.is_empty() && let Some((subject, reason)) = missed.first() {
+        if was.is_empty()
+            && let Some((subject, reason)) = missed.first()
+        {
             let others = missed.len() - 1;
             tracing::warn!(pipeline = self.pipeline, others, "{subject}: {reason}");
         } else if missed.is_empty() && !was.is_empty() {

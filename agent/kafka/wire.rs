@@ -7,6 +7,7 @@
 //!
 //! Protocol: <https://kafka.apache.org/protocol>.
 
+mod asked;
 mod halves;
 mod throttle;
 mod transport;
@@ -26,6 +27,7 @@ use crate::budget::{Budget, Permit, RateLimit};
 use crate::error::{Error, Result};
 use crate::frames::Frames;
 use crate::kafka::{Properties, code_name};
+use asked::Asked;
 use halves::Quiet;
 pub use halves::{Receiving, Sending};
 pub use throttle::Throttled;
@@ -79,14 +81,16 @@ impl Connection {
     pub async fn open(broker: &str, properties: &Properties) -> Result<Self> {
         let opening = async {
             let (reading, writing) = transport::open(broker, properties).await?;
-            let (broker, quiet): (Arc<str>, _) = (broker.into(), Quiet::default());
+            let (broker, quiet, asked): (Arc<str>, _, _) = (broker.into(), Quiet::default(), Asked::default());
             let request_timeout = properties.request_timeout;
-            let sending = Sending { broker: broker.clone(), writing, quiet: quiet.clone(), request_timeout };
+            let (told, counted) = (quiet.clone(), asked.clone());
+            let sending = Sending { broker: broker.clone(), writing, quiet: told, asked: counted, request_timeout };
             let receiving = Receiving {
                 broker,
                 reading,
                 frames: Frames::default(),
                 quiet,
+                asked,
                 request_timeout,
                 receive_max_bytes: properties.receive_max_bytes,
             };

@@ -6,8 +6,10 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use metrics::Histogram;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::making::{Flow, Routes, skipping, whole};
@@ -47,6 +49,8 @@ pub(super) struct Worker {
     large: Large,
     /// The start of each partition after which it was last seen.
     generations: HashMap<Partition, u32>,
+    /// What each stage took of the run that is passed now, and where that is told; empty where nobody asks.
+    times: Vec<(Duration, Histogram)>,
 }
 
 /// What became of one batch.
@@ -99,7 +103,12 @@ impl Given<'_> {
 impl Worker {
     /// Makes a worker of configured instances; what has gone through them is spread by key where a restore wants that.
     pub(super) fn new(stages: Vec<(Instance, OnError)>, spread: Spread, large: Large) -> Self {
-        Self { stages, spread, large, generations: HashMap::new() }
+        Self { stages, spread, large, generations: HashMap::new(), times: Vec::new() }
+    }
+
+    /// Has the time that each stage takes for a run told to these.
+    pub(super) fn timed(self, times: Vec<Histogram>) -> Self {
+        Self { times: times.into_iter().map(|time| (Duration::ZERO, time)).collect(), ..self }
     }
 
     /// Takes note of the start after which a partition is read.
@@ -169,6 +178,13 @@ impl Worker {
             if out.made.len() + sent_bytes >= MOST_MADE_BYTES || is_void() {
                 passed.rest = bytes.slice(behind..);
                 break;
+            }
+        }
+        for (took, time) in &mut self.times {
+            // Not for each batch: one may have a single record.
+            let took = std::mem::take(took);
+            if !took.is_zero() {
+                time.record(took);
             }
         }
         passed.made_bytes = sent_bytes;
@@ -255,6 +271,7 @@ impl Worker {
                 break;
             }
             let targets = given.onward.filter(|_| last == Some(stage)).map(|onward| &*onward.targets);
+            let began = Instant::now();
             let made = match on_error {
                 OnError::Fail | OnError::DeadLetter => whole(instance, given.partition, (rows, routes), targets),
                 OnError::Skip => skipping(instance, given.partition, (rows, routes), targets, |records| {
@@ -262,6 +279,9 @@ impl Worker {
                     skipped.push(LeftOut { range, records, stage, dead_letter: None });
                 }),
             };
+            if let Some((took, _)) = self.times.get_mut(stage) {
+                *took += began.elapsed();
+            }
             flow = Some(made.map_err(|error| (stage, error))?);
         }
         let Some(onward) = given.onward.filter(|_| !self.spread.is_empty() && !before.is_empty()) else {

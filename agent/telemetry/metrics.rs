@@ -1,16 +1,19 @@
-//! Metrics: what each is called, what it means, and the handles to them, made once per partition.
+//! Metrics: the handles to them, made once per partition; what each is called and means is in `table`, and `textfile` writes
+//! those of a command that ends.
 //!
 //! Names follow Prometheus: base units, `_total` for counters. Of a partition, series carry `pipeline`, `topic` and
 //! `partition`. Recording costs an atomic operation; without [`install`] it costs nothing and goes nowhere.
 
 mod restore;
 mod savepoints;
+mod table;
+mod textfile;
 mod verify;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use metrics::{Counter, Gauge, Histogram, Label, Unit};
+use metrics::{Counter, Gauge, Histogram, Label};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::error::{Error, Result};
@@ -18,6 +21,8 @@ use crate::progress::Progress;
 use crate::record::{Partition, Timestamp};
 pub use restore::RestoreMetrics;
 pub use savepoints::SavepointMetrics;
+pub use table::{Kind, METRICS, Metric, Unit};
+pub use textfile::Textfile;
 pub use verify::VerifyMetrics;
 
 /// Records that became durable.
@@ -66,19 +71,12 @@ const FETCHED: &str = "kafka_backup_fetched_bytes_total";
 const FETCHES: &str = "kafka_backup_fetches_total";
 /// Waits that brokers asked for; recorded by `kafka::wire`.
 const THROTTLE: &str = "kafka_backup_throttle_seconds_total";
-/// Partitions that a consumer group has given; recorded by `kafka::membership`.
-const GROUP_PARTITIONS: &str = "kafka_backup_group_partitions";
-/// Fetches of the client that only takes part in a group; recorded by `kafka::membership`.
-const GROUP_FETCHES: &str = "kafka_backup_group_fetches";
-/// Reports of that client; recorded by `kafka::membership`.
-const GROUP_STATISTICS: &str = "kafka_backup_group_statistics_total";
 /// Records that stages failed at and are not in the archive, or not restored; recorded by `stages`.
 const STAGE_LEFT_OUT: &str = "kafka_backup_stage_left_out_records_total";
+/// Time that the plugin of a stage took; recorded by `stages`.
+const STAGE_SECONDS: &str = "kafka_backup_stage_duration_seconds";
 /// Always 1; its labels tell the version.
 const BUILD: &str = "kafka_backup_build_info";
-
-/// Upper bounds of the upload latency: from a local folder (milliseconds) to a store that is barely alive.
-const UPLOAD_SECONDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 
 /// Installs the recorder of this process, once, and returns the handle that renders it.
 pub fn install() -> Result<PrometheusHandle> {
@@ -88,12 +86,18 @@ pub fn install() -> Result<PrometheusHandle> {
     if let Some(handle) = &*held {
         return Ok(handle.clone());
     }
-    let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Full(UPLOAD.to_owned()), &UPLOAD_SECONDS);
-    let recorder = builder.expect("the list of buckets is not empty").build_recorder();
+    let mut builder = PrometheusBuilder::new();
+    for metric in METRICS {
+        if let Kind::Histogram(bounds) = metric.kind {
+            let matcher = Matcher::Full(metric.name.to_owned());
+            builder = builder.set_buckets_for_metric(matcher, bounds).expect("the list of buckets is not empty");
+        }
+    }
+    let recorder = builder.build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder)
         .map_err(|error| Error::failed("cannot install the metrics").source(error))?;
-    describe();
+    table::describe();
     metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     // A counter that is there from the beginning has a rate from its first increment on.
     for counter in [FETCHED, FETCHES, THROTTLE] {
@@ -102,74 +106,19 @@ pub fn install() -> Result<PrometheusHandle> {
     Ok(held.insert(handle).clone())
 }
 
+/// Returns the histogram of the seconds that the plugin of a stage takes for one run of batches.
+pub fn stage_seconds(pipeline: &str, stage: u8, plugin: &str) -> Histogram {
+    metrics::histogram!(
+        STAGE_SECONDS, "pipeline" => pipeline.to_owned(), "stage" => stage.to_string(), "plugin" => plugin.to_owned()
+    )
+}
+
 /// Returns the counter of what a stage's plugin failed at and is left out by this policy.
 pub fn stage_left_out(pipeline: &str, stage: u8, plugin: &str, policy: &'static str) -> Counter {
     metrics::counter!(
         STAGE_LEFT_OUT, "pipeline" => pipeline.to_owned(), "stage" => stage.to_string(),
         "plugin" => plugin.to_owned(), "policy" => policy
     )
-}
-
-fn describe() {
-    use metrics::{describe_counter, describe_gauge, describe_histogram};
-    describe_counter!(
-        STAGE_LEFT_OUT,
-        Unit::Count,
-        "Records at which a stage's plugin failed and that the archive, or a restore's target, does not hold, by policy: \
-         skip or dead-letter."
-    );
-    describe_counter!(RECORDS, Unit::Count, "Records that became durable, as a read-committed reader counts them.");
-    describe_counter!(BYTES, Unit::Bytes, "Bytes of record batches that became durable.");
-    describe_counter!(SEGMENTS, Unit::Count, "Segments that became durable.");
-    describe_gauge!(
-        LAG,
-        Unit::Count,
-        "Offsets between what is durable and the high watermark last told by the leader."
-    );
-    describe_gauge!(
-        DURABLE_LAG,
-        Unit::Seconds,
-        "Time since the high watermark was first seen beyond what is durable; 0 when equal, as of the leader's last \
-         answer. The recovery point objective."
-    );
-    describe_gauge!(HIGH_WATERMARK, Unit::Count, "End of what the source has replicated, exclusive.");
-    describe_gauge!(LAST_STABLE, Unit::Count, "End of what a read-committed reader of the source may see, exclusive.");
-    describe_gauge!(DURABLE, Unit::Count, "End of what is durable in the archive, exclusive.");
-    describe_gauge!(
-        HEADROOM,
-        Unit::Seconds,
-        "Time until the source's retention may delete what is not durable, or, when all is, what would be written \
-         now; +Inf where it never will, NaN while it is not known."
-    );
-    describe_counter!(GAPS, Unit::Count, "Stretches that the source had deleted before they were archived.");
-    describe_counter!(GAP_OFFSETS, Unit::Count, "Offsets that the source had deleted before they were archived.");
-    describe_counter!(FORKS, Unit::Count, "Times that the source had lost records that the archive holds.");
-    describe_counter!(
-        DROPPED_OFFSETS,
-        Unit::Count,
-        "Offsets that were read and not durable when their partition was let go."
-    );
-    describe_histogram!(UPLOAD, Unit::Seconds, "Time from closing a segment to its being durable.");
-    describe_gauge!(READY, "1 when nothing is wrong with the pipeline, else 0; /readyz says what is.");
-    describe_gauge!(TROUBLES, Unit::Count, "Things that are wrong with the pipeline: its lines of /readyz.");
-    describe_counter!(RESTARTS, Unit::Count, "Starts of a pipeline after a failure.");
-    describe_gauge!(
-        FAILURES,
-        Unit::Count,
-        "Failures of a pipeline since it last ran for long enough to be believed; 0 when it does."
-    );
-    describe_gauge!(MEMORY_USED, Unit::Bytes, "Bytes that were read and are not yet written, or acknowledged.");
-    describe_gauge!(MEMORY_LIMIT, Unit::Bytes, "Bound on them (memory_bytes).");
-    describe_counter!(FETCHED, Unit::Bytes, "Bytes of Fetch answers.");
-    describe_counter!(FETCHES, Unit::Count, "Fetch answers.");
-    describe_counter!(THROTTLE, Unit::Seconds, "Time that brokers asked us to wait (quotas), which we did.");
-    describe_gauge!(GROUP_PARTITIONS, Unit::Count, "Partitions that this member of the consumer group has.");
-    describe_gauge!(GROUP_FETCHES, Unit::Count, "Fetches of the client that only takes part in the group: 0.");
-    describe_counter!(GROUP_STATISTICS, Unit::Count, "Reports of that client about itself.");
-    restore::describe();
-    savepoints::describe();
-    verify::describe();
-    describe_gauge!(BUILD, "Always 1; the label tells the version.");
 }
 
 /// The metrics of one partition of one pipeline. Clones write to the same series.
@@ -324,7 +273,6 @@ impl std::fmt::Debug for PipelineMetrics {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use super::*;
@@ -373,29 +321,5 @@ mod tests {
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
         }
-    }
-
-    /// Adds the names of metrics in the Rust files of `folder` to `names`.
-    fn names_in(folder: &std::path::Path, names: &mut BTreeSet<String>) {
-        let pattern = regex::Regex::new("\"(kafka_backup_[a-z_]+)\"").expect("a pattern");
-        for entry in std::fs::read_dir(folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                names_in(&path, names);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = std::fs::read_to_string(&path).expect("readable");
-                names.extend(pattern.captures_iter(&text).map(|found| found[1].to_owned()));
-            }
-        }
-    }
-
-    #[test]
-    fn every_metric_is_in_the_documentation_and_nothing_else() {
-        let mut names = BTreeSet::new();
-        names_in(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("agent"), &mut names);
-        let row = |line: &str| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned());
-        let documented: BTreeSet<String> = include_str!("../../docs/metrics.md").lines().filter_map(row).collect();
-        assert!(names.len() > 20, "{names:?}");
-        assert_eq!(names, documented);
     }
 }

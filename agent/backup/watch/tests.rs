@@ -15,7 +15,8 @@ fn watch(keys: &str) -> (Watch, Health, Arc<Connector>) {
          [pipeline.sink]\ntype = \"archive\"\nbackup_id = \"b\"\npath = \"/nowhere\"\n"
     );
     let config = Config::parse("a.toml", &text, &|_| None).expect("valid");
-    let (health, connector) = (Health::new(), Arc::new(Connector::new("p", Map::new(), Target::Started)));
+    let (health, connector) =
+        (Health::new(), Arc::new(Connector::of_file(config.pipelines[0].clone(), Map::new(), Target::Started)));
     let mut watch = Watch::new(&config.pipelines[0], Budget::new(1 << 20), health.of("pipeline p"), None);
     watch.connector = Some(connector.clone());
     (watch, health, connector)
@@ -54,7 +55,9 @@ fn a_lag_that_began_before_a_failure_counts_on_and_ends_when_it_is_made_good() {
     watch.observed(&partition(), &log);
     std::thread::sleep(Duration::from_millis(5));
     watch.tick();
-    let late = |health: &Health| health.reasons().iter().any(|reason| reason.starts_with("pipeline p: lag of orders-3: 5 off"));
+    let late = |health: &Health| {
+        health.reasons().iter().any(|reason| reason.starts_with("pipeline p: lag of orders-3: 5 off"))
+    };
     assert!(late(&health), "{:?}", health.reasons());
     watch.failed(&Error::failed("no broker answers"), LONG);
     assert!(late(&health), "{:?}", health.reasons());

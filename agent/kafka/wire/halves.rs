@@ -13,6 +13,7 @@ use kafka_protocol::messages::ResponseHeader;
 use kafka_protocol::protocol::{Decodable as _, HeaderVersion as _, Request};
 use tokio::time::{Instant, timeout};
 
+use super::asked::Asked;
 use super::throttle::{self, Throttled};
 use super::transport::{Reading, Writing};
 use super::{Answer, Toll, request_name};
@@ -33,6 +34,7 @@ pub struct Sending {
     pub(super) broker: Arc<str>,
     pub(super) writing: Writing,
     pub(super) quiet: Quiet,
+    pub(super) asked: Asked,
     pub(super) request_timeout: Duration,
 }
 
@@ -43,6 +45,7 @@ pub struct Receiving {
     pub(super) reading: Reading,
     pub(super) frames: Frames,
     pub(super) quiet: Quiet,
+    pub(super) asked: Asked,
     pub(super) request_timeout: Duration,
     pub(super) receive_max_bytes: usize,
 }
@@ -89,6 +92,7 @@ impl Sending {
         while let Some(until) = self.quiet.until() {
             tokio::time::sleep_until(until).await;
         }
+        self.asked.ask();
         let mut rest = Rest { pieces, at: 0 };
         loop {
             let mut slices = rest.take();
@@ -160,6 +164,7 @@ impl Receiving {
             Ok(read) => read.map_err(|error| lost(&self.broker, error))?,
             Err(_) => return Err(late(&self.broker, key, version, self.request_timeout)),
         }
+        self.asked.answered(key);
         let length = i32::from_be_bytes(prefix);
         usize::try_from(length).ok().filter(|length| (4..=self.receive_max_bytes).contains(length)).ok_or_else(|| {
             Error::failed(format!("broker {} announced an answer of {length} bytes", self.broker)).hint(format!(

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use metrics::{Counter, Gauge, Label, Unit};
+use metrics::{Counter, Gauge, Label};
 
 use super::PipelineMetrics;
 use crate::budget::Budget;
@@ -16,14 +16,6 @@ const BYTES: &str = "kafka_backup_restored_bytes_total";
 const OFFSET: &str = "kafka_backup_restored_offset";
 /// Records that are planned.
 const PLANNED: &str = "kafka_backup_restore_planned_records";
-
-pub(super) fn describe() {
-    use metrics::{describe_counter, describe_gauge};
-    describe_counter!(RECORDS, Unit::Count, "Records that a target has acknowledged.");
-    describe_counter!(BYTES, Unit::Bytes, "Bytes of record batches that a target has acknowledged.");
-    describe_gauge!(OFFSET, Unit::Count, "End of what is restored of a source partition, exclusive.");
-    describe_gauge!(PLANNED, Unit::Count, "Records that a restore has to send, at most.");
-}
 
 /// The metrics of one restore.
 pub struct RestoreMetrics {

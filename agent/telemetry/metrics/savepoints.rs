@@ -1,6 +1,6 @@
 //! The metrics of a pipeline's savepoints.
 
-use metrics::{Counter, Gauge, Unit};
+use metrics::{Counter, Gauge};
 
 use crate::record::Timestamp;
 
@@ -16,20 +16,6 @@ const UNREADABLE: &str = "kafka_backup_savepoint_groups_unreadable";
 const WRITTEN: &str = "kafka_backup_savepoints_written_total";
 /// Tries that came to nothing.
 const FAILURES: &str = "kafka_backup_savepoint_failures_total";
-
-pub(super) fn describe() {
-    use metrics::{describe_counter, describe_gauge};
-    describe_gauge!(AT, Unit::Seconds, "When the newest savepoint was last seen to hold, since the epoch.");
-    describe_gauge!(
-        SECONDS,
-        Unit::Seconds,
-        "Time that the last savepoint took, from the first request to its being durable."
-    );
-    describe_gauge!(GROUPS, Unit::Count, "Consumer groups in the newest savepoint.");
-    describe_gauge!(UNREADABLE, Unit::Count, "Consumer groups in it whose offsets could not be read.");
-    describe_counter!(WRITTEN, Unit::Count, "Savepoints that this agent has written.");
-    describe_counter!(FAILURES, Unit::Count, "Tries to make a savepoint that came to nothing.");
-}
 
 /// The metrics of one pipeline's savepoints.
 pub struct SavepointMetrics {

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use metrics::Unit;
-
 use crate::record::Timestamp;
 
 /// When the last check that found the backup sound ended.
@@ -14,14 +12,6 @@ const RUN: &str = "kafka_backup_verify_last_run_timestamp_seconds";
 const SECONDS: &str = "kafka_backup_verify_duration_seconds";
 /// What it found, by kind.
 const FINDINGS: &str = "kafka_backup_verify_findings";
-
-pub(super) fn describe() {
-    use metrics::describe_gauge;
-    describe_gauge!(SUCCESS, Unit::Seconds, "When the last check that found the backup sound ended, since the epoch.");
-    describe_gauge!(RUN, Unit::Seconds, "When the last check of the backup ended, since the epoch.");
-    describe_gauge!(SECONDS, Unit::Seconds, "Time that the last check of the backup took.");
-    describe_gauge!(FINDINGS, Unit::Count, "What the last check of the backup found that harms, by kind.");
-}
 
 /// The metrics of the checks of one pipeline's backup.
 #[derive(Debug)]
