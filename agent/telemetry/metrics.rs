@@ -4,6 +4,8 @@
 //! Names follow Prometheus: base units, `_total` for counters. Of a partition, series carry `pipeline`, `topic` and
 //! `partition`. Recording costs an atomic operation; without [`install`] it costs nothing and goes nowhere.
 
+#[cfg(test)]
+mod ops;
 mod restore;
 mod savepoints;
 mod table;
