@@ -1,31 +1,44 @@
-//! The agent's API over HTTP, `/v1`: what it writes, where an offset or a time is, its savepoints (`docs/api.md`).
+//! The agent's API over HTTP, `/v1`: what it writes, where an offset or a time is, its savepoints, consumer groups and restores
+//! (`docs/api.md`).
 //!
-//! It answers with JSON; an error is an object of `error_code` and `message`, as Kafka Connect's REST API has it. It reads,
-//! but for one request that makes a savepoint, which only this machine may send ([`sender`]). A request never touches
-//! capture: it asks [`Live`](crate::archive::live::Live) and the store. Cancellation: a dropped request leaves nothing behind.
+//! It answers with JSON; an error is an object of `error_code` and `message`, as Kafka Connect's REST API has it. Who may change
+//! something, [`access`] says, for the routes of Kafka Connect's too ([`guarded`]). A request never touches
+//! capture: it asks [`Live`](crate::archive::live::Live), the store and the cluster. Cancellation: a dropped request leaves nothing
+//! half done; what has begun to change something goes on to its end ([`Api::apart`]).
 
+pub mod access;
+mod body;
+mod groups;
 mod index;
+mod openapi;
 pub(crate) mod query;
+mod restores;
 mod savepoints;
-pub(crate) mod sender;
+mod sender;
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, FromRef, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get, post};
+use axum::{Router, middleware};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 
+use self::access::Access;
 use crate::archive::{Archive, layout};
 use crate::config::{self, value};
 use crate::error::{Error, Kind, Result as Outcome};
 
 /// How long a store may take to answer a request. It retries by itself for less; a load balancer waits longer.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Requests at a time that ask a cluster, or change one: each may hold the positions of thousands of groups.
+const MOST_WORK: usize = 4;
 
 /// When whoever was told to try again may, in seconds: a pipeline starts in less, and a store that is away is not asked
 /// more often.
@@ -43,6 +56,8 @@ struct Registered {
     backup_id: String,
     /// Where the backup is, without secrets.
     path: String,
+    /// Where it is, and how its source is reached; both may hold secrets.
+    place: Place,
     /// What it writes; `None` while it is starting.
     archive: Option<Archive>,
     savepoints: Option<MakeSavepoint>,
@@ -54,9 +69,53 @@ impl Registered {
             pipeline: pipeline.name.clone(),
             backup_id: pipeline.sink.backup_id.clone(),
             path: value::shown_path(&pipeline.sink.path),
+            place: Place::new(pipeline),
             archive: None,
             savepoints: None,
         }
+    }
+}
+
+/// A backup and a cluster: what a request about groups or restores is about. It holds secrets, and is not printed.
+#[derive(Clone)]
+struct Place {
+    backup_id: String,
+    path: String,
+    /// How the cluster is reached; empty where nobody said it.
+    kafka: BTreeMap<String, String>,
+}
+
+impl Place {
+    fn new(pipeline: &config::Pipeline) -> Self {
+        Self {
+            backup_id: pipeline.sink.backup_id.clone(),
+            path: pipeline.sink.path.clone(),
+            kafka: pipeline.source.kafka.clone(),
+        }
+    }
+
+    /// Finds the backup of that name that this agent writes, or takes one at `path`; the cluster is that of its pipeline, unless
+    /// `kafka` says another.
+    ///
+    /// # Errors
+    /// 404 where the agent writes none of that name, 409 where it writes several.
+    fn of(
+        registry: &Registry,
+        backup_id: &str,
+        path: Option<&str>,
+        kafka: Option<&BTreeMap<String, String>>,
+    ) -> Result<Self, Refused> {
+        let mut place = match path {
+            None => registry.place(backup_id)?,
+            Some(path) => {
+                value::check_backup_id(backup_id).map_err(Refused::bad)?;
+                Self { backup_id: backup_id.to_owned(), path: path.to_owned(), kafka: BTreeMap::new() }
+            }
+        };
+        if let Some(kafka) = kafka {
+            place.kafka.clone_from(kafka);
+        }
+        Ok(place)
     }
 }
 
@@ -117,9 +176,7 @@ impl Registry {
         let registered = self.lock();
         let of_backup: Vec<_> = registered.iter().filter(|registered| registered.backup_id == backup_id).collect();
         if of_backup.is_empty() {
-            return Err(Refused::not_found(format!(
-                "this agent writes no backup `{backup_id}`: GET /v1/backups lists them"
-            )));
+            return Err(Refused::no_backup(backup_id));
         }
         let running = of_backup.iter().filter_map(|registered| {
             Some(Running { archive: registered.archive.clone()?, savepoints: registered.savepoints.clone() })
@@ -131,6 +188,17 @@ impl Registry {
         let runs_at = |path: &str| of_backup.iter().any(|other| other.archive.is_some() && other.path == path);
         let is_one_starting = of_backup.iter().any(|registered| !runs_at(&registered.path));
         Ok(Writers { running, is_one_starting })
+    }
+
+    /// Returns where the backup of that name is, whether its pipeline runs or not.
+    fn place(&self, backup_id: &str) -> Result<Place, Refused> {
+        let registered = self.lock();
+        let mut of_backup = registered.iter().filter(|registered| registered.backup_id == backup_id);
+        let first = of_backup.next().ok_or_else(|| Refused::no_backup(backup_id))?;
+        match of_backup.any(|other| other.place.path != first.place.path) {
+            true => Err(Refused::several(backup_id)),
+            false => Ok(first.place.clone()),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Registered>> {
@@ -152,15 +220,80 @@ impl Drop for Entry {
     }
 }
 
-/// Returns the routes of the API. They ask who sends: serve them with [`SocketAddr`] as connection information.
+/// Has every request pass what all have to, before it reaches one of `routes`: whether it may change something, then its body.
+/// Serve them with the sender's [`SocketAddr`](std::net::SocketAddr) as connection information.
+pub fn guarded(routes: Router, access: Access) -> Router {
+    // What is added last is passed first.
+    let bodies = middleware::from_fn_with_state(body::Bodies::default(), body::whole);
+    routes.layer(bodies).layer(middleware::from_fn_with_state(access, access::guard))
+}
+
+/// What the routes of the API share. Clones share it.
+#[derive(Clone)]
+struct Api {
+    registry: Registry,
+    work: Arc<Semaphore>,
+}
+
+impl FromRef<Api> for Registry {
+    fn from_ref(api: &Api) -> Self {
+        api.registry.clone()
+    }
+}
+
+impl Api {
+    fn new(registry: Registry) -> Self {
+        Self { registry, work: Arc::new(Semaphore::new(MOST_WORK)) }
+    }
+
+    /// Does what a request asks for apart from it: it goes on to its end when the request is dropped.
+    ///
+    /// # Errors
+    /// 503 where as much is done already as may be at a time; else as [`groups::refused`].
+    async fn apart<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Outcome<T>> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let busy = |_| Refused::unavailable("as much is asked of clusters already as may be at a time");
+        let place = self.work.clone().try_acquire_owned().map_err(busy)?;
+        let done = tokio::spawn(async move {
+            let done = work.await;
+            drop(place);
+            done
+        });
+        match done.await {
+            Ok(done) => done.map_err(groups::refused),
+            Err(_) => Err(Refused::unavailable("it ended by a defect: the agent's log says more")),
+        }
+    }
+}
+
+/// Returns the routes of the API with their paths.
+fn table() -> Vec<(&'static str, MethodRouter<Api>)> {
+    vec![
+        ("/v1/backups", get(backups)),
+        ("/v1/index/{backup}/{topic}/{partition}", get(index::look_up)),
+        ("/v1/savepoints/{backup}", get(savepoints::list).post(savepoints::make)),
+        ("/v1/groups/plan", post(groups::plan)),
+        ("/v1/groups/execute", post(groups::execute)),
+        ("/v1/snapshots/{backup}", get(groups::snapshots)),
+        ("/v1/snapshots/{backup}/{snapshot}", get(groups::snapshot)),
+        ("/v1/snapshots/{backup}/{snapshot}/rollback", post(groups::roll_back)),
+        ("/v1/restores/{backup}", get(restores::list)),
+        ("/v1/restores/{backup}/{restore}", get(restores::show)),
+        ("/v1/restores/{backup}/{restore}/cancel", post(restores::cancel)),
+        ("/v1/openapi.json", get(openapi::answer)),
+    ]
+}
+
+/// Returns the routes of the API, which are to be [`guarded`].
 pub fn routes(registry: Registry) -> Router {
-    Router::new()
-        .route("/v1/backups", get(backups))
-        .route("/v1/index/{backup}/{topic}/{partition}", get(index::look_up))
-        .route("/v1/savepoints/{backup}", get(savepoints::list).post(savepoints::make))
+    let routes = table().into_iter().fold(Router::new(), |routes, (path, methods)| routes.route(path, methods));
+    routes
         .fallback(|uri: Uri| async move { Refused::not_found(format!("there is no `{}` here", uri.path())) })
         .method_not_allowed_fallback(|| async { Refused::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here") })
-        .with_state(registry)
+        .layer(DefaultBodyLimit::max(body::MOST_BYTES))
+        .with_state(Api::new(registry))
 }
 
 #[derive(Serialize)]
@@ -213,6 +346,16 @@ impl Refused {
     /// Refuses since it cannot be answered now.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    fn no_backup(backup_id: &str) -> Self {
+        Self::not_found(format!("this agent writes no backup `{backup_id}`: GET /v1/backups lists them"))
+    }
+
+    fn several(backup_id: &str) -> Self {
+        let message =
+            format!("this agent writes several backups of the name `{backup_id}`: GET /v1/backups lists them");
+        Self::new(StatusCode::CONFLICT, message)
     }
 
     fn starting(backup_id: &str) -> Self {

@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 use self::pass::Pass;
 use self::running::Running;
 use self::watch::Watch;
+use crate::api::access::{self, Access};
 use crate::api::{self, Registry};
 use crate::archive::Archive;
 use crate::archive::sink::{self, Reached, Sink};
@@ -53,6 +54,7 @@ pub(crate) type Stop = channel::Receiver<bool>;
 
 /// Checks what can be known of a configuration beyond its own file, without connecting or writing.
 pub fn validate(config: &Config) -> Result<()> {
+    let _tls = access::tls(&config.agent)?;
     for (i, pipeline) in config.pipelines.iter().enumerate() {
         let wrong = |key, error: Error| Error::usage(format!("{}: pipeline[{i}].{key}: {error}", config.file));
         Properties::new(pipeline.source.kafka.clone()).map_err(|error| wrong("source.kafka", error))?;
@@ -103,10 +105,12 @@ pub async fn run(config: Config) -> Result<()> {
     let (stop, stopped) = stop_on_signals()?;
     let hang_ups = reload::hang_ups()?;
     let health = Health::new();
-    let listener = http::Listener::bind(&config.agent.listen).await?;
+    let listener = http::Listener::bind(&config.agent.listen, access::tls(&config.agent)?).await?;
+    access::warn(&config.agent, listener.address());
     let worker = Worker::open(&config, listener.address())?;
     let registry = Registry::default();
     let routes = api::routes(registry.clone()).merge(connect::routes(worker.clone()));
+    let routes = api::guarded(routes, Access::new(&config.agent));
     let server = tokio::spawn(listener.serve(metrics::install()?, health.clone(), routes));
     let restart_backoff_max = config.agent.restart_backoff_max;
     let reloading = tokio::spawn(reload::on_hang_ups(hang_ups, config.file, config.agent, worker.clone()));

@@ -5,7 +5,7 @@
 //! `docs/connect.md`, which a test holds against Apache's own worker. What a connector is to do can be asked for, and holds
 //! at the next start where there is an `agent.state_dir` (`worker`); how one of the file is configured is the file's to say.
 //!
-//! Access: whoever reaches the listener may read; only a program of this machine may change anything (`request::Local`). Secrets are
+//! Access: whoever reaches the listener may read; who may change anything, [`access`](crate::api::access) says. Secrets are
 //! masked in every answer. A request never touches capture: it reads what the pipeline has said, and leaves an order.
 //!
 //! Cancellation: a dropped request leaves nothing half done. Crash: see `kept`.
@@ -54,10 +54,24 @@ type Flat = Map<String, Value>;
 
 type Answer = Result<Response, Refused>;
 
-/// Returns the routes of the API. They ask who sends: serve them with [`SocketAddr`](std::net::SocketAddr) as connection
-/// information.
+/// Returns the routes of the API, which are to be [`guarded`](crate::api::guarded).
 pub fn routes(worker: Worker) -> Router {
-    let table: [(&str, MethodRouter<Worker>); 20] = [
+    let mut router = Router::new().route("/", get(root));
+    for (path, methods) in table() {
+        // Kafka Connect takes both, and people write both.
+        router = router.route(&format!("{path}/"), methods.clone()).route(path, methods);
+    }
+    router
+        .method_not_allowed_fallback(|| async {
+            Refused::new(StatusCode::METHOD_NOT_ALLOWED, "HTTP 405 Method Not Allowed")
+        })
+        .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
+        .with_state(worker)
+}
+
+/// Returns the routes below the root with their paths, as they are without a slash at the end.
+pub(crate) fn table() -> Vec<(&'static str, MethodRouter<Worker>)> {
+    vec![
         ("/connectors", get(connectors).post(change::create)),
         ("/connectors/{name}", get(connector).delete(change::remove)),
         ("/connectors/{name}/config", get(config).put(change::configure).patch(change::alter)),
@@ -78,18 +92,7 @@ pub fn routes(worker: Worker) -> Router {
         ("/admin/loggers", get(loggers::list)),
         ("/admin/loggers/{logger}", get(loggers::one).put(loggers::set)),
         ("/health", get(health)),
-    ];
-    let mut router = Router::new().route("/", get(root));
-    for (path, methods) in table {
-        // Kafka Connect takes both, and people write both.
-        router = router.route(&format!("{path}/"), methods.clone()).route(path, methods);
-    }
-    router
-        .method_not_allowed_fallback(|| async {
-            Refused::new(StatusCode::METHOD_NOT_ALLOWED, "HTTP 405 Method Not Allowed")
-        })
-        .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
-        .with_state(worker)
+    ]
 }
 
 async fn root(State(worker): State<Worker>) -> Json<Root> {

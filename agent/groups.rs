@@ -5,11 +5,14 @@
 //! them a [`plan`]: for each partition of each group where it is and where it is to be. [`perform`] does that, after it has
 //! kept the present as a [`snapshot`], and reads back what it has set. A rollback is a plan too: of a snapshot's positions.
 //!
+//! [`asked`] is all that can be asked for, as the command line and the API read it.
+//!
 //! A committed offset is Kafka's: the next record to read. An absent one is kept as such.
 //!
 //! Names: source partitions are an archive's, with their topic ids; target partitions are those of the cluster that groups
 //! are put back on.
 
+pub mod asked;
 pub mod headers;
 pub mod making;
 pub mod perform;

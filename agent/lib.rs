@@ -10,12 +10,12 @@
 //! | [`cli`], `cli/<verb>.rs` | the command line: parses, calls, prints |
 //! | [`demo`] | the whole story in one process |
 //! | [`backup`] | wiring: from a configuration to running pipelines |
+//! | [`connect`] | Kafka Connect's REST API: pipelines as connectors, told to pause, resume, stop, begin anew |
+//! | [`api`] | the agent's API over HTTP, `/v1`; who may change something over HTTP, and the OpenAPI document of all of it |
 //! | [`repair`] | what can be made whole again of a damaged backup: a plan, then done |
 //! | [`verify`] | whether a backup is what was written: checks, comparison with the source |
 //! | [`groups`] | consumer groups put back: `positions`, `places`, `plan` (pure), `making`, `perform`, `snapshot` |
 //! | [`restore`] | what is archived, sent to a cluster again: `plan`, `perform`, `map` (where each source offset is in the target), `state` (its objects) |
-//! | [`connect`] | Kafka Connect's REST API: pipelines as connectors, told to pause, resume, stop, begin anew |
-//! | [`api`] | the agent's API over HTTP, `/v1` |
 //! | [`config`] | the configuration file: keys, defaults, units |
 //! | [`telemetry`] | log, metrics, health, the HTTP listener |
 //! | [`archive`] | the archive: `layout`, `sidecar`, `segment`, `catalog`, `index` (pure), `sink` (writes), `source` (reads), `live` |

@@ -13,6 +13,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
 mod aborted;
+mod api;
 mod bad_input;
 mod catalogs;
 mod cluster_life;

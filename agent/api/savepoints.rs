@@ -1,14 +1,13 @@
 //! `/v1/savepoints/{backup}`: the newest savepoints, and making one now.
 
-use std::net::SocketAddr;
-
-use axum::extract::{ConnectInfo, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use serde::Serialize;
 
+use super::access::Permitted;
 use super::query::{self, Segments};
-use super::{Refused, Registry, Running, patiently, sender, still_there};
+use super::{Refused, Registry, Running, patiently, still_there};
 
 /// A savepoint that was made, as data.
 #[derive(Serialize)]
@@ -37,12 +36,10 @@ pub(super) async fn list(
 
 /// Makes a savepoint.
 pub(super) async fn make(
+    _: Permitted,
     State(registry): State<Registry>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
     Segments(backup): Segments<String>,
-    headers: HeaderMap,
 ) -> Result<Response, Refused> {
-    sender::check(peer, &headers)?;
     let make = one(&registry, &backup)?.savepoints;
     let make = make.ok_or_else(|| Refused::unavailable("the pipeline makes no savepoints yet"))?;
     // It knows by itself how long cluster and store may take.
@@ -56,8 +53,7 @@ fn one(registry: &Registry, backup: &str) -> Result<Running, Refused> {
     let place = |running: &Running| running.archive.store().describe("");
     let first = writers.remove(0);
     if writers.iter().any(|other| place(other) != place(&first)) {
-        let message = format!("this agent writes several backups of the name `{backup}`: GET /v1/backups lists them");
-        return Err(Refused::new(StatusCode::CONFLICT, message));
+        return Err(Refused::several(backup));
     }
     Ok(first)
 }

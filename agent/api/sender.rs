@@ -2,7 +2,7 @@
 //!
 //! A page from anywhere may have a browser send a request to this machine, and may even bear a name that leads here (DNS
 //! rebinding). A browser says so: in `Origin` and `Sec-Fetch-Site`, which a page cannot change, and in `Host`, the name
-//! that it was told. Programs send neither of the first two. Pure.
+//! that it was told. Programs send neither of the first two. Pure; [`access`](super::access) says whom else it allows.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,27 +13,37 @@ use super::Refused;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Refuses a request that does not come from a program of this machine.
-pub(crate) fn check(peer: SocketAddr, headers: &HeaderMap) -> Result<(), Refused> {
+/// Refuses a request that does not come from a program of this machine; `scheme` is the one that is spoken.
+pub(super) fn check(peer: SocketAddr, headers: &HeaderMap, scheme: &str) -> Result<(), Refused> {
     let forbidden = |message: &str| Err(Refused::new(StatusCode::FORBIDDEN, message));
     if !peer.ip().to_canonical().is_loopback() {
         return forbidden("only this machine may change anything: send the request from where the agent runs");
     }
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = hosts.next().and_then(|host| host.to_str().ok()).filter(|_| hosts.next().is_none());
-    let Some(host) = host.filter(|host| is_this_machine(host)) else {
+    if !host(headers).is_some_and(is_this_machine) {
         return forbidden(
             "only who asks this machine by its own name may change anything: localhost, 127.0.0.1 or [::1]",
         );
-    };
-    let ours = format!("http://{host}");
+    }
+    check_site(headers, scheme)
+}
+
+/// Refuses a request that a page of another site has a browser send; `scheme` is the one that is spoken.
+pub(super) fn check_site(headers: &HeaderMap, scheme: &str) -> Result<(), Refused> {
+    let ours = host(headers).map(|host| format!("{scheme}://{host}")).unwrap_or_default();
     let is_foreign =
         headers.get_all(header::ORIGIN).iter().any(|origin| !origin.as_bytes().eq_ignore_ascii_case(ours.as_bytes()))
             || headers.get_all(SEC_FETCH_SITE).iter().any(|site| site != "same-origin");
     if is_foreign {
-        return forbidden("a page of another site may not change anything: send the request without a browser");
+        let message = "a page of another site may not change anything: send the request without a browser";
+        return Err(Refused::new(StatusCode::FORBIDDEN, message));
     }
     Ok(())
+}
+
+/// Returns the name that was asked; `None` where there is none, or more than one.
+fn host(headers: &HeaderMap) -> Option<&str> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    hosts.next().and_then(|host| host.to_str().ok()).filter(|_| hosts.next().is_none())
 }
 
 /// Returns whether `host`, a name or an address with or without a port, is how this machine calls itself.
@@ -55,7 +65,8 @@ mod tests {
 
     fn status(peer: &str, headers: &[(HeaderName, &str)]) -> u16 {
         let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().expect("a value"))).collect();
-        check(peer.parse().expect("an address"), &headers).map_or_else(|refused| refused.status.as_u16(), |()| 200)
+        check(peer.parse().expect("an address"), &headers, "http")
+            .map_or_else(|refused| refused.status.as_u16(), |()| 200)
     }
 
     #[test]
@@ -84,7 +95,7 @@ mod tests {
         for (name, value) in two {
             let _ = headers.append(name, value.parse().expect("a value"));
         }
-        assert!(check("127.0.0.1:9".parse().expect("an address"), &headers).is_err());
+        assert!(check("127.0.0.1:9".parse().expect("an address"), &headers, "http").is_err());
     }
 
     #[test]

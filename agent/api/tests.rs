@@ -15,7 +15,8 @@ async fn serve(registry: &Registry) -> SocketAddr {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let socket = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let address = socket.local_addr().expect("bound");
-    let routes = routes(registry.clone()).into_make_service_with_connect_info::<SocketAddr>();
+    let routes =
+        guarded(routes(registry.clone()), Access::default()).into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move { axum::serve(socket, routes).await });
     address
 }
@@ -38,6 +39,7 @@ fn starting() -> Registry {
         pipeline: "p".into(),
         backup_id: "b".into(),
         path: "memory://x".into(),
+        place: Place { backup_id: "b".into(), path: "memory://x".into(), kafka: BTreeMap::new() },
         archive: None,
         savepoints: None,
     }])))

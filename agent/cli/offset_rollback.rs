@@ -21,6 +21,7 @@ use super::groups::{self, GroupArgs};
 use super::table::{self, Output};
 use crate::config::value;
 use crate::error::{Error, Kind, Result};
+use crate::groups::perform::CONNECTIONS;
 use crate::groups::present::Present;
 use crate::groups::snapshot::{self, Snapshot, Snapshots};
 use crate::groups::{ACTIVE, not_found};
@@ -281,9 +282,8 @@ async fn rollback(args: RollbackArgs) -> Result<()> {
     }
     let mut output = Output::stdout()?;
     let title = format!("Offset Rollback Plan: {}", wanted.id);
-    // A share group has nothing that could be brought back: it is named, and keeps nobody from being.
     say_shares(&wanted);
-    plan.groups.retain(|group| !wanted.groups.iter().any(|of| of.group == group.group && of.error.is_some()));
+    wanted.leave_out_unkept(&mut plan);
     if args.dry_run {
         planned::print(&title, &plan, args.format, &mut output)?;
         output.finish()?;
@@ -295,7 +295,7 @@ async fn rollback(args: RollbackArgs) -> Result<()> {
     let how = Performance {
         cluster: &args.cluster,
         snapshots: Some(&snapshots),
-        max_concurrent: performed::CONNECTIONS,
+        max_concurrent: CONNECTIONS,
         all_or_nothing: true,
         wait_until_empty: None,
     };

@@ -71,7 +71,7 @@ pub(super) async fn run_all(args: Args, with_groups: bool) -> Result<()> {
     let (_stop, stopped) = stop_on_signals()?;
     let health = Health::new();
     if let Some(address) = &args.listen {
-        let (listener, metrics) = (http::Listener::bind(address).await?, metrics::install()?);
+        let (listener, metrics) = (http::Listener::bind(address, None).await?, metrics::install()?);
         // It serves as long as the process lives.
         drop(tokio::spawn(listener.serve(metrics, health.clone(), axum::Router::new())));
     }

@@ -6,14 +6,12 @@
 mod show;
 mod undo;
 
-use serde::Serialize;
-
 use super::Format;
 use super::table::{self, Output, Page};
 use crate::archive::source::{self, side_by_side};
 use crate::config::value;
 use crate::error::{Error, Result};
-use crate::restore::state::{Cancelled, Phase, Process, Seen, State, restores};
+use crate::restore::state::{Listed as Row, State, cancel, restores};
 use crate::store::Store;
 use crate::telemetry::logging;
 
@@ -127,21 +125,6 @@ pub struct CancelArgs {
     dry_run: bool,
 }
 
-/// A restore, as listed.
-#[derive(Debug, Serialize)]
-struct Row {
-    restore_id: String,
-    state: Phase,
-    /// When the first attempt began.
-    started: Option<String>,
-    records: Option<u64>,
-    bytes: Option<u64>,
-    target: Option<String>,
-    target_cluster_id: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    damaged: Vec<String>,
-}
-
 /// Lists, shows, cancels or undoes.
 ///
 /// # Errors
@@ -192,114 +175,34 @@ fn verdict(damaged: Vec<Error>) -> Result<()> {
     first.map_or(Ok(()), Err)
 }
 
-/// Asks a restore to end; returns what that means.
-async fn cancel(state: &State, dry_run: bool) -> Result<String> {
-    let (id, seen) = (state.restore_id(), state.look().await?);
-    let phase = seen.phase();
-    if phase == Phase::Done {
-        return Err(Error::usage(format!("the restore `{id}` is done: there is nothing to cancel"))
-            .hint("what it has restored is in the target"));
-    }
-    if phase == Phase::Undone {
-        return Err(Error::usage(format!("the restore `{id}` was undone: there is nothing to cancel")));
-    }
-    if seen.has_landed() {
-        return Err(Error::usage(format!("all of the restore `{id}` has landed: there is nothing to cancel"))
-            .hint("started again it is done in a moment; `restores undo` takes it back"));
-    }
-    let means = match phase {
-        Phase::Planned => "nothing was sent; whoever begins it stops before it sends anything",
-        _ => {
-            "a process that runs it stops at its next journal, and none goes on with it; what was sent stays in the target"
-        }
-    };
-    let would = format!("the restore `{id}` would be cancelled: {means}");
-    if dry_run && phase != Phase::Cancelled {
-        return Ok(would);
-    }
-    let wish = Cancelled::now(id, Process::this());
-    let holds = state.cancel(&wish).await?.1;
-    Ok(match holds == wish {
-        true => format!("the restore `{id}` is cancelled: {means}"),
-        false => format!("the restore `{id}` was cancelled at {} by {}", holds.cancelled_at, holds.process),
-    })
-}
-
-impl Row {
-    /// Reads a restore; returns what of it cannot be read, too.
-    async fn read(store: &Store, id: &str) -> Result<(Self, Vec<Error>)> {
-        let state = State::new(store, id)?;
-        let mut seen = state.look().await?;
-        let started = started(&state, &mut seen).await?;
-        let (records, bytes) = came_to(&seen).unzip();
-        let target = seen.plan.as_ref().map(|plan| &plan.target);
-        let row = Self {
-            restore_id: id.to_owned(),
-            state: seen.phase(),
-            started,
-            records,
-            bytes,
-            target: target.map(|target| target.bootstrap_servers.clone()),
-            target_cluster_id: target.and_then(|target| target.cluster_id.clone()),
-            damaged: seen.damaged.iter().map(ToString::to_string).collect(),
-        };
-        Ok((row, seen.damaged))
-    }
-
-    fn cells(&self) -> [Option<String>; 6] {
-        [
-            Some(self.restore_id.clone()),
-            Some(self.state.to_string()),
-            self.started.clone(),
-            self.records.map(|records| records.to_string()),
-            self.target.clone(),
-            (!self.damaged.is_empty()).then(|| self.damaged.join("; ")),
-        ]
-    }
-}
-
-/// Returns when the first attempt began.
-async fn started(state: &State, seen: &mut Seen) -> Result<Option<String>> {
-    let Some(&first) = seen.attempts.first() else { return Ok(None) };
-    if let Some(attempt) = seen.attempt.as_ref().filter(|attempt| attempt.number == first) {
-        return Ok(Some(attempt.started_at.clone()));
-    }
-    match state.attempt(first).await {
-        Ok(attempt) => Ok(attempt.map(|attempt| attempt.started_at)),
-        Err(error) if error.is_unreadable() => {
-            // Where no attempt can be read this one is told already.
-            if seen.attempt.is_some() {
-                seen.damaged.push(error);
-            }
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Returns how many records and bytes have landed, as far as it was kept.
-fn came_to(seen: &Seen) -> Option<(u64, u64)> {
-    let done = seen.done.as_ref().map(|done| (done.records, done.bytes));
-    done.or(seen.journal.as_ref().map(|journal| (journal.records, journal.bytes)))
-}
-
 fn print(backup_id: &str, rows: &[Row], format: Format, output: &mut Output) -> Result<()> {
     match format {
         Format::Json => output.json(&rows),
         Format::Csv => {
             output.write(b"restore_id,state,started,records,target,note\n")?;
             for row in rows {
-                output.write(table::csv(&row.cells().map(Option::unwrap_or_default)).as_bytes())?;
+                output.write(table::csv(&cells(row).map(Option::unwrap_or_default)).as_bytes())?;
             }
             Ok(())
         }
         Format::Table => {
-            let shown: Vec<_> = rows.iter().map(|row| row.cells().map(table::or_dash).to_vec()).collect();
+            let shown: Vec<_> = rows.iter().map(|row| cells(row).map(table::or_dash).to_vec()).collect();
             let mut page = Page::new(format_args!("Restores: {backup_id}"));
             page.table(&["Restore", "State", "Started", "Records", "Target", "Note"], &shown);
             output.write(page.text().as_bytes())
         }
     }
+}
+
+fn cells(row: &Row) -> [Option<String>; 6] {
+    [
+        Some(row.restore_id.clone()),
+        Some(row.state.to_string()),
+        row.started.clone(),
+        row.records.map(|records| records.to_string()),
+        row.target.clone(),
+        (!row.damaged.is_empty()).then(|| row.damaged.join("; ")),
+    ]
 }
 
 #[cfg(test)]

@@ -98,6 +98,26 @@ pub static KEYS: &[Key] = &[
         "longest pause before a failed pipeline is started again; the first is 1s and each doubles, with jitter; \
          longer delays recovery after an outage, shorter hammers what is already down",
     ),
+    optional(
+        "agent.token",
+        Type::Text,
+        "the token that whoever changes something over HTTP shows, as `Authorization: Bearer …`, from this machine too; at \
+         least 16 signs, best from a file: ${file:/path}; without it and without tls.client_ca only programs of this machine \
+         may change anything",
+    ),
+    section(
+        "agent.tls",
+        Type::Section,
+        false,
+        "TLS of the listener, for those who read too; files in PEM, read at start",
+    ),
+    optional("agent.tls.certificate", Type::Text, "the listener's certificate, and those between it and its authority"),
+    optional("agent.tls.key", Type::Text, "the key of the certificate"),
+    optional(
+        "agent.tls.client_ca",
+        Type::Text,
+        "the authorities of clients' certificates: whoever shows one may change something; nobody has to show one to read",
+    ),
     section("pipeline", Type::Sections, true, "what is captured into where; as many as needed"),
     required("pipeline.name", Type::Text, "names the pipeline in logs, metrics and /readyz"),
     optional(

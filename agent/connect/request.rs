@@ -1,10 +1,6 @@
 //! What a request says: who sends it, its query and its body, which are read as Kafka Connect reads them. Pure.
 
-use std::net::SocketAddr;
-
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, FromRequestParts};
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use serde_json::Value;
@@ -12,25 +8,13 @@ use serde_json::Value;
 use super::Flat;
 use super::flat::{CLASS, Class};
 use super::state::Target;
-use crate::api::{Refused, sender};
+use crate::api::Refused;
 
 /// The most keys of a configuration: each one that nobody knows is compared with all that there are.
 const MOST_KEYS: usize = 1000;
 
-/// Proof that a request comes from a program of this machine: what changes anything takes it as its first argument.
-pub(super) struct Local;
-
-impl<S: Send + Sync> FromRequestParts<S> for Local {
-    type Rejection = Refused;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
-        let peer = ConnectInfo::<SocketAddr>::from_request_parts(parts, state).await;
-        let ConnectInfo(peer) =
-            peer.map_err(|_| Refused::new(StatusCode::FORBIDDEN, "nobody knows where the request comes from"))?;
-        sender::check(peer, &parts.headers)?;
-        Ok(Self)
-    }
-}
+/// Proof that a request may change something: what does takes it as its first argument.
+pub(super) use crate::api::access::Permitted as Local;
 
 /// Returns the values that a parameter has behind the `?`, in their order. What nobody asks for is left alone.
 pub(super) fn parameters<'a>(query: Option<&'a str>, name: &str) -> Vec<&'a str> {

@@ -6,6 +6,8 @@ use std::path::Path;
 use reqwest::Method;
 
 use super::*;
+use crate::api::access::Access;
+use crate::api::guarded;
 use crate::config::Config;
 
 const CONFIG: &str = r#"
@@ -35,7 +37,7 @@ async fn serve_with(state_dir: Option<&Path>) -> (Worker, SocketAddr) {
     let mut config = Config::parse("a.toml", CONFIG, &|_| None).expect("valid");
     config.agent.state_dir = state_dir.map(Path::to_owned);
     let worker = Worker::open(&config, address).expect("the folder is nobody else's");
-    let routes = routes(worker.clone()).into_make_service_with_connect_info::<SocketAddr>();
+    let routes = guarded(routes(worker.clone()), Access::default()).into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move { axum::serve(socket, routes).await });
     (worker, address)
 }

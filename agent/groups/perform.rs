@@ -40,6 +40,18 @@ use crate::kafka::client::groups::{Change, Member, Requests};
 pub use report::{Failed, GroupReport, Metrics, Report};
 pub use waiting::wait_until_empty;
 
+/// Connections to each broker, at most: each carries a request at a time. With half, a broker waits for us between two
+/// commits; twice as many gain nothing, since a coordinator writes one after the other to its log.
+pub const CONNECTIONS: usize = 8;
+
+/// Returns clients for so many groups at a time: `client`, which the plan was made with, and further ones of its cluster, up to
+/// [`CONNECTIONS`] together.
+pub fn connections(client: &Client, groups: usize) -> Vec<Client> {
+    let further = groups.min(CONNECTIONS).saturating_sub(1);
+    let further = (0..further).map(|_| Client::new(client.properties().clone()));
+    std::iter::once(client.clone()).chain(further).collect()
+}
+
 /// Watches a plan being performed; what it does not care for it leaves out.
 pub trait Progress: Sync {
     /// What groups had committed is kept, and nothing is changed yet.

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::plan::Plan;
 use super::positions::{self, Positions, Standing};
 use super::present::{Now, Present};
 pub use super::script::quoted;
@@ -26,7 +27,7 @@ use crate::kafka::client::Client;
 use crate::record::{Offset, Partition, TopicId};
 use crate::restore::state::Process;
 pub use rollback::rollback;
-pub use store::{Listed, Snapshots};
+pub use store::{Listed, Snapshots, Summary};
 
 const CREATED_BY: &str = concat!("kafka-backup ", env!("CARGO_PKG_VERSION"));
 
@@ -140,6 +141,12 @@ impl Snapshot {
             (group.group.clone(), Standing { kind: group.kind.clone(), error: group.error.clone(), offsets })
         };
         Positions { from: format!("snapshot {}", self.id), groups: self.groups.iter().map(standing).collect() }
+    }
+
+    /// Takes the groups out of a plan of which nothing could be kept: a share group has nothing that could be brought back, and
+    /// keeps nobody from being.
+    pub fn leave_out_unkept(&self, plan: &mut Plan) {
+        plan.groups.retain(|group| !self.groups.iter().any(|of| of.group == group.group && of.error.is_some()));
     }
 
     /// Returns how many offsets it holds; absent ones do not count.

@@ -45,6 +45,7 @@
 mod audit;
 mod groups;
 mod journals;
+mod listed;
 mod name;
 mod objects;
 mod seen;
@@ -60,6 +61,7 @@ use crate::store::{Creation, Store};
 pub use audit::Audit;
 pub use groups::{Groups, GroupsDone, KeptAt};
 pub use journals::Journals;
+pub use listed::{Listed, came_to, cancel};
 pub use name::Name;
 pub use objects::{
     Attempt, Cancelled, Done, Found, Journal, Landed, Outcome, Plan, Process, Start, Sum, Target, Undone, UndoneTopic,

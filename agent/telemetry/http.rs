@@ -1,37 +1,74 @@
-//! The agent's own HTTP listener: `/metrics`, `/livez`, `/readyz`, and the API that it is given.
+//! The agent's own HTTP listener: `/metrics`, `/livez`, `/readyz`, and the API that it is given; over TLS where it is told so.
 //!
-//! Crash: it holds nothing. Cancellation: dropping [`Listener::serve`] closes it. A request never touches capture: it
-//! reads atomics and one short lock.
+//! Crash: it holds nothing. Cancellation: dropping [`Listener::serve`] closes it, and all of its connections. A request never
+//! touches capture: it reads atomics and one short lock. Bounds: so many connections, each with so many bytes of headers, and
+//! so long to send them; further ones wait. What a body may have is the API's to say.
+
+mod tls;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{StatusCode, header};
+use axum::extract::ConnectInfo;
+use axum::http::{Request, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 
+use self::tls::Secured;
+pub use self::tls::Tls;
 use super::health::Health;
 use crate::error::{Error, Result};
 
 /// How often histograms are drained; without it they would grow until the next scrape. The exporter's own default.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Connections at a time. Half is what a busy dashboard with its scrapers may come to; with twice as many, bodies could take
+/// twice the memory, which is this many times what one may have.
+const MOST_CONNECTIONS: usize = 256;
+
+/// How long whoever has connected may take to send the head of a request, the next one too. Half would close connections that
+/// scrapers keep for later; twice as long lets whoever sends nothing hold its place twice as long.
+const HEAD_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long the handshake of TLS may take.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+
+/// The most bytes of a request's head: tokens and certificates' names have a few hundred.
+const MOST_HEAD_BYTES: usize = 64 << 10;
+
+/// The wait after a connection that could not be taken: there may be no descriptor left for one.
+const TAKE_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// Marks requests whose sender has shown a certificate that the listener's authority has signed.
+#[derive(Debug, Clone, Copy)]
+pub struct Certified;
+
 /// A listener that is bound and not yet serving.
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
+    tls: Option<Tls>,
 }
 
 impl Listener {
-    /// Binds `address` (`host:port`, port 0 for any free one) and logs where it listens.
+    /// Binds `address` (`host:port`, port 0 for any free one) and logs where it listens; without `tls` in the clear.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) when the address is taken or is not this machine's.
-    pub async fn bind(address: &str) -> Result<Self> {
+    pub async fn bind(address: &str, tls: Option<Tls>) -> Result<Self> {
         let refused = |error: std::io::Error| {
             Error::usage(format!("cannot listen on {address}"))
                 .source(error)
@@ -39,8 +76,9 @@ impl Listener {
         };
         let socket = TcpListener::bind(address).await.map_err(refused)?;
         let address = socket.local_addr().map_err(refused)?;
-        tracing::info!("listening on http://{address}");
-        Ok(Self { socket, address })
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        tracing::info!("listening on {scheme}://{address}");
+        Ok(Self { socket, address, tls })
     }
 
     /// Returns the address that is bound.
@@ -48,7 +86,8 @@ impl Listener {
         self.address
     }
 
-    /// Serves until it is dropped; `api` has all other routes, and what is said where there is none.
+    /// Serves until it is dropped; `api` has all other routes, and what is said where there is none. Requests have the
+    /// sender's address as connection information, and [`Certified`] among their extensions where that is so.
     pub async fn serve(self, metrics: PrometheusHandle, health: Health, api: Router) {
         let upkeep = metrics.clone();
         let upkeep = async move {
@@ -57,14 +96,61 @@ impl Listener {
                 upkeep.run_upkeep();
             }
         };
-        let routes = routes(metrics, health).merge(api).into_make_service_with_connect_info::<SocketAddr>();
-        let serving = axum::serve(self.socket, routes);
+        let routes = routes(metrics, health).merge(api);
         tokio::select! {
             () = upkeep => {}
-            served = serving => if let Err(error) = served {
-                tracing::error!(%error, "the HTTP listener ended; metrics and health are no longer served");
-            },
+            () = self.take(routes) => {}
         }
+    }
+
+    /// Takes connections, for ever.
+    async fn take(self, routes: Router) {
+        let places = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        // Dropped, it ends them all.
+        let mut connections = JoinSet::new();
+        loop {
+            let place = places.clone().acquire_owned().await.expect("nobody closes it");
+            while connections.try_join_next().is_some() {}
+            match self.socket.accept().await {
+                Ok((stream, peer)) => {
+                    connections.spawn(converse(stream, peer, self.tls.clone(), routes.clone(), place));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a connection could not be taken");
+                    tokio::time::sleep(TAKE_AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+}
+
+/// Serves one connection to its end. What goes wrong with it is its sender's: nobody else is told above debug.
+async fn converse(stream: TcpStream, peer: SocketAddr, tls: Option<Tls>, routes: Router, _place: OwnedSemaphorePermit) {
+    let _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return speak(stream, peer, false, routes).await };
+    match tokio::time::timeout(HANDSHAKE_WITHIN, tls.accept(stream)).await {
+        Ok(Ok(Secured { stream, is_certified })) => speak(stream, peer, is_certified, routes).await,
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS comes about"),
+        Err(_) => tracing::debug!(%peer, "the handshake of TLS takes too long"),
+    }
+}
+
+async fn speak<S>(stream: S, peer: SocketAddr, is_certified: bool, routes: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let routes = TowerToHyperService::new(routes);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        if is_certified {
+            request.extensions_mut().insert(Certified);
+        }
+        routes.call(request)
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(MOST_HEAD_BYTES);
+    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%peer, %error, "a connection ended");
     }
 }
 
@@ -99,7 +185,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_is_ready_when_nothing_is_wrong_and_else_says_what() {
-        let listener = Listener::bind("127.0.0.1:0").await.expect("bound");
+        let listener = Listener::bind("127.0.0.1:0", None).await.expect("bound");
         let (address, health) = (listener.address(), Health::new());
         let server = tokio::spawn(listener.serve(metrics::install().expect("metrics"), health.clone(), Router::new()));
         assert_eq!(get(address, "/livez").await, (200, "live\n".into()));
@@ -112,8 +198,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_in_use_is_the_users_to_change() {
-        let first = Listener::bind("127.0.0.1:0").await.expect("bound");
-        let error = Listener::bind(&first.address().to_string()).await.expect_err("taken");
+        let first = Listener::bind("127.0.0.1:0", None).await.expect("bound");
+        let error = Listener::bind(&first.address().to_string(), None).await.expect_err("taken");
         assert_eq!(error.exit_code(), 2);
         assert!(error.to_string().contains("in use"), "{error}");
     }

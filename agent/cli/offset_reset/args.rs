@@ -1,32 +1,21 @@
 //! What the verbs that reset offsets have in common: which groups, on which cluster, and which positions they get.
 //!
-//! Positions are those of the backup, or of what `--positions` names, translated to where their records are in the cluster; a
-//! selector, as Kafka's own tool has it, says where instead. [`ResetArgs::plan`] makes the plan of either.
+//! What the flags come to is an [`Asked`], which makes the plan.
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::super::cluster::ClusterArgs;
-use super::super::groups::{self, GroupArgs};
+use super::super::groups::GroupArgs;
 use super::super::offset_rollback::performed;
 use super::super::{Format, open, restores};
 use super::selectors::SelectorArgs;
-use crate::archive::{Archive, source};
 use crate::config::value;
 use crate::error::{Error, Result};
-use crate::groups::headers;
-use crate::groups::making::origin::{self, Found, Origin};
-use crate::groups::making::{self, Groups, Wanted};
-use crate::groups::not_found;
-use crate::groups::places::{HeaderMap, Places};
+use crate::groups::asked::{Asked, Whence};
 use crate::groups::plan::Plan;
-use crate::groups::positions::{Positions, group, savepoint, snapshot, source as running};
-use crate::groups::present::{Now, Present};
-use crate::groups::selector::TopicChoice;
 use crate::groups::snapshot::Snapshots;
 use crate::kafka::client::{Client, OPEN_WITHIN};
-use crate::store::Store;
 
 /// Which groups get which positions, on which cluster.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -88,50 +77,25 @@ pub struct ResetArgs {
     pub format: Format,
 }
 
-/// Where positions are from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Whence {
-    /// A savepoint of the backup.
-    Savepoint(savepoint::Which),
-    /// A snapshot, by its id.
-    Snapshot(String),
-    /// The running cluster that these brokers are of.
-    Source(String),
-    /// Another group of the target.
-    Group(String),
-}
-
-impl std::str::FromStr for Whence {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let wrong = || {
-            Error::usage(format!("`{text}` says not where positions are from"))
-                .hint("savepoint:<id or time>, snapshot:<id>, source:<host:port,…> or group:<name>")
-        };
-        match text.split_once(':').filter(|(_, of)| !of.is_empty()).ok_or_else(wrong)? {
-            ("savepoint", which) => which.parse().map(Self::Savepoint),
-            ("snapshot", id) => Ok(Self::Snapshot(id.to_owned())),
-            ("source", servers) => Ok(Self::Source(servers.to_owned())),
-            ("group", group) => Ok(Self::Group(group.to_owned())),
-            _ => Err(wrong()),
-        }
-    }
-}
-
 impl ResetArgs {
     /// Makes the plan; returns it with a client of the cluster.
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for what does not go together; those of making plans.
     pub async fn plan(&self) -> Result<(Client, Plan)> {
-        self.check()?;
+        let asked = self.asked()?;
+        if let Some(path) = &self.path {
+            drop(open(path)?);
+        }
+        if let Some(state) = &self.state {
+            drop(restores::beside(state, self.backup_id.as_deref().unwrap_or_default())?);
+        }
         let client = Client::open(self.cluster.properties()?, OPEN_WITHIN).await?;
-        let mut plan = self.make(&client).await?;
+        let mut plan = asked.plan(&client).await?;
         if let Some(within) = self.wait_until_empty {
             // A consumer that ends commits once more: what was planned may not be so any longer.
             if performed::wait(&client, &plan, within).await? {
-                plan = self.make(&client).await?;
+                plan = asked.plan(&client).await?;
             }
         }
         Ok((client, plan))
@@ -157,226 +121,38 @@ impl ResetArgs {
         })
     }
 
-    /// Returns whether a selector says where the groups go.
-    pub fn is_selected(&self) -> bool {
-        self.selector.selector().is_some()
-    }
-
-    /// Makes sure that what was typed goes together.
-    fn check(&self) -> Result<()> {
-        let is_file = self.selector.from_file.is_some();
-        if self.groups.is_empty() && !self.all_groups && !is_file {
-            return Err(groups::none_named());
-        }
-        let has_source = matches!(self.positions, Some(Whence::Source(_)));
-        if self.source_config.is_some() && !has_source {
-            return Err(Error::usage("--source-config is for --positions source:…, which is not given"));
-        }
-        if self.is_selected() { self.check_selected() } else { self.check_translated() }
-    }
-
-    fn check_selected(&self) -> Result<()> {
-        let is_translated = self.positions.is_some() || self.restore_id.is_some() || self.scan_headers;
-        let has_scope = self.has_scope();
-        if is_translated && has_scope {
-            return Err(Error::usage(
-                "a selector says where the groups go, and so do --positions, --restore-id and --scan-headers",
-            )
-            .hint("leave one out"));
-        }
-        if matches!(self.positions, Some(Whence::Group(_))) {
-            return self.check_beside();
-        }
-        if !has_scope && self.backup_id.is_none() {
-            return Err(Error::usage("no topic is named")
-                .hint("add --topic, or --all-topics for all that a group has committed something for"));
-        }
-        Ok(())
-    }
-
-    fn check_translated(&self) -> Result<()> {
-        if matches!(self.positions, Some(Whence::Group(_))) {
-            return self.check_beside();
-        }
-        // Whose snapshots lie in a folder of their own has no backup.
-        let has_snapshot = matches!(self.positions, Some(Whence::Snapshot(_)));
-        let needs_archive = matches!(self.positions, None | Some(Whence::Savepoint(_))) || self.scan_headers;
-        let missing = match (&self.path, &self.state, &self.backup_id) {
-            (None, _, _) if needs_archive => "--path",
-            (None, None, _) => "--path",
-            (_, _, None) if !has_snapshot => "--backup-id",
-            _ => return Ok(()),
-        };
-        Err(Error::usage(format!("{missing} is missing"))
-            .hint("say --path and --backup-id, or where the groups are to go: --to-earliest, --to-latest, …"))
-    }
-
-    /// Makes sure that groups can be put beside another one.
-    fn check_beside(&self) -> Result<()> {
-        if self.all_groups {
-            return Err(Error::usage("the groups that are put beside another are to be named").hint("--groups"));
-        }
-        if self.restore_id.is_some() || self.scan_headers {
-            return Err(Error::usage(
-                "--positions group:… is of this cluster: --restore-id and --scan-headers have nothing to say there",
-            )
-            .hint("leave them out"));
-        }
-        Ok(())
-    }
-
-    /// Returns whether partitions are named for a selector.
-    fn has_scope(&self) -> bool {
-        !self.topic.is_empty() || self.all_topics || self.selector.from_file.is_some()
-    }
-
-    fn wanted(&self) -> Result<Wanted> {
-        let topics = match self.topic.is_empty() {
-            true => None,
-            false => Some(TopicChoice::parse(self.topic.iter().map(String::as_str))?),
-        };
-        let groups = if self.groups.is_empty() { Groups::All } else { Groups::Named(self.groups.names()) };
-        Ok(Wanted { groups, topics, clamp: self.clamp, create_group: self.create_group })
-    }
-
-    async fn make(&self, client: &Client) -> Result<Plan> {
-        let (wanted, selector) = (self.wanted()?, self.selector.selector());
-        if let Some(selector) = selector.as_ref().filter(|_| self.has_scope()) {
-            return making::from_selector(client, &wanted, selector).await;
-        }
-        let (positions, places, is_here) = self.translated(client).await?;
-        let mut plan = match selector {
-            None => making::from_positions(client, &wanted, &positions, &places).await?,
-            // The positions say which partitions are the groups', and the selector where in them.
-            Some(selector) => making::from_selector_over(client, &wanted, &selector, &positions, &places).await?,
-        };
-        if is_here {
-            "this cluster".clone_into(&mut plan.places);
-        }
-        Ok(plan)
-    }
-
-    /// Returns where the groups stood, where that is on the cluster, and whether they stood on this very one.
-    async fn translated(&self, client: &Client) -> Result<(Positions, Places, bool)> {
-        if let Some(Whence::Group(other)) = &self.positions {
-            let positions = group::read(client, other, &self.groups.names()).await?;
-            self.check_created(client).await?;
-            return Ok((positions, Places::Same, true));
-        }
-        if let Some(Whence::Snapshot(id)) = &self.positions {
-            let snapshots =
-                self.snapshots()?.ok_or_else(|| Error::usage("no place of snapshots is named").hint("--path"))?;
-            let (snapshot, positions) = snapshot::read(&snapshots, id).await?;
-            let is_here = snapshot.cluster_id.is_some() && snapshot.cluster_id == client.cluster_id();
-            if self.restore_id.is_none() && is_here {
-                return Ok((positions, Places::Same, true));
+    /// Returns what is asked for, after making sure that what was typed goes together.
+    fn asked(&self) -> Result<Asked> {
+        let source = match (&self.positions, &self.source_config) {
+            (Some(Whence::Source(servers)), command_config) => {
+                let (bootstrap_servers, command_config) = (Some(servers.clone()), command_config.clone());
+                Some(ClusterArgs { bootstrap_servers, command_config, property: Vec::new() })
             }
-            let clusters = (snapshot.cluster_id.as_deref(), client.cluster_id());
-            if self.backup_id.is_none() {
-                return Err(elsewhere(id, clusters));
-            }
-            let places = self.found(client).await?.places;
-            // That the backup is of this cluster says nothing of offsets of another one.
-            if !is_here && matches!(places, Places::Same) {
-                return Err(elsewhere(id, clusters));
-            }
-            return Ok((positions, places, false));
-        }
-        let found = self.found(client).await?;
-        Ok((self.read(&found).await?, found.places, false))
-    }
-
-    /// Reads the positions of a savepoint or of a running cluster.
-    async fn read(&self, found: &Found) -> Result<Positions> {
-        let which = match &self.positions {
-            Some(Whence::Savepoint(which)) => *which,
-            Some(Whence::Source(servers)) => {
-                let (bootstrap_servers, command_config) = (Some(servers.clone()), self.source_config.clone());
-                let args = ClusterArgs { bootstrap_servers, command_config, property: Vec::new() };
-                let source = Client::open(args.properties()?, OPEN_WITHIN).await?;
-                let names = self.groups.names();
-                return running::read(&source, (!names.is_empty()).then_some(names.as_slice())).await;
-            }
-            _ => found.savepoint,
-        };
-        let archive = self.archive().await?.ok_or_else(|| Error::usage("--path is missing"))?;
-        savepoint::read(&archive, which).await
-    }
-
-    /// Finds where the places in the target are from.
-    async fn found(&self, client: &Client) -> Result<Found> {
-        let backup_id = self.backup_id.as_deref().ok_or_else(|| Error::usage("--backup-id is missing"))?;
-        let archive = self.archive().await?;
-        let state: Store = match (&self.state, &archive) {
-            (Some(state), _) => restores::beside(state, backup_id)?,
-            (None, Some(archive)) => archive.store().clone(),
-            (None, None) => return Err(Error::usage("--path is missing")),
-        };
-        let origin = Origin {
-            state: &state,
-            backup_id,
-            source_cluster: archive.as_ref().and_then(|archive| archive.backup().cluster_id.as_deref()),
-            restore_id: self.restore_id.as_deref(),
-        };
-        let cluster_id = client.cluster_id();
-        match (origin::find(origin, cluster_id.as_deref()).await?, &archive) {
-            (Some(found), _) => Ok(found),
-            (None, Some(archive)) if self.scan_headers => self.scanned(client, archive).await,
-            (None, _) => Err(origin::unknown(origin, cluster_id.as_deref())),
-        }
-    }
-
-    /// Reads from the headers of the records where they are: of the topics that are named, or of those of the archive.
-    async fn scanned(&self, client: &Client, archive: &Archive) -> Result<Found> {
-        let topics: BTreeSet<String> = match self.wanted()?.topics {
-            Some(topics) => topics.iter().map(|(topic, _)| topic.to_owned()).collect(),
-            None => {
-                let held: BTreeSet<String> =
-                    source::timelines(archive).await?.iter().map(|timeline| timeline.topic.to_string()).collect();
-                let told = client.metadata(Some(&Vec::from_iter(held))).await?.topics;
-                told.into_iter().filter(|topic| topic.code == 0).map(|topic| topic.name).collect()
+            (_, None) => None,
+            (_, Some(_)) => {
+                return Err(Error::usage("--source-config is for --positions source:…, which is not given"));
             }
         };
-        if topics.is_empty() {
-            return Err(Error::usage("the cluster has no topic of the backup whose headers could be read")
-                .hint("say which topics its records are in: --topic"));
-        }
-        let scan = headers::scan(client, &Vec::from_iter(topics), archive, &headers::Names::default()).await?;
-        Ok(Found { places: Places::Scanned(HeaderMap::of(scan.map)), savepoint: savepoint::Which::Newest })
+        let mut asked = Asked {
+            path: self.path.clone(),
+            backup_id: self.backup_id.clone(),
+            state: self.state.clone(),
+            groups: self.groups.names(),
+            all_groups: self.all_groups,
+            restore_id: self.restore_id.clone(),
+            positions: self.positions.clone(),
+            source: None,
+            selector: self.selector.selector(),
+            topic: self.topic.clone(),
+            all_topics: self.all_topics,
+            clamp: self.clamp,
+            create_group: self.create_group,
+            scan_headers: self.scan_headers,
+        };
+        asked.check()?;
+        asked.source = source.map(|source| source.properties()).transpose()?;
+        Ok(asked)
     }
-
-    async fn archive(&self) -> Result<Option<Archive>> {
-        let (Some(path), Some(backup_id)) = (&self.path, &self.backup_id) else { return Ok(None) };
-        source::open(&open(path)?, backup_id).await.map(Some)
-    }
-
-    /// Makes sure that groups whose names no positions know are there, or are to be made.
-    async fn check_created(&self, client: &Client) -> Result<()> {
-        if self.create_group {
-            return Ok(());
-        }
-        let names = self.groups.names();
-        let present = Present::look(client, &names).await?;
-        let is_missing = |name: &&String| !present.groups.get(*name).is_some_and(Now::exists);
-        match names.iter().find(is_missing) {
-            None => Ok(()),
-            Some(name) => {
-                Err(not_found(name).hint("the cluster has none of that name; to make it, add --create-group"))
-            }
-        }
-    }
-}
-
-/// Makes the error of who wants the positions of a snapshot of another cluster, and nothing says where they are in this one.
-fn elsewhere(id: &str, (was, is): (Option<&str>, Option<String>)) -> Error {
-    let unknown = "a cluster without an id";
-    Error::usage(format!("snapshot {id} is of another cluster, where the same offsets are other records"))
-        .with("taken of", was.unwrap_or(unknown))
-        .with("this is", is.as_deref().unwrap_or(unknown))
-        .hint(
-            "name the brokers of that one with --bootstrap-servers; or say what has brought its records here: --path and \
-             --backup-id, whose newest restore into this cluster is taken, and --restore-id for another",
-        )
 }
 
 #[cfg(test)]
@@ -384,6 +160,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+    use crate::groups::positions::savepoint;
 
     #[derive(Debug, clap::Parser)]
     struct Typed {
@@ -397,7 +174,7 @@ mod tests {
     }
 
     fn refused(arguments: &str) -> String {
-        let error = typed(arguments).check().expect_err("it does not go together");
+        let error = typed(arguments).asked().expect_err("it does not go together");
         assert_eq!(error.exit_code(), 2, "{error}");
         error.to_string()
     }
@@ -408,7 +185,7 @@ mod tests {
             "--path /data/backups --backup-id production-backup-001 --groups order-processor,payment-service \
              --bootstrap-servers kafka:9092",
         );
-        page.check().expect("it does");
+        let _ = page.asked().expect("it does");
         assert_eq!(page.groups.names(), ["order-processor", "payment-service"]);
         for more in [
             "--to-earliest --topic orders:0,1 --topic payments",
@@ -418,16 +195,15 @@ mod tests {
             "--by-duration PT-1H --all-topics",
         ] {
             let typed = typed(&format!("-b kafka:9092 --group g {more}"));
-            typed.check().expect("with a selector no backup is needed");
-            assert!(typed.is_selected());
+            assert!(typed.asked().expect("with a selector no backup is needed").selector.is_some());
         }
-        typed("--from-file offsets.csv").check().expect("the file names the groups");
-        typed("--groups g --positions group:other").check().expect("the cluster is asked alone");
-        typed("--groups g --positions snapshot:snapshot-20241203-100000 --path /snapshots")
-            .check()
+        let _ = typed("--from-file offsets.csv").asked().expect("the file names the groups");
+        let _ = typed("--groups g --positions group:other").asked().expect("the cluster is asked alone");
+        let _ = typed("--groups g --positions snapshot:snapshot-20241203-100000 --path /snapshots")
+            .asked()
             .expect("they lie there");
-        typed("--groups g --backup-id b --state /s --positions source:kafka:9092")
-            .check()
+        let _ = typed("--groups g --backup-id b --state /s --positions source:kafka:9092")
+            .asked()
             .expect("the archive is not read");
     }
 

@@ -5,13 +5,13 @@
 use std::path::{Path, PathBuf};
 
 use super::super::Format;
-use super::super::offset_rollback::performed::{self, CONNECTIONS, Performance};
+use super::super::offset_rollback::performed::{self, Performance};
 use super::super::table::Output;
 use super::args::ResetArgs;
 use super::page;
 use crate::error::{Error, Result};
 use crate::groups::making;
-use crate::groups::perform::Performing;
+use crate::groups::perform::{CONNECTIONS, Performing};
 use crate::groups::plan::Plan;
 use crate::groups::snapshot::Snapshots;
 use crate::kafka::client::{Client, OPEN_WITHIN};

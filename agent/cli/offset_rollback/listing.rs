@@ -1,31 +1,15 @@
 //! `offset-rollback list`: the snapshots of a place, as on the user's page.
 
-use serde::Serialize;
-
 use super::super::Format;
 use super::super::table::{self, Output, Page};
 use crate::error::{Error, Result};
-use crate::groups::snapshot::{Listed, Snapshots};
+use crate::groups::snapshot::{Snapshots, Summary as Row};
 
 /// The columns of the user's page with their widths; the last is as wide as it is.
 const WIDTHS: [usize; 3] = [26, 20, 6];
 
 /// The user's rule above and below the heads of columns, which is not wider where a description is.
 const RULE: usize = 62;
-
-/// A snapshot, as listed; its JSON is stable.
-#[derive(Debug, Serialize)]
-struct Row {
-    id: String,
-    created_at: Option<String>,
-    groups: Option<usize>,
-    offsets: Option<usize>,
-    description: Option<String>,
-    cluster_id: Option<String>,
-    /// Why it cannot be read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-}
 
 /// Prints them, the newest first.
 ///
@@ -100,25 +84,11 @@ fn page(rows: &[Row]) -> Page {
     page
 }
 
-impl Row {
-    fn of(listed: &Listed) -> Self {
-        let snapshot = listed.snapshot.as_ref();
-        Self {
-            id: listed.id.clone(),
-            created_at: snapshot.map(|snapshot| snapshot.created_at.clone()).ok(),
-            groups: snapshot.map(|snapshot| snapshot.groups.len()).ok(),
-            offsets: snapshot.map(|snapshot| snapshot.offsets()).ok(),
-            description: snapshot.map(|snapshot| snapshot.description.clone()).ok(),
-            cluster_id: snapshot.ok().and_then(|snapshot| snapshot.cluster_id.clone()),
-            error: snapshot.err().map(Error::to_string),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::super::table::tests::Written;
     use super::*;
+    use crate::groups::snapshot::Listed;
 
     fn row(id: &str, created_at: &str, description: &str) -> Row {
         Row {

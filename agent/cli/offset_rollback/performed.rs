@@ -20,10 +20,6 @@ use crate::kafka::client::Client;
 use crate::kafka::client::groups::Member;
 use crate::telemetry::logging;
 
-/// Connections to each broker, at most: each carries a request at a time. With half, a broker waits for us between two
-/// commits; twice as many gain nothing, since a coordinator writes one after the other to its log.
-pub(in crate::cli) const CONNECTIONS: usize = 8;
-
 /// How often a line is written where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -55,9 +51,7 @@ pub(in crate::cli) async fn perform(
     how: &Performance<'_>,
     description: &str,
 ) -> Result<Report> {
-    let mut clients = vec![client.clone()];
-    let others = how.max_concurrent.min(CONNECTIONS).min(plan.groups.len()).saturating_sub(1);
-    clients.extend((0..others).map(|_| Client::new(client.properties().clone())));
+    let clients = perform::connections(client, how.max_concurrent.min(plan.groups.len()));
     let watching = Watching { undo: how.snapshots.map(|snapshots| (snapshots, how.cluster)), ..Watching::default() };
     let performing = Performing {
         clients: &clients,

@@ -5,9 +5,11 @@ use serde::Serialize;
 use super::super::Format;
 use super::super::offset_map::{PairRow, pair_lines, pair_table};
 use super::super::table::{self, Output, Page};
-use super::{RestoreArgs, came_to, verdict};
+use super::{RestoreArgs, verdict};
 use crate::error::{Error, Result};
-use crate::restore::state::{Attempt, Cancelled, Done, Groups, GroupsDone, KeptAt, Phase, Plan, Seen, State, Undone};
+use crate::restore::state::{
+    Attempt, Cancelled, Done, Groups, GroupsDone, KeptAt, Phase, Plan, Seen, State, Undone, came_to,
+};
 
 /// What the user typed after `restores show`.
 #[derive(Debug, clap::Args)]

@@ -5,6 +5,8 @@
 
 use std::cmp::Reverse;
 
+use serde::Serialize;
+
 use super::{Snapshot, id};
 use crate::archive::layout;
 use crate::config::value::shown_path;
@@ -35,6 +37,42 @@ pub struct Listed {
     pub id: String,
     /// What it says, or why it cannot be read.
     pub snapshot: Result<Snapshot>,
+}
+
+/// A snapshot, as listed; its JSON is stable.
+#[derive(Debug, Clone, Serialize)]
+pub struct Summary {
+    /// Its name.
+    pub id: String,
+    /// When it was taken.
+    pub created_at: Option<String>,
+    /// How many groups it has.
+    pub groups: Option<usize>,
+    /// How many offsets; absent ones do not count.
+    pub offsets: Option<usize>,
+    /// What it was taken for.
+    pub description: Option<String>,
+    /// The cluster; `None` where it has no id.
+    pub cluster_id: Option<String>,
+    /// Why it cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl Summary {
+    /// Sums up a snapshot as its place lists it.
+    pub fn of(listed: &Listed) -> Self {
+        let snapshot = listed.snapshot.as_ref();
+        Self {
+            id: listed.id.clone(),
+            created_at: snapshot.map(|snapshot| snapshot.created_at.clone()).ok(),
+            groups: snapshot.map(|snapshot| snapshot.groups.len()).ok(),
+            offsets: snapshot.map(|snapshot| snapshot.offsets()).ok(),
+            description: snapshot.map(|snapshot| snapshot.description.clone()).ok(),
+            cluster_id: snapshot.ok().and_then(|snapshot| snapshot.cluster_id.clone()),
+            error: snapshot.err().map(Error::to_string),
+        }
+    }
 }
 
 impl Snapshots {
@@ -99,8 +137,16 @@ impl Snapshots {
     /// # Errors
     /// As the store's.
     pub async fn list(&self) -> Result<Vec<Listed>> {
+        self.newest(usize::MAX).await
+    }
+
+    /// As [`list`](Self::list), of the newest, at most so many.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub async fn newest(&self, limit: usize) -> Result<Vec<Listed>> {
         let mut all = Vec::new();
-        for id in self.ids().await? {
+        for id in self.ids().await?.into_iter().take(limit) {
             match self.held(&id).await {
                 Ok(Some(snapshot)) => all.push(Listed { id, snapshot: Ok(snapshot) }),
                 // Somebody has deleted it meanwhile.
