@@ -15,6 +15,7 @@ mod losses;
 mod objectives;
 mod pass;
 mod reload;
+mod restoring;
 mod running;
 pub mod savepoints;
 mod topics;

@@ -267,6 +267,14 @@ impl Config {
         alone("the pipeline", given, variable, KEYS, Pipeline::read)
     }
 
+    /// As [`pipeline`](Self::pipeline), for one that restores.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn restore(given: Map<String, Value>, variable: &dyn Fn(&str) -> Option<String>) -> Result<Restore> {
+        alone("the pipeline", given, variable, RESTORE_KEYS, Restore::read)
+    }
+
     /// Checks that a pipeline does not get in the way of `others`.
     ///
     /// # Errors

@@ -34,7 +34,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use self::answer::{Info, Offsets, Root, Status, TASK, TaskStatus};
-pub use self::connector::{Connector, Orders};
+pub use self::connector::{Connector, Orders, Work};
 use self::definition::Plugin;
 use self::flat::{CLASS, CLASSES, Class};
 pub use self::state::{Phase, Target};
@@ -112,12 +112,13 @@ async fn connectors(State(worker): State<Worker>, RawQuery(query): RawQuery) -> 
     }
     let connectors = worker.connectors();
     let expanded = connectors.iter().map(|connector| {
-        let (mut parts, phase) = (Map::new(), connector.phase());
+        let mut parts = Map::new();
         if expand.contains(&"status") {
-            parts.insert("status".into(), json!(Status::new(connector.name(), &phase, worker.id())));
+            let (known, phase) = ((connector.name(), connector.class()), connector.phase());
+            parts.insert("status".into(), json!(Status::new(known, &phase, worker.id())));
         }
         if expand.contains(&"info") {
-            parts.insert("info".into(), json!(Info::new(connector.name(), connector.flat(), &phase)));
+            parts.insert("info".into(), json!(Info::new(connector)));
         }
         (connector.name().to_owned(), Value::Object(parts))
     });
@@ -126,7 +127,7 @@ async fn connectors(State(worker): State<Worker>, RawQuery(query): RawQuery) -> 
 
 async fn connector(State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
     let connector = find(&worker, &name)?;
-    Ok(Json(Info::new(&name, connector.flat(), &connector.phase())).into_response())
+    Ok(Json(Info::new(&connector)).into_response())
 }
 
 async fn config(State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
@@ -136,7 +137,7 @@ async fn config(State(worker): State<Worker>, Segments(name): Segments<String>) 
 async fn status(State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
     let none = || Refused::not_found(format!("No status found for connector {name}"));
     let connector = worker.connector(&name).ok_or_else(none)?;
-    Ok(Json(Status::new(&name, &connector.phase(), worker.id())).into_response())
+    Ok(Json(Status::new((&name, connector.class()), &connector.phase(), worker.id())).into_response())
 }
 
 async fn tasks(State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
@@ -160,7 +161,13 @@ async fn topics(State(worker): State<Worker>, Segments(name): Segments<String>) 
 
 /// Answers with what the archive holds, as far as this agent knows.
 async fn offsets(State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
-    let offsets = find(&worker, &name)?.offsets().ok_or_else(|| {
+    let connector = find(&worker, &name)?;
+    if connector.class() == Class::ArchiveSource {
+        return Err(Refused::bad(format!(
+            "connector {name} is a restore, which keeps beside its backup how far it is: `restores show` says it"
+        )));
+    }
+    let offsets = connector.offsets().ok_or_else(|| {
         Refused::unavailable(format!(
             "connector {name} has not run since this agent started: `describe` says what is held"
         ))

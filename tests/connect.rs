@@ -3,6 +3,7 @@
 
 mod making;
 mod reload;
+mod restoring;
 
 use std::collections::BTreeMap;
 use std::fs;

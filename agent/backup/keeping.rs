@@ -24,7 +24,7 @@ use crate::telemetry::Health;
 use crate::verify;
 
 /// The first pause before a failed pipeline starts again; they double up to `restart_backoff_max`.
-const RESTART_BACKOFF: Duration = Duration::from_secs(1);
+pub(super) const RESTART_BACKOFF: Duration = Duration::from_secs(1);
 
 /// One pipeline that is kept running.
 pub(super) struct Keeping {
@@ -132,7 +132,7 @@ impl Keeping {
 
 /// What a pipeline is told while it runs or waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+pub(super) enum Told {
     /// To close what it holds, since the process ends.
     Stop,
     /// To look at its orders.
@@ -140,7 +140,7 @@ enum Told {
 }
 
 /// Waits until a pipeline is told something. Cancel safe.
-async fn told(orders: &mut Orders, stopped: &mut Stop) -> Told {
+pub(super) async fn told(orders: &mut Orders, stopped: &mut Stop) -> Told {
     tokio::select! {
         biased;
         // Whoever could say so is gone only when the process ends.
@@ -167,12 +167,12 @@ async fn rest(name: &str, watch: &mut Watch, orders: &mut Orders, stopped: &mut 
 
 /// Waits until an attempt has ended, which is asked to close when the pipeline is told anything; returns what came of it,
 /// and whether it closed to look at its orders.
-async fn until_told(
-    attempt: impl Future<Output = Result<()>>,
+pub(super) async fn until_told<T>(
+    attempt: impl Future<Output = Result<T>>,
     halt: &channel::Sender<bool>,
     orders: &mut Orders,
     stopped: &mut Stop,
-) -> (Result<()>, bool) {
+) -> (Result<T>, bool) {
     tokio::pin!(attempt);
     let told = tokio::select! {
         outcome = &mut attempt => return (outcome, false),

@@ -18,11 +18,12 @@ use tokio::task::{self, JoinError, JoinSet};
 
 use super::Stop;
 use super::keeping::Keeping;
+use super::restoring::Restoring;
 use super::savepoints::{self, Handle, Maker, Place};
 use crate::api::Registry;
 use crate::archive::sink::Reached;
 use crate::config;
-use crate::connect::{Connector, Phase, Worker};
+use crate::connect::{Connector, Phase, Work, Worker};
 use crate::error::{Error, Result};
 use crate::telemetry::{Health, SavepointMetrics, VerifyMetrics};
 
@@ -120,7 +121,7 @@ impl Running {
     /// Does what lies between what runs and what is wanted, as far as it can be done now.
     fn become_what_is_wanted(&mut self) -> Result<()> {
         let all = self.worker.connectors();
-        let wanted: Vec<_> = all.iter().filter(|connector| connector.pipeline().is_ok()).cloned().collect();
+        let wanted: Vec<_> = all.iter().filter(|connector| connector.work().is_ok()).cloned().collect();
         let running = self.pipelines.values().map(|one| (&one.connector, one.closes));
         let Plan { close, start } = plan(&wanted, &running.collect::<Vec<_>>());
         self.tell_idle(&all, &start);
@@ -139,15 +140,36 @@ impl Running {
     }
 
     fn start(&mut self, connector: &Arc<Connector>) {
-        let Ok(pipeline) = connector.pipeline() else { return };
         let (stop, stopped) = channel::channel(false);
+        let task = match connector.work() {
+            Ok(Work::Capture(pipeline)) => {
+                let keeping = self.keeping(connector, pipeline);
+                self.tasks.spawn(keeping.run(stopped)).id()
+            }
+            Ok(Work::Restore(restore)) => {
+                let restoring = Restoring {
+                    restore: (**restore).clone(),
+                    connector: connector.clone(),
+                    restart_backoff_max: self.restart_backoff_max,
+                    health: self.health.of(part(connector.name())),
+                };
+                self.tasks.spawn(restoring.run(stopped)).id()
+            }
+            Err(_) => return,
+        };
+        let one = One { connector: connector.clone(), task, stop, closes: false };
+        self.pipelines.insert(connector.name().to_owned(), one);
+    }
+
+    /// Makes what keeps a pipeline running.
+    fn keeping(&self, connector: &Arc<Connector>, pipeline: &config::Pipeline) -> Keeping {
         self.registry.add(pipeline);
         let place = savepoints::place(pipeline);
         let backup = self.backups.iter().find(|backup| backup.place == place);
         if let Some((_, handle)) = backup.and_then(|backup| backup.maker.as_ref()) {
             self.registry.makes_savepoints(&pipeline.name, handle.clone().into_function());
         }
-        let keeping = Keeping {
+        Keeping {
             pipeline: pipeline.clone(),
             connector: connector.clone(),
             restart_backoff_max: self.restart_backoff_max,
@@ -155,10 +177,7 @@ impl Running {
             registry: self.registry.clone(),
             reached: backup.map(|backup| backup.reached.clone()).unwrap_or_default(),
             may_end_process: self.is_first && connector.is_of_file(),
-        };
-        let task = self.tasks.spawn(keeping.run(stopped)).id();
-        let one = One { connector: connector.clone(), task, stop, closes: false };
-        self.pipelines.insert(pipeline.name.clone(), one);
+        }
     }
 
     /// Takes note that a pipeline has ended.
@@ -176,10 +195,13 @@ impl Running {
         if let Err(error) = outcome {
             tracing::error!(pipeline = name, "{error}; what it held is read again when it is captured next");
         }
-        if self.worker.connector(&name).is_none_or(|connector| connector.pipeline().is_err()) {
+        let captures = |connector: &Connector| connector.capture().is_some();
+        if captures(&one.connector) && !self.worker.connector(&name).is_some_and(|connector| captures(&connector)) {
             self.registry.remove(&name);
             // Nothing is known of a check that nobody makes any more.
             drop(VerifyMetrics::new(&name));
+        }
+        if self.worker.connector(&name).is_none() {
             tracing::info!(pipeline = name, "closed");
         }
         Ok(())
@@ -192,7 +214,7 @@ impl Running {
     fn make_savepoints(&mut self, wanted: &[Arc<Connector>]) -> Result<()> {
         let mut groups: Vec<(Place, Vec<Arc<Connector>>)> = Vec::new();
         for connector in wanted {
-            let Ok(pipeline) = connector.pipeline() else { continue };
+            let Some(pipeline) = connector.capture() else { continue };
             let place = savepoints::place(pipeline);
             match groups.iter_mut().find(|(other, _)| *other == place) {
                 Some((_, connectors)) => connectors.push(connector.clone()),
@@ -229,7 +251,7 @@ impl Running {
         let health = self.health.of(savepoints_of(&place));
         health.clear();
         let pipelines: Vec<config::Pipeline> =
-            connectors.iter().filter_map(|connector| connector.pipeline().ok().cloned()).collect();
+            connectors.iter().filter_map(|connector| connector.capture().cloned()).collect();
         let maker = match Maker::new(&pipelines, reached.clone(), health.clone()) {
             Ok((maker, handle)) => Some((self.makers.spawn(maker.run()), handle)),
             Err(error) if self.is_first => return Err(error),
@@ -268,7 +290,7 @@ impl Running {
             if self.pipelines.contains_key(name) || start.iter().any(|other| Arc::ptr_eq(other, connector)) {
                 continue;
             }
-            let reason = match (connector.phase(), connector.pipeline()) {
+            let reason = match (connector.phase(), connector.work()) {
                 (Phase::Paused | Phase::Stopped, _) => continue,
                 (_, Err(reason)) => reason.to_owned(),
                 (_, Ok(_)) => "it waits until what has written to its backup has closed".to_owned(),
@@ -332,12 +354,12 @@ fn plan(wanted: &[Arc<Connector>], running: &[(&Arc<Connector>, bool)]) -> Plan 
             close.push(connector.name().to_owned());
         }
         names.insert(connector.name());
-        places.extend(connector.pipeline().ok().map(savepoints::place));
+        places.extend(connector.capture().map(savepoints::place));
     }
     let runs = |connector: &Arc<Connector>| running.iter().any(|(running, _)| Arc::ptr_eq(running, connector));
     let may_start = |connector: &&Arc<Connector>| {
-        let place = connector.pipeline().ok().map(savepoints::place);
-        !runs(connector) && !names.contains(connector.name()) && place.is_some_and(|place| !places.contains(&place))
+        let place = connector.capture().map(savepoints::place);
+        !runs(connector) && !names.contains(connector.name()) && place.is_none_or(|place| !places.contains(&place))
     };
     let start = wanted.iter().filter(may_start).cloned().collect();
     Plan { close, start }

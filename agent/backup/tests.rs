@@ -155,7 +155,7 @@ fn agent_of(connector: Arc<Connector>) -> (Health, channel::Sender<bool>, tokio:
     let (stop, stopped) = channel::channel(false);
     let health = Health::new();
     let keeping = Keeping {
-        pipeline: connector.pipeline().expect("it can run").clone(),
+        pipeline: connector.capture().expect("it captures").clone(),
         connector,
         restart_backoff_max: Duration::from_millis(50),
         health: health.of("pipeline p"),

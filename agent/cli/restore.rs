@@ -5,18 +5,12 @@ use std::path::PathBuf;
 
 use super::table::{Output, Page, counted, size};
 use super::three_phase::{self, Phase, Preview};
-use crate::archive::{Archive, source};
 use crate::backup::stop_on_signals;
 use crate::config::{Config, Restore};
 use crate::error::{Error, Kind, Result};
-use crate::kafka::Properties;
-use crate::kafka::client::{Client, OPEN_WITHIN};
-use crate::restore::perform::{self, Planned};
-use crate::restore::plan::{PartitionPlan, Plan, StagePlan, TopicPlan, making};
+use crate::restore::plan::{PartitionPlan, Plan, StagePlan, TopicPlan};
+use crate::restore::start::{self, Ready};
 use crate::restore::state::State;
-use crate::stages::Stages;
-use crate::stages::spread::Spread;
-use crate::store::Store;
 use crate::telemetry::{Health, http, logging, metrics};
 
 /// Arguments of `restore`.
@@ -53,7 +47,7 @@ pub(super) enum Shown {
 ///
 /// # Errors
 /// [`Kind::Usage`] for a file without a restore and for hazards that were not accepted, before anything is changed; else
-/// as [`Planned::perform`]; [`Kind::Partial`] where all is restored and groups could not be put back.
+/// as [`Planned::perform`](crate::restore::perform::Planned::perform); [`Kind::Partial`] where all is restored and groups could not be put back.
 pub async fn run(args: Args) -> Result<()> {
     run_all(args, false).await
 }
@@ -100,11 +94,7 @@ pub(super) async fn run_all(args: Args, with_groups: bool) -> Result<()> {
 /// A restore that is planned, of which nothing is done yet; or one that is finished, but for its groups.
 pub(super) struct Prepared<'a> {
     restore: &'a Restore,
-    archive: Archive,
-    client: Client,
-    state: State,
-    plan: Plan,
-    stages: Option<Stages>,
+    ready: Ready,
     is_done: bool,
     /// The consumer groups that are put back.
     groups: Option<Phase>,
@@ -116,81 +106,48 @@ pub(super) struct Prepared<'a> {
 /// # Errors
 /// [`Kind::Usage`] for what cannot be restored, and for hazards that were not accepted; `Consumer group '…' not found`.
 pub(super) async fn prepare<'a>(restore: &'a Restore, args: &Args) -> Result<Option<Prepared<'a>>> {
-    let properties = Properties::new(restore.sink.kafka.clone())?;
-    let root = super::open(&restore.source.path)?;
-    let archive = source::open(&root, &restore.source.backup_id).await?;
-    let beside = match &restore.sink.state {
-        Some(state) => Store::open(state)?.within(&restore.source.backup_id),
-        None => archive.store().clone(),
-    };
-    let state = State::new(&beside, &restore.id())?;
-    let seen = state.look().await?;
-    // Before another plan, which would find in the targets what was made and sent.
-    let before = perform::before(restore, state.restore_id(), &seen)?;
-    let is_done = seen.done.is_some();
+    // It says more of a path that is none.
+    drop(super::open(&restore.source.path)?);
+    let looked = start::look(restore).await?;
+    let is_done = looked.is_done();
     if is_done && restore.groups.is_none() {
-        match before.filter(|_| args.dry_run) {
-            Some(plan) => print(restore, &state, (&plan, None), args.format)?,
-            None => logging::say(&format!("{}: restore `{}` is finished already", restore.name, state.restore_id())),
-        }
-        return Ok(None);
-    }
-    let stages = if is_done { None } else { open_stages(restore).await? };
-    let client = Client::open(properties, OPEN_WITHIN).await?;
-    let plan = match before {
-        Some(plan) => plan,
-        None => {
-            let made = making::make(restore, &archive, &client, stages.as_ref()).await;
-            // Another start may have kept its plan meanwhile: what that one has made and sent is no danger.
-            match perform::before(restore, state.restore_id(), &state.look().await?)? {
-                Some(plan) => plan,
-                None => made?,
+        match looked.before.as_ref().filter(|_| args.dry_run) {
+            Some(plan) => print(restore, &looked.state, (plan, None), args.format)?,
+            None => {
+                let id = looked.state.restore_id();
+                logging::say(&format!("{}: restore `{id}` is finished already", restore.name));
             }
         }
-    };
-    if !is_done {
-        plan.check_stages(stages.as_ref())?;
-    }
-    let groups = Phase::first(restore, (&archive, &beside), (&plan, &seen)).await?;
-    if args.dry_run {
-        let preview = match &groups {
-            Some(groups) => Some(groups.preview((restore, &plan, is_done), &client, &state).await?),
-            None => None,
-        };
-        print(restore, &state, (&plan, preview.as_ref()), args.format)?;
         return Ok(None);
     }
-    let prepared = Prepared { restore, archive, client, state, plan, stages, is_done, groups };
-    if !is_done {
-        prepared.planned(&Health::new()).check()?;
+    let ready = looked.plan(restore).await?;
+    let groups = Phase::first(restore, (&ready.archive, &ready.beside), (&ready.plan, &ready.seen)).await?;
+    if args.dry_run {
+        let preview = match &groups {
+            Some(groups) => Some(groups.preview((restore, &ready.plan, is_done), &ready.client, &ready.state).await?),
+            None => None,
+        };
+        print(restore, &ready.state, (&ready.plan, preview.as_ref()), args.format)?;
+        return Ok(None);
     }
-    Ok(Some(prepared))
+    if !is_done {
+        ready.planned(restore, &Health::new()).check()?;
+    }
+    Ok(Some(Prepared { restore, ready, is_done, groups }))
 }
 
 impl Prepared<'_> {
-    fn planned<'b>(&'b self, health: &'b Health) -> Planned<'b> {
-        Planned {
-            restore: self.restore,
-            archive: &self.archive,
-            client: &self.client,
-            state: &self.state,
-            plan: &self.plan,
-            stages: self.stages.as_ref(),
-            health,
-        }
-    }
-
     /// Does it, and says what came of it.
     ///
     /// # Errors
-    /// As [`Planned::perform`]; [`Kind::Partial`] where all is restored and groups could not be put back.
+    /// As [`Planned::perform`](crate::restore::perform::Planned::perform); [`Kind::Partial`] where all is restored and groups could not be put back.
     pub(super) async fn perform(&self, health: Health, stopped: tokio::sync::watch::Receiver<bool>) -> Result<()> {
-        let (name, id) = (&self.restore.name, self.state.restore_id());
+        let (name, id) = (&self.restore.name, self.ready.state.restore_id());
         let phase = if self.groups.is_some() { "Phase 2: " } else { "" };
         if self.is_done {
             logging::say(&format!("{phase}{name}: restore `{id}` is finished already"));
         } else {
-            let summary = self.planned(&health).perform(stopped).await?;
+            let summary = self.ready.planned(self.restore, &health).perform(stopped).await?;
             let left_out = match summary.left_out {
                 0 => String::new(),
                 records => format!(", {} left out because stages failed at them", counted(records, "record")),
@@ -203,22 +160,10 @@ impl Prepared<'_> {
             ));
         }
         match &self.groups {
-            Some(groups) => groups.third(self.restore, &self.client, &self.state).await,
+            Some(groups) => groups.third(self.restore, &self.ready.client, &self.ready.state).await,
             None => Ok(()),
         }
     }
-}
-
-/// Opens the stages that a restore goes through, which compiles their plugins; `None` where it has none, and spreads nothing
-/// by key.
-async fn open_stages(restore: &Restore) -> Result<Option<Stages>> {
-    let spread = Spread::new(&restore.sink.repartition);
-    if restore.stages.is_empty() && spread.is_empty() {
-        return Ok(None);
-    }
-    let (name, stages) = (restore.name.clone(), restore.stages.clone());
-    let opened = tokio::task::spawn_blocking(move || Stages::of_restore(&name, &stages, &spread)).await;
-    opened.map_err(|error| Error::failed("the stages could not be opened").source(error))?.map(Some)
 }
 
 /// What is said of partitions that get records of several.

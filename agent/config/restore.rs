@@ -17,7 +17,7 @@ use crate::stages::{OnError, Stage};
 const MOST_PARTITIONS: i32 = 100_000;
 
 /// A pipeline from an archive into a cluster.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Restore {
     /// Its name.
     pub name: String,
@@ -45,7 +45,7 @@ pub struct Groups {
 }
 
 /// `[pipeline.source]` of type `archive`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     /// The backup's name.
     pub backup_id: String,
@@ -72,7 +72,7 @@ pub struct Source {
 }
 
 /// `[pipeline.sink]` of type `kafka`.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Sink {
     /// Topics that get another name.
     pub topics: BTreeMap<String, String>,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::connector::Connector;
 use super::flat::Class;
 use super::state::Phase;
 use super::{Flat, VERSION};
@@ -73,9 +74,10 @@ pub(super) struct TaskStatus {
 }
 
 impl Info {
-    pub(super) fn new(name: &str, config: &Flat, phase: &Phase) -> Self {
-        let tasks = task_of(name, phase).into_iter().collect();
-        Self { name: name.to_owned(), config: config.clone(), tasks, kind: Class::ArchiveSink.kind() }
+    pub(super) fn new(connector: &Connector) -> Self {
+        let (name, config) = (connector.name().to_owned(), connector.flat().clone());
+        let tasks = task_of(&name, &connector.phase()).into_iter().collect();
+        Self { name, config, tasks, kind: connector.class().kind() }
     }
 }
 
@@ -90,10 +92,10 @@ fn task_of(name: &str, phase: &Phase) -> Option<TaskId> {
 
 impl Status {
     /// Returns what a connector of this worker does.
-    pub(super) fn new(name: &str, phase: &Phase, worker: &str) -> Self {
+    pub(super) fn new((name, class): (&str, Class), phase: &Phase, worker: &str) -> Self {
         let connector = ConnectorStatus { state: phase.of_connector(), worker_id: worker.to_owned(), version: VERSION };
         let tasks = TaskStatus::new(phase, worker).into_iter().collect();
-        Self { name: name.to_owned(), connector, tasks, kind: Class::ArchiveSink.kind() }
+        Self { name: name.to_owned(), connector, tasks, kind: class.kind() }
     }
 
     /// Says which parts are about to begin anew.
@@ -158,7 +160,11 @@ mod tests {
 
     #[test]
     fn a_status_has_the_shape_that_connect_gives_it() {
-        let status = json!(Status::new("orders", &Phase::Failed("no broker answers".into()), "127.0.0.1:8083"));
+        let status = json!(Status::new(
+            ("orders", Class::ArchiveSink),
+            &Phase::Failed("no broker answers".into()),
+            "127.0.0.1:8083"
+        ));
         let expected = json!({
             "name": "orders",
             "connector": {"state": "RUNNING", "worker_id": "127.0.0.1:8083", "version": VERSION},
@@ -169,7 +175,7 @@ mod tests {
             "type": "sink",
         });
         assert_eq!(status, expected);
-        let stopped = json!(Status::new("orders", &Phase::Stopped, "w").restarting(true, true));
+        let stopped = json!(Status::new(("orders", Class::ArchiveSink), &Phase::Stopped, "w").restarting(true, true));
         assert_eq!((&stopped["connector"]["state"], &stopped["tasks"]), (&"RESTARTING".into(), &json!([])));
     }
 

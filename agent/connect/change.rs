@@ -57,7 +57,7 @@ pub(super) async fn restart(
     if restarts {
         connector.restart();
     }
-    let status = Status::new(&name, &phase, worker.id()).restarting(!only_failed, restarts);
+    let status = Status::new((&name, connector.class()), &phase, worker.id()).restarting(!only_failed, restarts);
     Ok((StatusCode::ACCEPTED, Json(status)).into_response())
 }
 
@@ -148,7 +148,7 @@ pub(super) async fn remove(_: Local, State(worker): State<Worker>, Segments(name
 }
 
 fn info(connector: &Connector) -> Info {
-    Info::new(connector.name(), connector.flat(), &connector.phase())
+    Info::new(connector)
 }
 
 /// Answers with a connector that there was not.

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use super::Flat;
+use super::flat::{self, Class};
 use super::state::{Order, Phase, Target};
 use crate::config;
 use crate::record::{Offset, Partition};
@@ -23,10 +24,20 @@ pub struct Connector {
     flat: Flat,
     /// How it was configured over HTTP, as it was sent; `None` for a pipeline of the file.
     given: Option<Flat>,
+    class: Class,
     /// What it runs, or why it cannot.
-    pipeline: Result<config::Pipeline, String>,
+    work: Result<Work, String>,
     orders: watch::Sender<Order>,
     seen: Mutex<Seen>,
+}
+
+/// What a connector runs.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Work {
+    /// A pipeline that captures, for as long as it is wanted.
+    Capture(Box<config::Pipeline>),
+    /// A restore, which is done once.
+    Restore(Box<config::Restore>),
 }
 
 /// What the pipeline has said.
@@ -43,33 +54,30 @@ struct Seen {
 impl Connector {
     /// Makes the connector of a pipeline of the file that has not started; `flat` is shown as its configuration.
     pub fn of_file(pipeline: config::Pipeline, flat: Map<String, Value>, target: Target) -> Self {
-        Self::new(&pipeline.name.clone(), Ok(pipeline), flat, None, target)
+        let name = pipeline.name.clone();
+        Self::new(&name, Class::ArchiveSink, Ok(Work::Capture(Box::new(pipeline))), (flat, None), target)
     }
 
     /// Makes a connector that was configured over HTTP, as `given`, and what has come of that.
-    pub(super) fn made(
-        name: &str,
-        (given, shown): (Flat, Flat),
-        pipeline: Result<config::Pipeline, String>,
-        target: Target,
-    ) -> Self {
-        Self::new(name, pipeline, shown, Some(given), target)
+    pub(super) fn made(name: &str, (given, shown): (Flat, Flat), work: Result<Work, String>, target: Target) -> Self {
+        let class = given.get(flat::CLASS).and_then(Value::as_str).and_then(Class::of);
+        Self::new(name, class.unwrap_or(Class::ArchiveSink), work, (shown, Some(given)), target)
     }
 
     fn new(
         name: &str,
-        pipeline: Result<config::Pipeline, String>,
-        flat: Flat,
-        given: Option<Flat>,
+        class: Class,
+        work: Result<Work, String>,
+        (flat, given): (Flat, Option<Flat>),
         target: Target,
     ) -> Self {
         let (orders, _) = watch::channel(Order { target, restarts: 0 });
-        let phase = at_rest(target).unwrap_or_else(|| match &pipeline {
+        let phase = at_rest(target).unwrap_or_else(|| match &work {
             Ok(_) => Phase::Unassigned,
             Err(reason) => Phase::Failed(reason.clone()),
         });
         let seen = Mutex::new(Seen { phase, ..Seen::default() });
-        Self { name: name.to_owned(), flat, given, pipeline, orders, seen }
+        Self { name: name.to_owned(), flat, given, class, work, orders, seen }
     }
 
     /// Takes the place of another of its name, which closes before this one starts.
@@ -77,7 +85,7 @@ impl Connector {
         {
             let mut seen = self.lock();
             seen.topics.clone_from(&other.lock().topics);
-            if self.pipeline.is_ok() && other.pipeline.is_ok() && self.orders.borrow().target == Target::Started {
+            if self.work.is_ok() && other.work.is_ok() && self.orders.borrow().target == Target::Started {
                 seen.phase = Phase::Restarting;
             }
         }
@@ -108,8 +116,21 @@ impl Connector {
     ///
     /// # Errors
     /// Why it cannot run, on one line.
-    pub fn pipeline(&self) -> Result<&config::Pipeline, &str> {
-        self.pipeline.as_ref().map_err(String::as_str)
+    pub fn work(&self) -> Result<&Work, &str> {
+        self.work.as_ref().map_err(String::as_str)
+    }
+
+    /// Returns the pipeline that it runs, if that captures.
+    pub fn capture(&self) -> Option<&config::Pipeline> {
+        match &self.work {
+            Ok(Work::Capture(pipeline)) => Some(pipeline.as_ref()),
+            _ => None,
+        }
+    }
+
+    /// Returns its class.
+    pub(super) fn class(&self) -> Class {
+        self.class
     }
 
     /// Returns what it does.
@@ -140,7 +161,7 @@ impl Connector {
     /// Tells it what to do. Nothing is kept of that.
     pub(crate) fn tell(&self, target: Target) {
         self.order(|order| order.target = target);
-        if let Err(reason) = &self.pipeline {
+        if let Err(reason) = &self.work {
             // Nobody runs it who could say so.
             self.lock().phase = at_rest(target).unwrap_or_else(|| Phase::Failed(reason.clone()));
         }

@@ -6,9 +6,12 @@
 
 use std::fmt;
 
+use serde_json::Value;
+
 use super::Flat;
+use super::connector::Work;
 use super::flat::{self, Class, Wrong};
-use crate::config::{self, Config, Pipeline, value};
+use crate::config::{self, Config, value};
 use crate::error::Error;
 use crate::kafka::Properties;
 use crate::stages::Way;
@@ -26,7 +29,7 @@ pub(super) fn wrong_name(name: &str) -> Option<String> {
 }
 
 /// Reads what a configuration runs, with its references replaced.
-pub(super) fn read(given: &Flat, variable: &dyn Fn(&str) -> Option<String>) -> Result<Pipeline, Vec<Wrong>> {
+pub(super) fn read(given: &Flat, variable: &dyn Fn(&str) -> Option<String>) -> Result<Work, Vec<Wrong>> {
     let masked = given.iter().filter(|(_, value)| value.as_str().is_some_and(|text| text.contains(value::MASK)));
     let masked: Vec<_> = masked
         .map(|(key, _)| {
@@ -42,30 +45,50 @@ pub(super) fn read(given: &Flat, variable: &dyn Fn(&str) -> Option<String>) -> R
         return Err(masked);
     }
     let (class, pipeline) = flat::from_flat(given)?;
-    if class == Class::ArchiveSource {
-        let reason = "a restore cannot be made as a connector: `kafka-backup restore --config FILE` does it once";
-        return Err(vec![Wrong { key: flat::CLASS.to_owned(), reason: reason.to_owned() }]);
+    let wrong = |error: Error| vec![wrong(&error, given)];
+    match class {
+        Class::ArchiveSink => Config::pipeline(pipeline, variable).map(Box::new).map(Work::Capture).map_err(wrong),
+        Class::ArchiveSource => {
+            let restore = Config::restore(pipeline, variable).map_err(wrong)?;
+            if restore.groups.is_some() {
+                let reason = "a connector restores records alone: `kafka-backup offset-reset execute` puts consumer groups \
+                              back when it is done";
+                return Err(vec![Wrong { key: "groups.reset".to_owned(), reason: reason.to_owned() }]);
+            }
+            Ok(Work::Restore(Box::new(restore)))
+        }
     }
-    Config::pipeline(pipeline, variable).map_err(|error| vec![wrong(&error, given)])
 }
 
 /// Checks what the texts alone do not tell, without connecting or writing: the client's properties, the store, the plugins,
 /// which are compiled. It blocks.
-pub(super) fn check(pipeline: &Pipeline, given: &Flat) -> Result<(), Vec<Wrong>> {
+pub(super) fn check(work: &Work, given: &Flat) -> Result<(), Vec<Wrong>> {
+    let (cluster, properties, stores, (stages, way)) = match work {
+        Work::Capture(pipeline) => {
+            let stores = vec![("sink.path", &pipeline.sink.path)];
+            ("source.kafka", &pipeline.source.kafka, stores, (&pipeline.stages, Way::Capture))
+        }
+        Work::Restore(restore) => {
+            let mut stores = vec![("source.path", &restore.source.path)];
+            stores.extend(restore.sink.state.as_ref().map(|state| ("sink.state", state)));
+            ("sink.kafka", &restore.sink.kafka, stores, (&restore.stages, Way::Restore))
+        }
+    };
+    let name = given.get("name").and_then(Value::as_str).unwrap_or_default();
     let at = |path: String, error: &dyn fmt::Display| {
         let key = flat::key_of(&path, given);
         // A message may hold what a reference stands for.
-        let may_be_of =
-            |other: &str| other == key || (path == "source.kafka" && other.starts_with("consumer.override."));
+        let may_be_of = |other: &str| other == key || (path == cluster && other.contains(".override."));
         let refers = given.iter().any(|(other, value)| may_be_of(other) && value.as_str().is_some_and(config::refers));
         let reason = if refers { "what its reference stands for is not right".to_owned() } else { error.to_string() };
         vec![Wrong { key, reason }]
     };
-    let properties = Properties::new(pipeline.source.kafka.clone());
-    drop(properties.map_err(|error| at("source.kafka".to_owned(), &error))?);
-    drop(Store::open(&pipeline.sink.path).map_err(|error| at("sink.path".to_owned(), &error))?);
-    for (number, stage) in pipeline.stages.iter().enumerate() {
-        let opened = stage.open(&pipeline.name, number + 1, Way::Capture);
+    drop(Properties::new(properties.clone()).map_err(|error| at(cluster.to_owned(), &error))?);
+    for (key, path) in stores {
+        drop(Store::open(path).map_err(|error| at(key.to_owned(), &error))?);
+    }
+    for (number, stage) in stages.iter().enumerate() {
+        let opened = stage.open(name, number + 1, way);
         drop(opened.map_err(|refused| at(format!("stage[{number}].{}", refused.key), &refused.error))?);
     }
     Ok(())
@@ -132,7 +155,7 @@ mod tests {
     #[test]
     fn references_are_replaced_in_what_runs_and_not_in_what_is_shown() {
         let given = flat(&[("consumer.override.sasl.password", "${SECRET}")]);
-        let pipeline = read(&given, &variable).expect("sound");
+        let Work::Capture(pipeline) = read(&given, &variable).expect("sound") else { panic!("it captures") };
         assert_eq!(pipeline.sink.path, "/archive/x");
         assert_eq!(pipeline.source.kafka["sasl.password"], "hush");
         assert_eq!(shown(&given), given, "what refers to a secret is none");
@@ -160,6 +183,25 @@ mod tests {
         let given = flat(&[("consumer.override.fetch.wait.max.ms", "${SECRET}")]);
         let wrong = check(&read(&given, &variable).expect("its texts are sound"), &given).expect_err("no number");
         assert!(!line(&wrong).contains("hush"), "{wrong:?}");
+    }
+
+    #[test]
+    fn a_restore_is_made_of_its_keys_and_puts_no_groups_back() {
+        let mut given = json!({
+            "connector.class": "ArchiveSource", "name": "back", "topics": "orders", "source.backup_id": "b",
+            "source.path": "${ARCHIVE}", "sink.topics.orders": "orders-restored",
+            "producer.override.bootstrap.servers": "127.0.0.1:9092",
+        });
+        let made = read(given.as_object().expect("an object"), &variable).expect("sound");
+        let Work::Restore(restore) = &made else { panic!("it restores") };
+        assert_eq!(
+            (restore.source.path.as_str(), restore.sink.topics["orders"].as_str()),
+            ("/archive", "orders-restored")
+        );
+        check(&made, given.as_object().expect("an object")).expect("nothing is connected");
+        given["groups.reset"] = "true".into();
+        let wrong = read(given.as_object().expect("an object"), &variable).expect_err("not here");
+        assert_eq!(wrong[0].key, "groups.reset");
     }
 
     #[test]

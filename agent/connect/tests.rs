@@ -198,7 +198,7 @@ async fn what_is_made_is_configured_otherwise_and_removed_and_each_lasts() {
     assert_eq!((&answer["config"]["topics"], answer["config"].get("sink.roll_interval")), (&"u".into(), None));
     let second = worker.connector("made").expect("it is there");
     assert!(changes.has_changed().expect("the worker lives") && !std::sync::Arc::ptr_eq(&first, &second));
-    assert_eq!(second.pipeline().expect("it can run").source.kafka["sasl.password"], "hush", "PATCH left it");
+    assert_eq!(second.capture().expect("it captures").source.kafka["sasl.password"], "hush", "PATCH left it");
     assert_eq!(second.orders().target(), Target::Stopped, "what it is to do stays");
 
     let kept = || std::fs::read_to_string(folder.path().join("connectors.json")).expect("kept");
@@ -240,10 +240,10 @@ async fn what_is_kept_and_cannot_run_any_more_is_failed_and_can_be_mended() {
     let (_, status) = get(address, "/connectors/made/status").await;
     let trace = status["tasks"][0]["trace"].as_str().expect("why");
     assert!(trace.contains("pipeline `orders` writes topic `orders`"), "{status}");
-    assert!(worker.connector("made").expect("it is there").pipeline().is_err());
+    assert!(worker.connector("made").expect("it is there").work().is_err());
     let alter = json!({"topics": "t"}).to_string();
     assert_eq!(ask(address, Method::PATCH, "/connectors/made/config", Some(&alter)).await.0, 200);
-    assert!(worker.connector("made").expect("it is there").pipeline().is_ok());
+    assert!(worker.connector("made").expect("it is there").work().is_ok());
 }
 
 #[tokio::test]

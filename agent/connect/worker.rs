@@ -17,13 +17,13 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use super::Flat;
-use super::connector::Connector;
+use super::connector::{Connector, Work};
 use super::flat::{self, Class, Wrong};
 use super::kept::{Entry, Kept};
 use super::made;
 use super::state::Target;
 use crate::api::Refused;
-use crate::config::{Config, Pipeline};
+use crate::config::{Config, Pipeline, Restore};
 use crate::crash;
 use crate::error::{Error, Result};
 
@@ -131,7 +131,7 @@ impl Worker {
             let entry = Entry { target, ..kept.entry(&name) };
             kept.put(&name, entry)?;
             connector.tell(target);
-            if connector.pipeline().is_err() {
+            if connector.work().is_err() {
                 // Nobody runs it who would hear that.
                 shared.changes.send_replace(());
             }
@@ -201,21 +201,21 @@ impl Shared {
     fn configure(&self, name: &str, given: Flat, asked: &Asked) -> Result<(Arc<Connector>, bool), Refused> {
         // Looked at twice: what stands in the way need not wait for plugins to be compiled.
         self.may_configure(&self.kept(), name, asked)?;
-        let pipeline = made::read(&given, &environment).map_err(|wrong| invalid(&wrong))?;
-        made::check(&pipeline, &given).map_err(|wrong| invalid(&wrong))?;
+        let work = made::read(&given, &environment).map_err(|wrong| invalid(&wrong))?;
+        made::check(&work, &given).map_err(|wrong| invalid(&wrong))?;
         let mut kept = self.kept();
         let before = self.may_configure(&kept, name, asked)?;
-        beside(&pipeline, &self.connectors()).map_err(|error| invalid(&[made::wrong(&error, &given)]))?;
+        beside(name, &work, &self.connectors()).map_err(|error| invalid(&[made::wrong(&error, &given)]))?;
         let target = match asked {
             Asked::New(target) => *target,
             _ => kept.entry(name).target,
         };
         kept.put(name, Entry { target, config: Some(given.clone()) })?;
-        let is_same = |other: &Arc<Connector>| other.given() == Some(&given) && other.pipeline() == Ok(&pipeline);
+        let is_same = |other: &Arc<Connector>| other.given() == Some(&given) && other.work() == Ok(&work);
         if let Some(same) = before.clone().filter(is_same) {
             return Ok((same, false));
         }
-        let connector = Connector::made(name, (given.clone(), made::shown(&given)), Ok(pipeline), target);
+        let connector = Connector::made(name, (given.clone(), made::shown(&given)), Ok(work), target);
         let connector = Arc::new(match &before {
             Some(before) => connector.behind(before),
             None => connector,
@@ -276,14 +276,13 @@ impl Shared {
             now.push(instead(connector, old(&pipeline.name)));
         }
         for (name, given) in kept.made() {
-            let pipeline = made::read(&given, &environment).and_then(|pipeline| {
-                beside(&pipeline, &now).map_err(|error| vec![made::wrong(&error, &given)])?;
-                Ok(pipeline)
+            let work = made::read(&given, &environment).and_then(|work| {
+                beside(&name, &work, &now).map_err(|error| vec![made::wrong(&error, &given)])?;
+                Ok(work)
             });
-            let pipeline =
-                pipeline.map_err(|wrong| format!("it cannot run as it is configured: {}", made::line(&wrong)));
+            let work = work.map_err(|wrong| format!("it cannot run as it is configured: {}", made::line(&wrong)));
             let shown = made::shown(&given);
-            let connector = Connector::made(&name, (given, shown), pipeline, kept.entry(&name).target);
+            let connector = Connector::made(&name, (given, shown), work, kept.entry(&name).target);
             now.push(instead(connector, old(&name)));
         }
         let mut changed = Changed::default();
@@ -304,17 +303,34 @@ impl Shared {
 /// Returns the connector that there was, if this one is no other.
 fn instead(connector: Connector, old: Option<&Arc<Connector>>) -> Arc<Connector> {
     let Some(old) = old else { return Arc::new(connector) };
-    if old.given() == connector.given() && old.pipeline() == connector.pipeline() {
+    if old.given() == connector.given() && old.work() == connector.work() {
         return old.clone();
     }
     Arc::new(connector.behind(old))
 }
 
-/// Checks that a pipeline does not get in the way of other connectors than one of its name.
-fn beside(pipeline: &Pipeline, connectors: &[Arc<Connector>]) -> Result<()> {
-    let others = connectors.iter().filter_map(|connector| connector.pipeline().ok());
-    let others: Vec<_> = others.filter(|other| other.name != pipeline.name).collect();
-    Config::check_beside(pipeline, &others)
+/// Checks that what the connector `name` is to run does not get in the way of other connectors.
+fn beside(name: &str, work: &Work, connectors: &[Arc<Connector>]) -> Result<()> {
+    let others = || connectors.iter().filter(|other| other.name() != name);
+    match work {
+        Work::Capture(pipeline) => {
+            let others: Vec<&Pipeline> = others().filter_map(|other| other.capture()).collect();
+            Config::check_beside(pipeline, &others)
+        }
+        Work::Restore(restore) => {
+            let place = |restore: &Restore| {
+                let state = restore.sink.state.as_ref().unwrap_or(&restore.source.path);
+                (state.trim_end_matches('/').to_owned(), restore.source.backup_id.clone(), restore.id())
+            };
+            let is_same = |other: &&Arc<Connector>| match other.work() {
+                Ok(Work::Restore(other)) => place(other) == place(restore),
+                _ => false,
+            };
+            let Some(other) = others().find(is_same) else { return Ok(()) };
+            let reason = format!("`{}` is the restore of the connector `{}` already", restore.id(), other.name());
+            Err(Error::usage(format!("the pipeline: sink.restore_id: {reason}")).about("sink.restore_id", reason))
+        }
+    }
 }
 
 fn environment(name: &str) -> Option<String> {
