@@ -363,9 +363,14 @@ pub(crate) fn program_watched(arguments: &[&str]) -> (Ended, u64) {
 
 /// Returns the most memory that a process has had, as the kernel counts it (`VmHWM`); `None` when it has ended.
 fn peak_bytes(id: u32) -> Option<u64> {
+    status_bytes(id, "VmHWM:")
+}
+
+/// Returns what the kernel counts of a process's memory under that name; `None` when it has ended.
+fn status_bytes(id: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10)
+    let count = status.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(count.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10)
 }
 
 /// A running agent. Dropping it kills it; when the test fails its log is shown.
@@ -464,6 +469,13 @@ impl Agent {
     /// Returns the most memory that the agent has had, as the kernel counts it (`VmHWM`).
     pub(crate) fn peak_bytes(&self) -> u64 {
         peak_bytes(self.id()).expect("the agent is there")
+    }
+
+    /// Returns the same without the pages of the program's own file: how many of those are mapped is the kernel's choice, 2 MiB
+    /// at once where the file lies in huge pages, and it takes them back when memory is short.
+    pub(crate) fn peak_held_bytes(&self) -> u64 {
+        let mapped = status_bytes(self.id(), "RssFile:").expect("the agent is there");
+        self.peak_bytes().saturating_sub(mapped)
     }
 
     /// Waits for a condition as long as the agent runs.

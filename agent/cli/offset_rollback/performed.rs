@@ -68,7 +68,8 @@ pub(in crate::cli) async fn perform(
     Ok(report)
 }
 
-/// Waits for the groups of a plan that have members; returns whether it had to.
+/// Waits for the groups of a plan that have members; returns whether it has any. Such a plan is to be made anew, also where the
+/// last of them has left by now.
 ///
 /// # Errors
 /// As [`wait_until_empty`].
@@ -77,7 +78,7 @@ pub(in crate::cli) async fn wait(client: &Client, plan: &Plan, within: Duration)
     let active: Vec<String> = active.map(|group| group.group.clone()).collect();
     match active.is_empty() {
         true => Ok(false),
-        false => wait_until_empty(client, &active, within, &Watching::default()).await,
+        false => wait_until_empty(client, &active, within, &Watching::default()).await.map(|_| true),
     }
 }
 
