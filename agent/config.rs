@@ -4,6 +4,7 @@
 //! of the key and what to write instead. Keys, types, defaults and reasons are in [`keys`]; references like
 //! `${env:NAME}` are replaced in values after parsing. No I/O but reading the file and what it refers to.
 
+mod agent;
 pub mod keys;
 pub mod restore;
 mod section;
@@ -13,12 +14,13 @@ mod yaml;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+pub use self::agent::{Agent, Tls};
 use self::keys::{KEYS, Key, RESTORE_KEYS};
 pub use self::restore::Restore;
 use self::section::{File, Section};
@@ -39,9 +41,6 @@ const MOST_MEMORY_BYTES: u64 = u32::MAX as u64;
 /// The most memory of a plugin: addresses in WebAssembly are of 32 bits.
 const MOST_PLUGIN_BYTES: u64 = u32::MAX as u64;
 
-/// The shortest token: with fewer signs one could be found by trying.
-const LEAST_TOKEN: usize = 16;
-
 /// A checked configuration.
 #[derive(Debug)]
 pub struct Config {
@@ -54,44 +53,6 @@ pub struct Config {
     /// The file's name, for errors.
     pub file: String,
     effective: Value,
-}
-
-/// `[agent]`: the process itself.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Agent {
-    /// The address of the agent's own HTTP listener, `host:port`.
-    pub listen: String,
-    /// The longest pause before a failed pipeline is started again.
-    pub restart_backoff_max: Duration,
-    /// The folder for what was asked for over HTTP and is to hold beyond the process; `None`: it ends with it.
-    pub state_dir: Option<PathBuf>,
-    /// The token that allows changes over HTTP, a secret; `None`: there is none.
-    pub token: Option<String>,
-    /// What the listener speaks TLS with; `None`: it does not.
-    pub tls: Option<Tls>,
-}
-
-/// `[agent.tls]`: files in PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
-    /// The certificate, and those between it and its authority.
-    pub certificate: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
-    /// The authorities whose certificates allow changes; `None`: no certificate does.
-    pub client_ca: Option<PathBuf>,
-}
-
-impl fmt::Debug for Agent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Agent")
-            .field("listen", &self.listen)
-            .field("restart_backoff_max", &self.restart_backoff_max)
-            .field("state_dir", &self.state_dir)
-            .field("has_token", &self.token.is_some())
-            .field("tls", &self.tls)
-            .finish()
-    }
 }
 
 /// `[[pipeline]]`: what is captured into where.
@@ -264,7 +225,7 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong, with its [`Error::key`].
     pub fn pipeline(given: Map<String, Value>, variable: &dyn Fn(&str) -> Option<String>) -> Result<Pipeline> {
-        alone("the pipeline", given, variable, KEYS, Pipeline::read)
+        alone(given, variable, KEYS, Pipeline::read)
     }
 
     /// As [`pipeline`](Self::pipeline), for one that restores.
@@ -272,7 +233,7 @@ impl Config {
     /// # Errors
     /// As there.
     pub fn restore(given: Map<String, Value>, variable: &dyn Fn(&str) -> Option<String>) -> Result<Restore> {
-        alone("the pipeline", given, variable, RESTORE_KEYS, Restore::read)
+        alone(given, variable, RESTORE_KEYS, Restore::read)
     }
 
     /// Checks that a pipeline does not get in the way of `others`.
@@ -304,12 +265,12 @@ impl Config {
 
 /// Reads a pipeline that is given by itself. No message holds what a reference stands for.
 fn alone<T>(
-    name: &str,
     given: Map<String, Value>,
     variable: &dyn Fn(&str) -> Option<String>,
     keys: &'static [Key],
     read: impl Fn(&mut Section) -> Result<T>,
 ) -> Result<T> {
+    let name = "the pipeline";
     let mut resolver = Resolver { file: name, variable, referring: HashSet::new() };
     let given = resolver.table("", given)?;
     let file = Rc::new(File { name: name.to_owned(), referring: resolver.referring });
@@ -321,49 +282,6 @@ fn alone<T>(
         }
         _ => error,
     })
-}
-
-impl Agent {
-    fn read(section: &mut Section) -> Result<Self> {
-        Ok(Self {
-            listen: section.read("listen", |text| value::check_address(text).map(|()| text.to_owned()))?,
-            restart_backoff_max: section.duration("restart_backoff_max")?,
-            state_dir: section.given_text("state_dir")?.map(PathBuf::from),
-            token: read_token(section)?,
-            tls: Tls::read(section)?,
-        })
-    }
-}
-
-/// Reads the token that allows changes, if there is one: what a header can carry, and nobody guesses.
-fn read_token(section: &mut Section) -> Result<Option<String>> {
-    let Some(token) = section.secret("token")? else { return Ok(None) };
-    let is_plain = token.bytes().all(|byte| byte.is_ascii_graphic());
-    match is_plain && token.len() >= LEAST_TOKEN {
-        true => Ok(Some(token)),
-        false => Err(section.error(
-            "token",
-            format!(
-                "has at least {LEAST_TOKEN} letters, digits and signs, and no space: `openssl rand -hex 32` makes one"
-            ),
-        )),
-    }
-}
-
-impl Tls {
-    fn read(above: &mut Section) -> Result<Option<Self>> {
-        let mut section = above.section("tls")?;
-        let mut file = |name| Ok::<_, Error>(section.given_text(name)?.map(PathBuf::from));
-        let (certificate, key, client_ca) = (file("certificate")?, file("key")?, file("client_ca")?);
-        let tls = match (certificate, key, client_ca) {
-            (Some(certificate), Some(key), client_ca) => Some(Self { certificate, key, client_ca }),
-            (None, None, None) => return Ok(None),
-            (None, _, _) => return Err(section.error("certificate", "is missing: TLS needs a certificate and its key")),
-            (_, None, _) => return Err(section.error("key", "is missing: TLS needs a certificate and its key")),
-        };
-        above.keep("tls", section.close());
-        Ok(tls)
-    }
 }
 
 impl Pipeline {
