@@ -106,7 +106,7 @@ impl Performing<'_> {
             let _ = wait_until_empty(client, &names, within, self.progress).await?;
         }
         let began = Instant::now();
-        let present = Present::look(client, &names).await?;
+        let present = Present::look_by(self.clients, &names).await?;
         self.check_cluster(plan, &present)?;
         let found = looking::found(plan, &present);
         let mut report = Report::new(&found, client.properties().bootstrap_servers.join(","));
@@ -120,7 +120,8 @@ impl Performing<'_> {
             return Ok(report);
         }
         let looked = Instant::now();
-        report.snapshot = self.keep(&present, &jobs, description).await?;
+        let (snapshot, ()) = tokio::join!(self.keep(&present, &jobs, description), self.learn(jobs.len()));
+        report.snapshot = snapshot?;
         let requests = Arc::new(Requests::default());
         self.progress.begun(jobs.iter().map(|job| job.partitions() as u64).sum());
         let kept = Instant::now();
@@ -129,7 +130,7 @@ impl Performing<'_> {
         self.progress.ended();
         crash::point("groups-read-back", &jobs.len());
         let changed: Vec<String> = jobs.iter().map(|job| job.group.clone()).collect();
-        let mut told = present.read_again(client, &changed).await;
+        let mut told = present.read_again(self.clients, &changed).await;
         for (job, answers) in jobs.iter().zip(answers) {
             report.compare(job, &answers, read_back(&mut told, &job.group));
         }
@@ -185,7 +186,6 @@ impl Performing<'_> {
 
     /// Does all jobs, as many at a time as may be; returns what each was answered, in their order.
     async fn set(&self, brokers: usize, jobs: &[Job], requests: &Arc<Requests>) -> Vec<Vec<Change>> {
-        self.learn(jobs.len()).await;
         // One job for each connection, whoever coordinates its group: more would wait there, and seem slow.
         let mut idle: Vec<usize> = (0..brokers.max(1)).flat_map(|_| 0..self.clients.len()).collect();
         idle.truncate(self.max_concurrent.max(1));

@@ -7,18 +7,25 @@
 //! Cancel: safe at any point.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::task::JoinSet;
 
 use super::positions::Committed;
 use crate::archive::savepoint::SHARE;
 use crate::backoff::Patience;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kafka::client::groups::{Described, ListedGroup, Member, Members, Partitions, Told};
 use crate::kafka::client::{Client, Metadata};
 use crate::record::TopicId;
 
 /// How long a cluster that answers with what passes is asked: longer than an election.
 const WITHIN: Duration = Duration::from_secs(15);
+
+/// Groups whose offsets are asked for at a time. With half the requests cost more than their answers; with twice as many a broker
+/// writes one answer while nobody reads the one before.
+const PIECE: usize = 32;
 
 /// What is said of a group that is not there.
 pub const DEAD: &str = "Dead";
@@ -64,6 +71,15 @@ impl Present {
     /// # Errors
     /// As the client's, when a broker does not answer.
     pub async fn look(client: &Client, groups: &[String]) -> Result<Self> {
+        Self::look_by(std::slice::from_ref(client), groups).await
+    }
+
+    /// As [`look`](Self::look), with the work spread over several clients of one cluster, of which there is one at least.
+    ///
+    /// # Errors
+    /// As [`look`](Self::look).
+    pub async fn look_by(clients: &[Client], groups: &[String]) -> Result<Self> {
+        let client = clients.first().ok_or_else(|| Error::failed("there is no client to look with"))?;
         // Groups are listed by all brokers: which there are comes first.
         let metadata = patiently(client, || client.metadata(None)).await?;
         let listing = patiently(client, || client.list_groups()).await?;
@@ -75,7 +91,7 @@ impl Present {
         let partitions = partitions(&topics);
         let (mut described, mut told) = tokio::try_join!(
             patiently(client, || client.describe_groups(&listed)),
-            patiently(client, || client.stable_offsets(&asked, &partitions)),
+            committed(clients, asked, partitions),
         )?;
         let now = |group: &ListedGroup| {
             let now = Now::of(group, described.remove(&group.group), told.remove(&group.group));
@@ -89,10 +105,9 @@ impl Present {
     ///
     /// # Errors
     /// As [`look`](Self::look).
-    pub async fn read_again(&self, client: &Client, groups: &[String]) -> Result<BTreeMap<String, Told>> {
-        let asked: Vec<ListedGroup> = groups.iter().map(|group| ListedGroup::named(group)).collect();
-        let partitions = partitions(&self.topics);
-        patiently(client, || client.stable_offsets(&asked, &partitions)).await
+    pub async fn read_again(&self, clients: &[Client], groups: &[String]) -> Result<BTreeMap<String, Told>> {
+        let asked = groups.iter().map(|group| ListedGroup::named(group)).collect();
+        committed(clients, asked, partitions(&self.topics)).await
     }
 
     /// Returns the id of a topic as plans write it, `_` where there is none.
@@ -165,6 +180,24 @@ fn topics(metadata: &Metadata) -> BTreeMap<String, Topic> {
 /// Says of which partitions an old broker, which cannot tell all at once, is to tell.
 fn partitions(topics: &BTreeMap<String, Topic>) -> Partitions {
     topics.iter().map(|(name, topic)| (name.clone(), (0..topic.partitions).collect())).collect()
+}
+
+/// Asks what groups have committed, so many at a time, over all clients.
+async fn committed(
+    clients: &[Client],
+    asked: Vec<ListedGroup>,
+    partitions: Partitions,
+) -> Result<BTreeMap<String, Told>> {
+    let (partitions, mut asking) = (Arc::new(partitions), JoinSet::new());
+    for (piece, client) in asked.chunks(PIECE).zip(clients.iter().cycle()) {
+        let (piece, client, partitions) = (piece.to_vec(), client.clone(), partitions.clone());
+        asking.spawn(async move { patiently(&client, || client.stable_offsets(&piece, &partitions)).await });
+    }
+    let mut all = BTreeMap::new();
+    while let Some(answer) = asking.join_next().await {
+        all.append(&mut answer.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?);
+    }
+    Ok(all)
 }
 
 /// Asks until there is an answer, or a failure that stays.
