@@ -130,6 +130,8 @@ pub struct RollbackArgs {
     #[command(flatten)]
     of: OneArgs,
     #[command(flatten)]
+    groups: GroupArgs,
+    #[command(flatten)]
     cluster: ClusterArgs,
     /// Print the plan, and change nothing
     #[arg(long)]
@@ -150,6 +152,8 @@ pub struct RollbackArgs {
 pub struct VerifyArgs {
     #[command(flatten)]
     of: OneArgs,
+    #[command(flatten)]
+    groups: GroupArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
     /// How to print
@@ -268,9 +272,18 @@ fn say_shares(snapshot: &Snapshot) {
     }
 }
 
+/// Reads a snapshot; of its groups only those that are named, where some are.
+async fn read(snapshots: &Snapshots, id: &str, groups: &GroupArgs) -> Result<Snapshot> {
+    let mut snapshot = snapshots.read(id).await?;
+    if !groups.is_empty() {
+        snapshot.only(&groups.names())?;
+    }
+    Ok(snapshot)
+}
+
 async fn rollback(args: RollbackArgs) -> Result<()> {
     let (snapshots, properties) = (args.of.place.open()?, args.cluster.properties()?);
-    let wanted = snapshots.read(&args.of.snapshot_id).await?;
+    let wanted = read(&snapshots, &args.of.snapshot_id, &args.groups).await?;
     let client = Client::open(properties, OPEN_WITHIN).await?;
     let mut plan = snapshot::rollback(&client, &wanted).await?;
     let waits = args.wait_until_empty.filter(|_| !args.dry_run);
@@ -305,7 +318,7 @@ async fn rollback(args: RollbackArgs) -> Result<()> {
 
 async fn verify(args: VerifyArgs) -> Result<()> {
     let properties = args.cluster.properties()?;
-    let wanted = args.of.place.open()?.read(&args.of.snapshot_id).await?;
+    let wanted = read(&args.of.place.open()?, &args.of.snapshot_id, &args.groups).await?;
     let client = Client::open(properties, OPEN_WITHIN).await?;
     say_shares(&wanted);
     verifying::run(&wanted, &snapshot::rollback(&client, &wanted).await?, args.format)

@@ -31,6 +31,9 @@ pub use store::{Listed, Snapshots, Summary};
 
 const CREATED_BY: &str = concat!("kafka-backup ", env!("CARGO_PKG_VERSION"));
 
+/// How many groups a message names.
+const NAMED: usize = 20;
+
 /// Why a share group is named without offsets.
 const SHARED: &str = "a share group: where it stands is not one offset a partition";
 
@@ -147,6 +150,21 @@ impl Snapshot {
     /// keeps nobody from being.
     pub fn leave_out_unkept(&self, plan: &mut Plan) {
         plan.groups.retain(|group| !self.groups.iter().any(|of| of.group == group.group && of.error.is_some()));
+    }
+
+    /// Leaves the groups of these names.
+    ///
+    /// # Errors
+    /// [`Kind::Failed`] for one that it does not hold: a mistyped name must not pass for one that stands as it did.
+    pub fn only(&mut self, names: &[String]) -> Result<()> {
+        let Some(missing) = names.iter().find(|name| self.groups.iter().all(|group| group.group != **name)) else {
+            self.groups.retain(|group| names.contains(&group.group));
+            return Ok(());
+        };
+        let held: Vec<&str> = self.groups.iter().take(NAMED).map(|group| &*group.group).collect();
+        let more = if self.groups.len() > NAMED { ", …" } else { "" };
+        Err(Error::failed(format!("snapshot {} does not hold group '{missing}'", self.id))
+            .hint(format!("it holds: {}{more}", held.join(", "))))
     }
 
     /// Returns how many offsets it holds; absent ones do not count.

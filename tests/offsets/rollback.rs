@@ -144,6 +144,26 @@ fn what_was_kept_comes_back_with_metadata_and_absence_and_the_undo_line_takes_th
 }
 
 #[test]
+fn of_a_snapshot_only_the_groups_that_are_named_come_back() {
+    let place = Place::new(Kafka::shared(), "rollback-some", 2);
+    let (before, id) = (place.standing(), place.snapshot());
+    place.disturb();
+    let disturbed = place.standing();
+    let [named, other] = [0, 1].map(|n| place.groups[n].as_str());
+    let mistyped = format!("{named}x");
+    let unknown = place.ask("rollback", &["--snapshot-id", &id, "--groups", &format!("{named},{mistyped}")]);
+    assert_eq!(place.standing(), disturbed);
+    unknown.fails_with(1, &[&format!("does not hold group '{mistyped}'"), other]);
+    let _ = place.ask("rollback", &["--snapshot-id", &id, "--groups", named]).ok();
+    let mut expected = disturbed;
+    expected.retain(|(group, ..), _| group == other);
+    expected.extend(before.into_iter().filter(|((group, ..), _)| group == named));
+    assert_eq!(place.standing(), expected);
+    let verify = |group| place.ask("verify", &["--snapshot-id", &id, "--group", group]).code;
+    assert_eq!((verify(named), verify(other)), (Some(0), Some(4)));
+}
+
+#[test]
 fn a_group_that_was_deleted_comes_back() {
     let place = Place::new(Kafka::shared(), "rollback-deleted", 1);
     let (before, id) = (place.standing(), place.snapshot());
