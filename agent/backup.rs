@@ -1,9 +1,9 @@
 //! The wiring of backups: from a configuration to running pipelines, for as long as it takes (`run`) or for one pass
 //! (`backup`).
 //!
-//! Retry: an agent's pipeline that fails starts again, with back-off, and `/readyz` says why it is down; only what the
-//! user must change, found at the first attempt to start a pipeline, ends the process: later the others have data that
-//! must not wait for it. A pipeline that is told to rest closes what it holds, and begins anew when it is told to. One pass
+//! Retry: an agent's pipeline that fails starts again, with back-off, and `/readyz` says why it is down; only where the first
+//! attempt of every pipeline finds what the user must change does the process end: else the others have data that must not
+//! wait for it. A pipeline that is told to rest closes what it holds, and begins anew when it is told to. One pass
 //! gives up after a bounded wait.
 //! Cancellation: SIGTERM and SIGINT let every pipeline close, upload and commit what it holds, within its
 //! `shutdown_timeout`; a second one ends the process at once. Crash: see `archive::sink`, and `connect` for what pipelines are
@@ -95,8 +95,8 @@ pub async fn validate_stages(config: &Config) -> Result<()> {
 /// Runs all pipelines until SIGTERM or SIGINT, then closes them gracefully. SIGHUP has the file read again.
 ///
 /// # Errors
-/// [`Kind::Usage`] for a file with a restore, and when a pipeline's first attempt to start finds what the user must change; [`Kind::Failed`] when what
-/// was held could not be made durable within `shutdown_timeout`. That of [`Worker::open`].
+/// [`Kind::Usage`] for a file with a restore, and when the first attempt of every pipeline to start finds what the user must
+/// change; [`Kind::Failed`] when what was held could not be made durable within `shutdown_timeout`. That of [`Worker::open`].
 pub async fn run(config: Config) -> Result<()> {
     // A daemon that left one out would be taken for one that does it.
     if let Some(restore) = config.restores.first() {

@@ -189,7 +189,12 @@ async fn definitions(Segments(class): Segments<String>) -> Answer {
 }
 
 /// Checks a configuration, and changes nothing.
-async fn validate(Segments(name): Segments<String>, headers: HeaderMap, body: Result<Bytes, BytesRejection>) -> Answer {
+async fn validate(
+    State(worker): State<Worker>,
+    Segments(name): Segments<String>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
     let given = request::texts(request::json(&headers, body)?)?;
     let class = request::class_of(&name)?;
     let told = given.get(CLASS).and_then(Value::as_str);
@@ -201,8 +206,7 @@ async fn validate(Segments(name): Segments<String>, headers: HeaderMap, body: Re
         }
         None => drop(request::class(&given)?),
     }
-    let checked = tokio::task::spawn_blocking(move || definition::validate(&name, class, &given)).await;
-    let checked = checked.map_err(|_| Refused::unavailable("the check ended by a defect"))?;
+    let checked = worker.in_turn(move |_| Ok(definition::validate(&name, class, &given))).await?;
     Ok(Json(checked).into_response())
 }
 

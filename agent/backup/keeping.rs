@@ -6,6 +6,7 @@
 //! and crash: see `backup`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch as channel;
@@ -40,17 +41,34 @@ pub(super) struct Keeping {
     pub(super) registry: Registry,
     /// How far each partition is durable: for savepoints.
     pub(super) reached: Reached,
-    /// Whether it ends the process when its first attempt to start finds what the user must change. Once others have data
-    /// that must not wait for it, it does not.
-    pub(super) may_end_process: bool,
+    /// Of a pipeline that was there at the start of the process: what its first attempt finds may end that. Once others have
+    /// data that must not wait for it, it does not.
+    pub(super) hopes: Option<Hopes>,
+}
+
+/// How many connectors of an agent's start have not yet found that the user must change something. Where none is left, nothing
+/// is captured by waiting; before, whoever else captures goes on. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Hopes(Arc<AtomicUsize>);
+
+impl Hopes {
+    /// Makes those of an agent that starts with so many connectors.
+    pub(super) fn new(connectors: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(connectors)))
+    }
+
+    /// Takes note that one is gone, and returns whether it was the last one.
+    fn lose(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::Relaxed) == 1
+    }
 }
 
 impl Keeping {
     /// Runs it again and again until it is told to stop, but while it is told to rest.
     ///
     /// # Errors
-    /// [`Kind::Usage`] where its first attempt to start finds what the user must change, if that may end the process, and
-    /// nobody told it anything before; [`Kind::Failed`] when what was held at the end could not be made durable.
+    /// [`Kind::Usage`] where its first attempt to start finds what the user must change, nobody told it anything before, and
+    /// all others have found the same; [`Kind::Failed`] when what was held at the end could not be made durable.
     pub(super) async fn run(self, stopped: Stop) -> Result<()> {
         let health = self.health.clone();
         let of_checks = health.of(format!("backup of pipeline {}", self.pipeline.name));
@@ -72,7 +90,7 @@ impl Keeping {
         let (pipeline, restart_backoff_max) = (&self.pipeline, self.restart_backoff_max);
         let mut backoff = Backoff::new(RESTART_BACKOFF.min(restart_backoff_max), restart_backoff_max);
         let has_rested = matches!(self.connector.phase(), Phase::Paused | Phase::Stopped);
-        let (mut orders, mut first) = (self.connector.orders(), self.may_end_process && !has_rested);
+        let (mut orders, mut first) = (self.connector.orders(), !has_rested);
         if has_rested {
             watch.starts(Phase::Unassigned);
         }
@@ -104,7 +122,10 @@ impl Keeping {
                 }
                 Ok(()) => Error::failed("the source ended by itself"),
                 Err(error) if error.kind() == Kind::Usage && first && !watch.has_run() => {
-                    return Err(of_pipeline(error, pipeline));
+                    if self.hopes.as_ref().is_some_and(Hopes::lose) {
+                        return Err(of_pipeline(error, pipeline));
+                    }
+                    error
                 }
                 Err(error) => error,
             };
@@ -180,4 +201,16 @@ pub(super) async fn until_told<T>(
     };
     halt.send_replace(true);
     (attempt.await, told == Told::Order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_where_all_have_found_that_the_user_must_change_something_is_there_no_hope() {
+        let hopes = Hopes::new(3);
+        let lost: Vec<_> = (0..3).map(|_| hopes.clone().lose()).collect();
+        assert_eq!(lost, [false, false, true]);
+    }
 }

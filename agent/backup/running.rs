@@ -17,7 +17,7 @@ use tokio::sync::watch as channel;
 use tokio::task::{self, JoinError, JoinSet};
 
 use super::Stop;
-use super::keeping::Keeping;
+use super::keeping::{Hopes, Keeping};
 use super::restoring::Restoring;
 use super::savepoints::{self, Handle, Maker, Place};
 use crate::api::Registry;
@@ -40,8 +40,8 @@ pub(super) struct Running {
     makers: JoinSet<()>,
     /// The connectors that do not run, of which `/readyz` says why.
     idle: BTreeSet<String>,
-    /// Whether nothing has been started yet.
-    is_first: bool,
+    /// Those that the start began with; `None` before.
+    hopes: Option<Hopes>,
 }
 
 /// A pipeline that runs.
@@ -75,7 +75,7 @@ impl Running {
             backups: Vec::new(),
             makers: JoinSet::new(),
             idle: BTreeSet::new(),
-            is_first: true,
+            hopes: None,
         }
     }
 
@@ -91,10 +91,8 @@ impl Running {
                 is_stopping = true;
                 self.pipelines.values_mut().for_each(One::close);
             }
-            if !is_stopping && let Err(error) = self.become_what_is_wanted() {
-                outcome = Err(error);
-                stop.send_replace(true);
-                continue;
+            if !is_stopping {
+                self.become_what_is_wanted();
             }
             if is_stopping && self.tasks.is_empty() {
                 break;
@@ -119,8 +117,10 @@ impl Running {
     }
 
     /// Does what lies between what runs and what is wanted, as far as it can be done now.
-    fn become_what_is_wanted(&mut self) -> Result<()> {
+    fn become_what_is_wanted(&mut self) {
         let all = self.worker.connectors();
+        let is_first = self.hopes.is_none();
+        let _ = self.hopes.get_or_insert_with(|| Hopes::new(all.len()));
         let wanted: Vec<_> = all.iter().filter(|connector| connector.work().is_ok()).cloned().collect();
         let running = self.pipelines.values().map(|one| (&one.connector, one.closes));
         let Plan { close, start } = plan(&wanted, &running.collect::<Vec<_>>());
@@ -131,19 +131,18 @@ impl Running {
                 one.close();
             }
         }
-        self.make_savepoints(&wanted)?;
+        self.make_savepoints(&wanted);
         for connector in start {
-            self.start(&connector);
+            self.start(&connector, is_first);
         }
-        self.is_first = false;
-        Ok(())
     }
 
-    fn start(&mut self, connector: &Arc<Connector>) {
+    fn start(&mut self, connector: &Arc<Connector>, is_first: bool) {
         let (stop, stopped) = channel::channel(false);
         let task = match connector.work() {
             Ok(Work::Capture(pipeline)) => {
-                let keeping = self.keeping(connector, pipeline);
+                let mut keeping = self.keeping(connector, pipeline);
+                keeping.hopes = self.hopes.clone().filter(|_| is_first && connector.is_of_file());
                 self.tasks.spawn(keeping.run(stopped)).id()
             }
             Ok(Work::Restore(restore)) => {
@@ -176,7 +175,7 @@ impl Running {
             health: self.health.of(part(&pipeline.name)),
             registry: self.registry.clone(),
             reached: backup.map(|backup| backup.reached.clone()).unwrap_or_default(),
-            may_end_process: self.is_first && connector.is_of_file(),
+            hopes: None,
         }
     }
 
@@ -207,11 +206,8 @@ impl Running {
         Ok(())
     }
 
-    /// Has the savepoints of each backup cover the pipelines that are wanted for it.
-    ///
-    /// # Errors
-    /// What the user must change, as long as nothing was started; later it stands in `/readyz`.
-    fn make_savepoints(&mut self, wanted: &[Arc<Connector>]) -> Result<()> {
+    /// Has the savepoints of each backup cover the pipelines that are wanted for it. Where none can be made, `/readyz` says why.
+    fn make_savepoints(&mut self, wanted: &[Arc<Connector>]) {
         let mut groups: Vec<(Place, Vec<Arc<Connector>>)> = Vec::new();
         for connector in wanted {
             let Some(pipeline) = connector.capture() else { continue };
@@ -235,15 +231,14 @@ impl Running {
             };
             let backup = match old {
                 Some(old) if is_same(&old) => old,
-                old => self.begin(place, connectors, old)?,
+                old => self.begin(place, connectors, old),
             };
             self.backups.push(backup);
         }
-        Ok(())
     }
 
     /// Begins to make savepoints that cover `connectors`, instead of `old`.
-    fn begin(&mut self, place: Place, connectors: Vec<Arc<Connector>>, old: Option<Backup>) -> Result<Backup> {
+    fn begin(&mut self, place: Place, connectors: Vec<Arc<Connector>>, old: Option<Backup>) -> Backup {
         let reached = old.as_ref().map(|old| old.reached.clone()).unwrap_or_default();
         if let Some(old) = old {
             old.end();
@@ -254,7 +249,6 @@ impl Running {
             connectors.iter().filter_map(|connector| connector.capture().cloned()).collect();
         let maker = match Maker::new(&pipelines, reached.clone(), health.clone()) {
             Ok((maker, handle)) => Some((self.makers.spawn(maker.run()), handle)),
-            Err(error) if self.is_first => return Err(error),
             Err(error) => {
                 health.set("", Some(format!("none are made: {error}")));
                 None
@@ -266,7 +260,7 @@ impl Running {
                 self.registry.makes_savepoints(&pipeline.name, handle.clone().into_function());
             }
         }
-        Ok(Backup { place, connectors, reached, maker })
+        Backup { place, connectors, reached, maker }
     }
 
     /// Says that what makes savepoints has ended. The archive matters more: pipelines go on without, and it is said for as

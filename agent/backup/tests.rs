@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
-use super::keeping::Keeping;
+use super::keeping::{Hopes, Keeping};
 use super::*;
 use crate::connect::{Connector, Phase, Target};
 use crate::kafka::source::Selection;
@@ -143,7 +143,7 @@ async fn a_plugin_that_cannot_be_a_stage_is_named_with_file_key_and_stage_before
 
 /// Runs `pipeline` as an agent does, and returns its health with what asks it to stop.
 fn agent(pipeline: config::Pipeline) -> (Health, channel::Sender<bool>, tokio::task::JoinHandle<Result<()>>) {
-    agent_of(connector(pipeline, Target::Started))
+    agent_of(connector(pipeline, Target::Started), Hopes::new(1))
 }
 
 fn connector(pipeline: config::Pipeline, target: Target) -> Arc<Connector> {
@@ -151,7 +151,10 @@ fn connector(pipeline: config::Pipeline, target: Target) -> Arc<Connector> {
 }
 
 /// As [`agent`], with what tells the pipeline what to do.
-fn agent_of(connector: Arc<Connector>) -> (Health, channel::Sender<bool>, tokio::task::JoinHandle<Result<()>>) {
+fn agent_of(
+    connector: Arc<Connector>,
+    hopes: Hopes,
+) -> (Health, channel::Sender<bool>, tokio::task::JoinHandle<Result<()>>) {
     let (stop, stopped) = channel::channel(false);
     let health = Health::new();
     let keeping = Keeping {
@@ -161,7 +164,7 @@ fn agent_of(connector: Arc<Connector>) -> (Health, channel::Sender<bool>, tokio:
         health: health.of("pipeline p"),
         registry: Registry::default(),
         reached: Reached::default(),
-        may_end_process: true,
+        hopes: Some(hopes),
     };
     (health, stop, tokio::spawn(keeping.run(stopped)))
 }
@@ -171,6 +174,21 @@ async fn what_the_user_must_change_ends_an_agent_at_its_first_attempt() {
     let (cluster, folder) = (cluster(&["orders"]), tempfile::tempdir().expect("a folder"));
     let (_health, _stop, agent) = agent(pipeline(&cluster.bootstrap_servers(), "order", folder.path()));
     let error = agent.await.expect("no panic").expect_err("it cannot start");
+    assert_eq!(error.exit_code(), 2);
+}
+
+#[tokio::test]
+async fn what_the_user_must_change_of_one_of_several_ends_no_agent() {
+    let (cluster, folder) = (cluster(&["orders"]), tempfile::tempdir().expect("a folder"));
+    let (poisoned, hopes) =
+        (connector(pipeline(&cluster.bootstrap_servers(), "order", folder.path()), Target::Started), Hopes::new(2));
+    let (_health, stop, agent) = agent_of(poisoned.clone(), hopes.clone());
+    does(&poisoned, |phase| matches!(phase, Phase::Failed(why) if why.contains("does not exist"))).await;
+    assert!(!agent.is_finished(), "another may capture");
+    stop.send_replace(true);
+    agent.await.expect("no panic").expect("told to stop");
+    let (_health, _stop, agent) = agent_of(poisoned, hopes);
+    let error = agent.await.expect("no panic").expect_err("that was the last one");
     assert_eq!(error.exit_code(), 2);
 }
 
@@ -218,7 +236,7 @@ async fn a_pipeline_rests_while_it_is_told_to_and_begins_anew_when_it_is_told_to
     let (cluster, folder) = (cluster(&["orders"]), tempfile::tempdir().expect("a folder"));
     let pipeline = pipeline(&cluster.bootstrap_servers(), "orders", &folder.path().join("archive"));
     let connector = connector(pipeline, Target::Paused);
-    let (health, stop, agent) = agent_of(connector.clone());
+    let (health, stop, agent) = agent_of(connector.clone(), Hopes::new(1));
     does(&connector, |phase| *phase == Phase::Paused).await;
     assert_eq!(health.reasons(), [""; 0], "it does what it was told to");
     assert!(!folder.path().join("archive").exists());
@@ -237,7 +255,7 @@ async fn a_pipeline_rests_while_it_is_told_to_and_begins_anew_when_it_is_told_to
 async fn what_has_rested_ends_no_agent_whatever_is_wrong_with_it() {
     let (cluster, folder) = (cluster(&["orders"]), tempfile::tempdir().expect("a folder"));
     let connector = connector(pipeline(&cluster.bootstrap_servers(), "order", folder.path()), Target::Stopped);
-    let (_health, stop, agent) = agent_of(connector.clone());
+    let (_health, stop, agent) = agent_of(connector.clone(), Hopes::new(1));
     does(&connector, |phase| *phase == Phase::Stopped).await;
     connector.tell(Target::Started);
     does(&connector, |phase| matches!(phase, Phase::Failed(why) if why.contains("does not exist"))).await;

@@ -3,9 +3,16 @@
 //! A default and a file's path may hold references in turn, as `${DATA:-${HOME}/archive}`.
 //!
 //! They are replaced after parsing, in values only, so that what a variable holds can never become syntax. A file's
-//! last line break does not belong to its value. As in a shell, a default also stands in for an empty variable.
+//! last line break does not belong to its value. As in a shell, a default also stands in for an empty variable. Who refers to
+//! a file need not be trusted with the process: only a regular one is read, and so many bytes of it.
 
 use std::borrow::Cow;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+
+/// The most bytes of a file that a value refers to. A bundle of certificates has some hundred thousand; a device has no end.
+const MOST_FILE_BYTES: u64 = 1 << 20;
 
 /// Replaces the references in `text`; the error is the reason without the key.
 ///
@@ -56,10 +63,25 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
+/// Reads a regular file, whole.
+fn read(path: &str) -> io::Result<String> {
+    // To open a FIFO waits for whoever writes to it.
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut text = String::new();
+    let read = file.take(MOST_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > MOST_FILE_BYTES {
+        return Err(io::Error::other(format!("it has more than {MOST_FILE_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
 fn resolve(reference: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     if let Some(path) = reference.strip_prefix("file:") {
         let path = substitute(path, variable)?;
-        let text = std::fs::read_to_string(&*path).map_err(|error| format!("cannot read file `{path}`: {error}"))?;
+        let text = read(&path).map_err(|error| format!("cannot read file `{path}`: {error}"))?;
         return Ok(text.trim_end_matches(['\n', '\r']).to_owned());
     }
     let reference = reference.strip_prefix("env:").unwrap_or(reference);
@@ -82,6 +104,8 @@ fn resolve(reference: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn replaced(text: &str) -> Result<String, String> {
@@ -138,5 +162,22 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), "s3cret\n").expect("written");
         assert_eq!(replaced(&format!("${{file:{}}}", file.path().display())), Ok("s3cret".into()));
+    }
+
+    #[test]
+    fn what_has_no_end_or_is_no_file_is_not_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (fifo, large) = (folder.path().join("fifo"), folder.path().join("large"));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
+        std::fs::write(&large, vec![b'x'; 1 + MOST_FILE_BYTES as usize]).expect("written");
+        for (path, reason) in [
+            (Path::new("/dev/zero"), "it is no regular file"),
+            (&fifo, "it is no regular file"),
+            (folder.path(), "it is no regular file"),
+            (&large, "it has more than 1048576 bytes"),
+        ] {
+            let said = replaced(&format!("${{file:{}}}", path.display())).expect_err("refused");
+            assert!(said.ends_with(reason), "{said}");
+        }
     }
 }

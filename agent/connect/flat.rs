@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::Flat;
 use crate::config::keys::{KEYS, Key, RESTORE_KEYS, Type};
+use crate::stages::MOST_STAGES;
 
 /// A class of connectors, by what its pipelines do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +85,15 @@ pub(super) const TASKS_MAX: &str = "tasks.max";
 pub(super) const TRANSFORMS: &str = "transforms";
 pub(super) const TOLERANCE: &str = "errors.tolerance";
 
+/// The most entries of a list: each is compared with all before it, some dozen times where something is wrong.
+const MOST_LISTED: usize = 4096;
+
+/// The most patterns of a list: each is compiled, and compared with every name.
+const MOST_PATTERNS: usize = 100;
+
+/// For how many keys that nobody knows it is said which one was probably meant: each is compared with all that there are.
+const MOST_NEAREST: usize = 20;
+
 /// What is wrong with a key of a connector's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wrong {
@@ -148,10 +158,16 @@ pub(super) fn from_flat(flat: &Flat) -> Result<(Class, Map<String, Value>), Vec<
         let reason = format!("there are {} and {}", CLASSES[0].name(), CLASSES[1].name());
         return Err(vec![Wrong { key: CLASS.into(), reason }]);
     };
-    let mut reader = Reader { class, pipeline: Map::new(), stages: Vec::new() };
+    let mut reader = Reader { class, pipeline: Map::new(), stages: Vec::new(), unknown: 0 };
     reader.put(SOURCE_TYPE, class.types().0.into());
     reader.put(SINK_TYPE, class.types().1.into());
-    for name in text(TRANSFORMS).map(split).unwrap_or_default() {
+    let names = text(TRANSFORMS).map(split).unwrap_or_default();
+    // Each is compared with all before it, and every key with all of them: whoever may ask may send very many.
+    if names.len() > MOST_STAGES {
+        let reason = format!("there are {} stages, the most is {MOST_STAGES}", names.len());
+        return Err(vec![Wrong { key: TRANSFORMS.into(), reason }]);
+    }
+    for name in names {
         if name.is_empty() || reader.stages.iter().any(|(known, _)| *known == name) {
             wrong.push(Wrong { key: TRANSFORMS.into(), reason: format!("`{name}` is no name, or is there twice") });
         } else {
@@ -227,6 +243,8 @@ struct Reader {
     pipeline: Map<String, Value>,
     /// By their names, in order.
     stages: Vec<(String, Map<String, Value>)>,
+    /// How many keys nobody knows.
+    unknown: usize,
 }
 
 impl Reader {
@@ -263,7 +281,9 @@ impl Reader {
                 Type::Properties if !is_property => continue,
                 Type::Properties => text.into(),
                 _ if known != path => continue,
-                Type::List => list(text),
+                Type::List => {
+                    bounded(list(text), if known.ends_with("_exclude") { MOST_PATTERNS } else { MOST_LISTED })?
+                }
                 _ => text.into(),
             };
             return match self.put_once(&path, known, value) {
@@ -309,11 +329,12 @@ impl Reader {
     }
 
     /// Says that nobody knows a key, and which one was probably meant.
-    fn unknown(&self, key: &str) -> String {
+    fn unknown(&mut self, key: &str) -> String {
+        self.unknown += 1;
         let known = self.class.keys().filter(|(path, _)| !path.starts_with("stage")).map(|(path, _)| connects(path));
         let near = |known: &String| strsim::damerau_levenshtein(key, known);
         // Nobody has mistyped one of ours as something that long.
-        let known = known.filter(|_| key.len() <= 100);
+        let known = known.filter(|_| key.len() <= 100 && self.unknown <= MOST_NEAREST);
         let nearest = known.min_by_key(near).filter(|known| near(known) <= key.len().max(6) / 3);
         nearest.map_or_else(|| "unknown key".to_owned(), |known| format!("unknown key, did you mean {known}?"))
     }
@@ -375,6 +396,12 @@ fn list_of(values: &[Value]) -> String {
 /// Reads a list: texts with commas between them, or in JSON.
 fn list(text: &str) -> Value {
     as_list(text).unwrap_or_else(|| split(text).into_iter().map(Value::from).collect()).into()
+}
+
+/// Refuses a list of more than so many entries.
+fn bounded(list: Value, most: usize) -> Result<Value, String> {
+    let count = list.as_array().map_or(0, Vec::len);
+    if count > most { Err(format!("it has {count} entries, the most is {most}")) } else { Ok(list) }
 }
 
 /// Reads a list in JSON.
@@ -506,6 +533,37 @@ mod tests {
         assert_eq!((of("key.converter"), of("source.type")), ("unknown key", "unknown key"));
         assert_eq!(wrong.len(), 9, "{wrong:?}");
         assert_eq!(from_flat(&Flat::new()).expect_err("no class")[0].key, "connector.class");
+    }
+
+    #[test]
+    fn very_many_stages_are_refused_before_they_are_looked_at() {
+        let names: Vec<_> = (0..60_000).map(|number| format!("t{number}")).collect();
+        let flat = json!({ "connector.class": "ArchiveSink", "transforms": names.join(","), "nobody": "x" });
+        let wrong = from_flat(flat.as_object().expect("an object")).expect_err("too many");
+        let reason = "there are 60000 stages, the most is 64".to_owned();
+        assert_eq!(wrong, [Wrong { key: "transforms".into(), reason }], "nothing else was looked at");
+    }
+
+    #[test]
+    fn a_list_has_an_end() {
+        let given = |count: usize| vec!["a"; count].join(",");
+        let flat = json!({
+            "connector.class": "ArchiveSink", "topics": given(MOST_LISTED + 1), "source.groups": given(MOST_LISTED),
+            "source.topics_exclude": given(MOST_PATTERNS + 1),
+        });
+        let wrong = from_flat(flat.as_object().expect("an object")).expect_err("too many");
+        let reasons: Vec<_> = wrong.iter().map(|wrong| (wrong.key.as_str(), wrong.reason.as_str())).collect();
+        let [topics, patterns] = ["it has 4097 entries, the most is 4096", "it has 101 entries, the most is 100"];
+        assert_eq!(reasons, [("topics", topics), ("source.topics_exclude", patterns)]);
+    }
+
+    #[test]
+    fn which_key_was_meant_is_said_of_the_first_unknown_ones() {
+        let keys = (0..1000).map(|number| (format!("sink.rol_bytes{number}"), "1MiB".into()));
+        let flat = [(CLASS.to_owned(), "ArchiveSink".into())].into_iter().chain(keys).collect();
+        let wrong = from_flat(&flat).expect_err("nobody knows them");
+        let nearest = wrong.iter().filter(|wrong| wrong.reason.contains("did you mean")).count();
+        assert_eq!((wrong.len(), nearest), (1000, MOST_NEAREST));
     }
 
     #[test]

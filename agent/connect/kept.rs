@@ -10,9 +10,9 @@
 //! Without a folder nothing is kept.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -105,8 +105,8 @@ impl Kept {
     }
 
     /// Forgets what the file has come to say otherwise: what a pipeline was to do that is there no more, and how a connector
-    /// was made whose name a pipeline of the file has now. Returns the names of both. The file of this forgets them when it
-    /// is next written.
+    /// was made whose name a pipeline of the file has now. Returns the names of both. Until it is [`settled`](Self::settle) the
+    /// next start would remember them.
     pub(super) fn forget(&mut self, is_of_file: impl Fn(&str) -> bool) -> (Vec<String>, Vec<String>) {
         let gone = self.entries.iter().filter(|(name, entry)| entry.config.is_none() && !is_of_file(name));
         let gone: Vec<_> = gone.map(|(name, _)| name.clone()).collect();
@@ -118,7 +118,16 @@ impl Kept {
             }
         }
         self.entries.retain(|_, entry| *entry != Entry::default());
+        self.is_certain &= gone.is_empty() && taken.is_empty();
         (gone, taken)
+    }
+
+    /// Has the file say what holds, if it may not; when it returns, what was forgotten is so beyond the process. It blocks.
+    ///
+    /// # Errors
+    /// When that could not be kept. The next change keeps it too.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if self.is_certain { Ok(()) } else { self.write(&self.entries.clone(), "*") }
     }
 
     /// Keeps what is to be kept of the connector, nothing if that is what holds anyway; when it returns, that holds beyond
@@ -135,17 +144,22 @@ impl Kept {
             true => drop(entries.remove(name)),
             false => drop(entries.insert(name.to_owned(), entry)),
         }
-        if let Some(place) = &self.place {
-            self.is_certain = false;
-            write(&place.folder, &entries, name).map_err(|error| {
-                Error::failed(format!("cannot write {}", place.folder.join(FILE).display()))
-                    .source(error)
-                    .hint("nothing is changed now; what holds at the next start is not certain until it is asked again")
-            })?;
-            self.is_certain = true;
-        }
+        self.write(&entries, name).map_err(|error| {
+            error.hint("nothing is changed now; what holds at the next start is not certain until it is asked again")
+        })?;
         self.entries = entries;
         crash::point("connectors-kept", &name);
+        Ok(())
+    }
+
+    fn write(&mut self, entries: &BTreeMap<String, Entry>, subject: &str) -> Result<()> {
+        self.is_certain = false;
+        if let Some(place) = &self.place {
+            write(&place.folder, entries, subject).map_err(|error| {
+                Error::failed(format!("cannot write {}", place.folder.join(FILE).display())).source(error)
+            })?;
+        }
+        self.is_certain = true;
         Ok(())
     }
 }
@@ -155,7 +169,8 @@ fn lock(folder: &Path) -> Result<File> {
     let wrong = |error: std::io::Error| {
         Error::usage(format!("agent.state_dir: cannot write to {}", folder.display())).source(error)
     };
-    fs::create_dir_all(folder).map_err(wrong)?;
+    // A new one is for this user alone, as what is kept in it is.
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(wrong)?;
     // Its own name is to last as what is put into it.
     if let Some(parent) = folder.canonicalize().map_err(wrong)?.parent() {
         File::open(parent).and_then(|parent| parent.sync_all()).map_err(wrong)?;
@@ -238,14 +253,15 @@ mod tests {
     fn what_was_made_is_kept_as_it_was_sent_and_only_its_owner_may_read_it() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().expect("a folder");
-        let mut kept = Kept::open(Some(folder.path())).expect("made");
+        let state = folder.path().join("state");
+        let mut kept = Kept::open(Some(&state)).expect("made");
         kept.put("a", made(Target::Started)).expect("kept");
         kept.put("b", made(Target::Paused)).expect("kept");
         kept.put("b", Entry::default()).expect("removed");
-        let rights = fs::metadata(folder.path().join(FILE)).expect("there").permissions().mode();
-        assert_eq!(rights & 0o777, 0o600);
+        let rights = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+        assert_eq!((rights(&state.join(FILE)), rights(&state)), (0o600, 0o700));
         drop(kept);
-        let kept = Kept::open(Some(folder.path())).expect("read");
+        let kept = Kept::open(Some(&state)).expect("read");
         assert_eq!(kept.made(), [("a".to_owned(), made(Target::Started).config.expect("it has one"))]);
     }
 
@@ -267,6 +283,28 @@ mod tests {
         assert_eq!((kept.entry("gone"), kept.entry("taken")), (Entry::default(), Entry::default()));
         assert_eq!(kept.entry("taken-paused"), rests(Target::Paused), "what it is to do holds");
         assert_eq!((kept.entry("orders"), kept.entry("mine")), (rests(Target::Paused), made(Target::Started)));
+    }
+
+    #[test]
+    fn what_was_forgotten_is_so_at_the_next_start_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let next = || {
+            let kept = Kept::open(Some(folder.path())).expect("read");
+            (kept.entry("gone"), kept.entry("taken"))
+        };
+        for settles in [true, false] {
+            let mut kept = Kept::open(Some(folder.path())).expect("made");
+            kept.put("gone", rests(Target::Paused)).expect("kept");
+            kept.put("taken", made(Target::Started)).expect("kept");
+            let _ = kept.forget(|name| name == "taken");
+            match settles {
+                true => kept.settle().expect("kept"),
+                // To resume what is thought to run already is an order all the same.
+                false => kept.put("gone", Entry::default()).expect("kept"),
+            }
+            drop(kept);
+            assert_eq!(next(), (Entry::default(), Entry::default()), "{settles}");
+        }
     }
 
     #[test]

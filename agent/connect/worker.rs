@@ -11,10 +11,11 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde_json::{Map, Value};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::Flat;
 use super::connector::{Connector, Work};
@@ -31,18 +32,26 @@ use crate::error::{Error, Result};
 /// tens.
 const MOST_MADE: usize = 200;
 
+/// Configurations that are checked at a time. Twice as many could keep two processors from capture; with half, one that refers
+/// to a file on a disk that hangs would keep all others waiting.
+const MOST_CHECKS: usize = 2;
+
+/// How long a check waits for its turn: tools that make all their connectors at once need not try again.
+const TURN_WITHIN: Duration = Duration::from_secs(10);
+
 /// The connectors of this agent. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Worker(Arc<Shared>);
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     id: String,
     /// Locked for moments only.
     connectors: Mutex<Vec<Arc<Connector>>>,
     /// Locked as long as a change takes.
     kept: Mutex<Kept>,
     changes: watch::Sender<()>,
+    checks: Arc<Semaphore>,
 }
 
 /// What became of the connectors.
@@ -78,7 +87,8 @@ impl Worker {
     pub fn open(config: &Config, address: SocketAddr) -> Result<Self> {
         let kept = Mutex::new(Kept::open(config.agent.state_dir.as_deref())?);
         let (connectors, (changes, _)) = (Mutex::default(), watch::channel(()));
-        let worker = Self(Arc::new(Shared { id: id_of(address), connectors, kept, changes }));
+        let checks = Arc::new(Semaphore::new(MOST_CHECKS));
+        let worker = Self(Arc::new(Shared { id: id_of(address), connectors, kept, changes, checks }));
         let _ = worker.0.reload(config);
         Ok(worker)
     }
@@ -151,7 +161,26 @@ impl Worker {
         given: Flat,
         asked: Asked,
     ) -> Result<(Arc<Connector>, bool), Refused> {
-        self.change(move |shared| shared.configure(&name, given, &asked)).await
+        self.in_turn(move |shared| shared.configure(&name, given, &asked)).await
+    }
+
+    /// Checks a configuration, or does what needs that, to its end: few at a time, since whoever asks need not wait for it.
+    ///
+    /// # Errors
+    /// 503 where its turn does not come.
+    pub(super) async fn in_turn<T: Send + 'static>(
+        &self,
+        check: impl FnOnce(&Shared) -> Result<T, Refused> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let busy = || Refused::unavailable("as many configurations are checked already as may be at a time");
+        let turn = tokio::time::timeout(TURN_WITHIN, self.0.checks.clone().acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok).ok_or_else(busy)?;
+        self.change(move |shared| {
+            let done = check(shared);
+            drop(turn);
+            done
+        })
+        .await
     }
 
     /// Removes a connector that was made over HTTP; what it has written stays.
@@ -263,6 +292,11 @@ impl Shared {
         }
         for name in taken {
             tracing::warn!("pipeline `{name}` stands in {} now: how it was made over HTTP is forgotten", config.file);
+        }
+        if let Err(error) = kept.settle() {
+            tracing::error!(
+                "{error}; killed before anything else is kept, the next start would remember what is forgotten"
+            );
         }
         let before = self.connectors().clone();
         let old = |name: &str| before.iter().find(|connector| connector.name() == name);
@@ -403,6 +437,32 @@ mod tests {
 
     fn changed([new, gone, other, same]: [usize; 4]) -> Changed {
         Changed { new, gone, other, same }
+    }
+
+    #[tokio::test]
+    async fn few_checks_run_at_a_time_although_nobody_waits_for_them() {
+        let address = "127.0.0.1:1".parse().expect("an address");
+        let worker = Worker::open(&config(&[("a", "x")]), address).expect("nothing is kept");
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let gone = Arc::new(Mutex::new(gone));
+        let (began, mut begun) = tokio::sync::mpsc::unbounded_channel();
+        for _ in 0..MOST_CHECKS {
+            let (began, gone, worker) = (began.clone(), gone.clone(), worker.clone());
+            let check = tokio::spawn(async move {
+                let check = worker.in_turn(move |_| {
+                    let _ = began.send(());
+                    let _ = gone.lock().map(|gone| gone.recv());
+                    Ok(())
+                });
+                check.await
+            });
+            begun.recv().await.expect("it has begun");
+            check.abort();
+        }
+        let third = tokio::time::timeout(Duration::ZERO, worker.in_turn(|_| Ok(())));
+        assert!(third.await.is_err(), "all turns are taken, although nobody waits for them any more");
+        drop(go);
+        worker.in_turn(|_| Ok(())).await.expect("a turn is free");
     }
 
     #[tokio::test]

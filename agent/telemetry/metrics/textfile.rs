@@ -15,6 +15,22 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::error::{Error, Result};
 use crate::record::Timestamp;
 
+/// What is so while a process lives, and alarms when it is not: of a command that has ended it would stand, as it was last, for
+/// ever. It would hide that no agent is there, too.
+const OF_AGENTS: [&str; 11] = [
+    "kafka_backup_build_info",
+    "kafka_backup_ready",
+    "kafka_backup_troubles",
+    "kafka_backup_pipeline_consecutive_failures",
+    "kafka_backup_durable_lag_seconds",
+    "kafka_backup_headroom_seconds",
+    "kafka_backup_memory_used_bytes",
+    "kafka_backup_savepoint_timestamp_seconds",
+    "kafka_backup_savepoint_duration_seconds",
+    "kafka_backup_savepoint_groups",
+    "kafka_backup_savepoint_groups_unreadable",
+];
+
 /// Whether the command did all that it was to do.
 const SUCCESS: &str = "kafka_backup_command_success";
 /// Its exit code.
@@ -61,7 +77,7 @@ impl Textfile {
         gauge(EXIT_CODE, code.into());
         gauge(SECONDS, self.began.elapsed().as_secs_f64());
         gauge(END, Timestamp::now().0 as f64 / 1000.0);
-        let written = write(&self.path, &self.handle.render()).map_err(|error| {
+        let written = write(&self.path, &of_command(&self.handle.render())).map_err(|error| {
             let _ = fs::remove_file(temporary(&self.path));
             Error::failed(format!("cannot write the metrics file {}", self.path.display())).source(error)
         });
@@ -80,6 +96,16 @@ impl std::fmt::Debug for Textfile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Textfile").field("path", &self.path).field("command", &self.command).finish_non_exhaustive()
     }
+}
+
+/// Leaves out what is an agent's to say.
+fn of_command(page: &str) -> String {
+    let is_kept = |line: &&str| {
+        let described = ["# HELP ", "# TYPE "].into_iter().find_map(|kind| line.strip_prefix(kind));
+        let name = described.unwrap_or(line).split([' ', '{']).next().unwrap_or_default();
+        !OF_AGENTS.contains(&name)
+    };
+    page.split_inclusive('\n').filter(is_kept).collect()
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
@@ -122,6 +148,23 @@ mod tests {
         assert!(
             fs::read_to_string(&path).expect("the file").contains("kafka_backup_command_success{command=\"fails\"} 1")
         );
+    }
+
+    #[test]
+    fn what_alarms_of_an_agent_is_not_left_behind_by_a_command() {
+        use super::super::{PipelineMetrics, SavepointMetrics};
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("backup.prom");
+        let file = Textfile::new(&path, "leaves").expect("writable");
+        SavepointMetrics::new("left").held(Timestamp::now());
+        PipelineMetrics::new("left").show(1);
+        file.finish(Ok(())).expect("written");
+        let (text, page) = (fs::read_to_string(&path).expect("the file"), file.handle.render());
+        for name in OF_AGENTS {
+            assert!(!text.contains(&format!("{name}{{")) && !text.contains(&format!(" {name} ")), "{name}:\n{text}");
+        }
+        assert!(page.contains("kafka_backup_ready{pipeline=\"left\"}"), "a process that lives shows it:\n{page}");
+        assert!(text.contains("kafka_backup_pipeline_restarts_total{pipeline=\"left\"}"), "{text}");
     }
 
     #[test]
