@@ -27,6 +27,7 @@ use self::section::{File, Section};
 pub(crate) use self::substitute::refers;
 use crate::error::{Error, Result};
 use crate::kafka::client::groups::Choice;
+use crate::kafka::given;
 use crate::kafka::source::{Selection, Start};
 use crate::plugin::Limits;
 use crate::stages::{MOST_STAGES, OnError, Stage};
@@ -541,6 +542,13 @@ fn below(path: &str, name: &str) -> String {
     if path.is_empty() { name } else { format!("{path}.{name}") }
 }
 
+/// Returns the name of a property of a Kafka client, of its path.
+fn property_of(path: &str) -> Option<String> {
+    let name = path.strip_prefix("kafka.").or_else(|| path.split_once(".kafka.").map(|(_, name)| name))?;
+    // A name with dots is one key in quotes, or tables in tables.
+    Some(name.replace('"', ""))
+}
+
 /// Replaces references, and keeps where there were any.
 struct Resolver<'a> {
     file: &'a str,
@@ -561,7 +569,11 @@ impl Resolver<'_> {
     fn value(&mut self, path: String, value: Value) -> Result<Value> {
         Ok(match value {
             Value::String(text) => {
-                let resolved = substitute::substitute(&text, self.variable)
+                let replaced = match property_of(&path).is_some_and(|name| given::is_renewed(&name)) {
+                    true => substitute::keep_files(&text, self.variable),
+                    false => substitute::substitute(&text, self.variable),
+                };
+                let resolved = replaced
                     .map_err(|reason| {
                         Error::usage(format!("{}: {path}: {reason}", self.file)).about(path.clone(), reason)
                     })?

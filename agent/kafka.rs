@@ -4,7 +4,9 @@
 //! protocol, which moves whole record batches, and rdkafka for group membership. Here is the wire client, in layers,
 //! each of which knows only those below it:
 //!
+//! - `given`: properties as they were given, and the references to files in them.
 //! - [`properties`]: what the user configured, checked once.
+//! - [`security`]: how brokers are spoken to, and as whom: TLS and SASL, for both clients.
 //! - [`wire`]: one connection; requests, answers, memory for answers.
 //! - [`client`]: the control plane of a cluster: metadata, offsets, topics and their settings.
 //! - `identity`: whether a name still stands for the topic that we know; pure.
@@ -15,10 +17,12 @@
 
 pub mod client;
 pub mod fetch;
+pub(crate) mod given;
 mod identity;
 pub mod membership;
 pub mod produce;
 pub mod properties;
+pub mod security;
 pub mod source;
 pub mod wire;
 

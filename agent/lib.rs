@@ -26,7 +26,7 @@
 //! | [`pipeline`] | `Source`, `Sink`, and the loop between them |
 //! | [`progress`] | what is durable of what has been seen (pure) |
 //! | [`batch`] | the record batch: header, checksum, records, codecs (pure) |
-//! | [`backoff`], [`budget`], `frames`, [`crash`], [`error`], [`record`] | waits, memory that is paid for, memory that is used again, crash points, errors, the words of the field |
+//! | [`backoff`], [`budget`], `frames`, `pem`, [`crash`], [`error`], [`record`] | waits, memory that is paid for, memory that is used again, certificates and keys, crash points, errors, the words of the field |
 //!
 //! **How data flows.** `kafka::source` fetches frames, pays for them from the `budget`, slices them into `Batch`es of
 //! one partition each; `pipeline` hands them to `archive::sink`, whose writers (one a partition) have them go through the
@@ -59,6 +59,7 @@ pub mod groups;
 pub mod kafka;
 #[cfg(test)]
 mod mutation;
+mod pem;
 pub mod pipeline;
 pub mod plugin;
 pub mod progress;

@@ -41,6 +41,7 @@ mod restore;
 mod roll;
 mod savepoints;
 mod scale;
+mod security;
 mod stages;
 mod support;
 mod topic_life;

@@ -20,6 +20,8 @@ pub(crate) mod reader;
 pub(crate) mod reaper;
 pub(crate) mod s3;
 pub(crate) mod sample;
+#[allow(dead_code, reason = "benches speak in the clear")]
+pub(crate) mod secure;
 pub(crate) mod workload;
 
 /// Long enough for a step on a machine that is busy with other tests; a test that waits this long has failed.

@@ -7,6 +7,7 @@ use crate::config::value::is_secret;
 use crate::error::{Error, Result};
 use crate::groups::script::quoted;
 use crate::kafka::Properties;
+use crate::kafka::security::from_java;
 
 /// Which cluster, and how to reach it.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -17,7 +18,7 @@ pub struct ClusterArgs {
     /// A property of the Kafka client, by librdkafka's name; may be given again
     #[arg(short = 'X', value_name = "KEY=VALUE", value_parser = property)]
     pub property: Vec<(String, String)>,
-    /// A file of such properties, one a line
+    /// A file of such properties, one a line; Kafka's own names for security are read too
     #[arg(long, value_name = "FILE")]
     pub command_config: Option<PathBuf>,
 }
@@ -46,14 +47,11 @@ impl ClusterArgs {
         if let Some(file) = &self.command_config {
             let text = std::fs::read_to_string(file)
                 .map_err(|error| Error::usage(format!("cannot read {}", file.display())).source(error))?;
-            for (n, line) in text.lines().enumerate() {
-                let line = line.trim();
-                if line.is_empty() || line.starts_with(['#', '!']) {
-                    continue;
-                }
-                let wrong = |reason| Error::usage(format!("{}:{}: {reason}", file.display(), n + 1));
-                map.extend([property(line).map_err(wrong)?]);
+            for (number, line) in lines(&text) {
+                let wrong = |reason| Error::usage(format!("{}:{number}: {reason}", file.display()));
+                map.extend([property(&line).map_err(wrong)?]);
             }
+            map = from_java(map)?;
         }
         map.extend(self.property.iter().cloned());
         map.extend(self.bootstrap_servers.iter().map(|servers| ("bootstrap.servers".to_owned(), servers.clone())));
@@ -111,6 +109,26 @@ fn is_left_out((key, value): &(String, String)) -> bool {
     is_secret(key) || value.contains(char::is_control)
 }
 
+/// Returns the lines of a file of properties with their numbers, without comments; a line that ends in a backslash goes on
+/// in the next, as in Java's files.
+fn lines(text: &str) -> Vec<(usize, String)> {
+    let (mut lines, mut goes_on) = (Vec::<(usize, String)>::new(), false);
+    for (n, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if !goes_on && (line.is_empty() || line.starts_with(['#', '!'])) {
+            continue;
+        }
+        let backslashes = line.len() - line.trim_end_matches('\\').len();
+        let (line, more) = if backslashes % 2 == 1 { (&line[..line.len() - 1], true) } else { (line, false) };
+        match lines.last_mut().filter(|_| goes_on) {
+            Some((_, last)) => last.push_str(line),
+            None => lines.push((n + 1, line.to_owned())),
+        }
+        goes_on = more;
+    }
+    lines
+}
+
 /// Reads `key=value`.
 fn property(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("it is written key=value")?;
@@ -139,6 +157,22 @@ mod tests {
         let properties = args.properties().expect("sound");
         assert_eq!((properties.client_id.as_str(), properties.fetch_wait_ms), ("flag", 7));
         assert_eq!(properties.bootstrap_servers, ["b:2"]);
+    }
+
+    #[test]
+    fn a_file_for_kafkas_own_tools_is_read() {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        let text = "security.protocol=SASL_PLAINTEXT\nsasl.mechanism=PLAIN\n\
+                    sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \\\n    \
+                    username=\"me\" \\\n    password=\"hush\";\n";
+        file.write_all(text.as_bytes()).expect("written");
+        let args = ClusterArgs {
+            bootstrap_servers: Some("b:2".into()),
+            property: vec![("sasl.username".into(), "you".into())],
+            command_config: Some(file.path().to_owned()),
+        };
+        let properties = args.properties().expect("sound");
+        assert_eq!((&*properties.map()["sasl.username"], &*properties.map()["sasl.password"]), ("you", "hush"));
     }
 
     #[test]

@@ -4,20 +4,36 @@
 //!
 //! They are replaced after parsing, in values only, so that what a variable holds can never become syntax. A file's
 //! last line break does not belong to its value. As in a shell, a default also stands in for an empty variable. Who refers to
-//! a file need not be trusted with the process: only a regular one is read, and so many bytes of it.
+//! a file need not be trusted with the process: only a regular one is read, and so many bytes of it. A file that a property of
+//! the Kafka clients' security refers to is read again later.
 
 use std::borrow::Cow;
-use std::fs::OpenOptions;
-use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 
-/// The most bytes of a file that a value refers to. A bundle of certificates has some hundred thousand; a device has no end.
-const MOST_FILE_BYTES: u64 = 1 << 20;
+use crate::kafka::given;
 
 /// Replaces the references in `text`; the error is the reason without the key.
 ///
 /// `variable` looks up the environment.
 pub(super) fn substitute<'a>(text: &'a str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Cow<'a, str>, String> {
+    replace(text, variable, Files::Read)
+}
+
+/// As [`substitute`], but for references to files: those are tried, and left for the Kafka clients, which read them again
+/// for each connection ([`given`]).
+pub(super) fn keep_files<'a>(text: &'a str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Cow<'a, str>, String> {
+    replace(text, variable, Files::Kept)
+}
+
+/// What becomes of references to files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Files {
+    /// What they hold stands there.
+    Read,
+    /// They stand there, and nothing else looks like one.
+    Kept,
+}
+
+fn replace<'a>(text: &'a str, variable: &dyn Fn(&str) -> Option<String>, files: Files) -> Result<Cow<'a, str>, String> {
     if !text.contains("${") {
         return Ok(Cow::Borrowed(text));
     }
@@ -27,14 +43,15 @@ pub(super) fn substitute<'a>(text: &'a str, variable: &dyn Fn(&str) -> Option<St
         let (before, from) = rest.split_at(at);
         if let Some(plain) = before.strip_suffix('$') {
             out.push_str(plain);
-            out.push_str("${");
+            let looks_like_one = files == Files::Kept && given::begins_reference(from);
+            out.push_str(if looks_like_one { "$${" } else { "${" });
             rest = &from[2..];
             continue;
         }
         out.push_str(before);
         let inside = &from[2..];
         let end = closing(inside).ok_or("`${` without `}` (a plain `${` is written `$${`)")?;
-        out.push_str(&resolve(&inside[..end], variable)?);
+        out.push_str(&resolve(&inside[..end], variable, files)?);
         rest = &inside[end + 1..];
     }
     out.push_str(rest);
@@ -63,26 +80,13 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-/// Reads a regular file, whole.
-fn read(path: &str) -> io::Result<String> {
-    // To open a FIFO waits for whoever writes to it.
-    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut text = String::new();
-    let read = file.take(MOST_FILE_BYTES + 1).read_to_string(&mut text)?;
-    if read as u64 > MOST_FILE_BYTES {
-        return Err(io::Error::other(format!("it has more than {MOST_FILE_BYTES} bytes")));
-    }
-    Ok(text)
-}
-
-fn resolve(reference: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+fn resolve(reference: &str, variable: &dyn Fn(&str) -> Option<String>, files: Files) -> Result<String, String> {
+    let plain = |text: String| if files == Files::Kept { given::plain(&text) } else { text };
     if let Some(path) = reference.strip_prefix("file:") {
         let path = substitute(path, variable)?;
-        let text = read(&path).map_err(|error| format!("cannot read file `{path}`: {error}"))?;
-        return Ok(text.trim_end_matches(['\n', '\r']).to_owned());
+        let held = given::read(&path)?;
+        let kept = given::reference(&path).filter(|_| files == Files::Kept);
+        return Ok(kept.unwrap_or_else(|| plain(held)));
     }
     let reference = reference.strip_prefix("env:").unwrap_or(reference);
     let (name, default) = match reference.split_once(":-") {
@@ -95,9 +99,9 @@ fn resolve(reference: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result
         ));
     }
     match (variable(name), default) {
-        (Some(value), None) => Ok(value),
-        (Some(value), Some(_)) if !value.is_empty() => Ok(value),
-        (_, Some(default)) => substitute(default, variable).map(Cow::into_owned),
+        (Some(value), None) => Ok(plain(value)),
+        (Some(value), Some(_)) if !value.is_empty() => Ok(plain(value)),
+        (_, Some(default)) => replace(default, variable, files).map(Cow::into_owned),
         (None, None) => Err(format!("environment variable {name} is not set")),
     }
 }
@@ -158,6 +162,26 @@ mod tests {
     }
 
     #[test]
+    fn a_reference_to_a_file_may_be_kept_and_nothing_else_becomes_one() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = file.path().display().to_string();
+        let variable = |name: &str| match name {
+            "FILE" => Some(path.clone()),
+            "TRICK" => Some("${file:/etc/passwd}".to_owned()),
+            _ => None,
+        };
+        let kept = |text: &str| keep_files(text, &variable).map(Cow::into_owned);
+        assert_eq!(kept("${file:${FILE}}"), Ok(format!("${{file:{path}}}")));
+        assert_eq!(kept("${NONE:-${file:${FILE}}}x"), Ok(format!("${{file:{path}}}x")));
+        for text in ["${TRICK}", "$${file:/etc/passwd}", "${NONE:-${TRICK}}"] {
+            let kept = kept(text).expect("a value");
+            assert_eq!(given::resolve(&kept).as_deref(), Ok("${file:/etc/passwd}"), "{text}");
+        }
+        assert!(kept("${file:/none/there}").expect_err("no file").starts_with("cannot read file `/none/there`"));
+        assert_eq!(kept("$${HOST} costs $5"), Ok("${HOST} costs $5".into()));
+    }
+
+    #[test]
     fn a_file_is_read_without_its_last_line_break() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), "s3cret\n").expect("written");
@@ -169,7 +193,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let (fifo, large) = (folder.path().join("fifo"), folder.path().join("large"));
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("made");
-        std::fs::write(&large, vec![b'x'; 1 + MOST_FILE_BYTES as usize]).expect("written");
+        std::fs::write(&large, vec![b'x'; 1 + given::MOST_FILE_BYTES as usize]).expect("written");
         for (path, reason) in [
             (Path::new("/dev/zero"), "it is no regular file"),
             (&fifo, "it is no regular file"),

@@ -7,8 +7,8 @@
 //!
 //! Order: a revoked partition is closed ([`Membership::released`]), what is durable of it is committed, then it is let
 //! go, and only then does the next member get it. An owner that captures on whatever the group says releases it at once.
-//! Retry: librdkafka joins again by itself; after an error that it calls fatal a new consumer takes its place, with
-//! back-off. Cancel: dropping [`Membership`] commits, leaves the group, and waits for that no longer than
+//! Retry: librdkafka joins again by itself; after an error that it calls fatal, and when something is wrong and files
+//! hold other passwords or certificates than it was given, a new consumer takes its place, with back-off. Cancel: dropping [`Membership`] commits, leaves the group, and waits for that no longer than
 //! [`LEAVE_WITHIN`]. Crash: the others get the partitions when the session times out; committed offsets are hints for
 //! people and tools, nothing is read from them.
 //!
@@ -19,6 +19,7 @@ mod holdings;
 mod settings;
 mod standing;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ use self::context::Context;
 use self::holdings::{Holdings, Name};
 use self::standing::Standing;
 use super::Properties;
+use super::security::Security;
 use crate::backoff::Backoff;
 use crate::error::{Error, Result};
 use crate::record::Offset;
@@ -75,6 +77,8 @@ pub struct Membership {
 /// What the thread of the membership and its owner both see.
 struct Shared {
     group_id: String,
+    /// Where tokens come from.
+    security: Security,
     /// How long the group waits for a revoked partition to be closed.
     release_within: Duration,
     told: Box<dyn Fn(Told) + Send + Sync>,
@@ -89,6 +93,9 @@ struct State {
     holdings: Holdings,
     standing: Standing,
     phase: Phase,
+    /// Whether something is wrong since the group was well last: perhaps brokers refuse what files held when the consumer was
+    /// made.
+    unwell: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,9 +120,11 @@ impl Membership {
         metadata_interval: Duration,
         told: impl Fn(Told) + Send + Sync + 'static,
     ) -> Result<Self> {
-        let settings = settings::settings(properties, group_id, metadata_interval);
+        let stamp = properties.security.stamp();
+        let settings = settings::settings(properties, group_id, metadata_interval)?;
         let shared = Arc::new(Shared {
             group_id: group_id.to_owned(),
+            security: properties.security.clone(),
             release_within: settings::release_within(&settings),
             told: Box::new(told),
             state: Mutex::new(State {
@@ -124,21 +133,20 @@ impl Membership {
                 holdings: Holdings::default(),
                 standing: Standing::new(group_id, Instant::now()),
                 phase: Phase::Member,
+                unwell: false,
             }),
             changed: Condvar::new(),
         });
-        let mut config = ClientConfig::new();
-        for (name, value) in settings {
-            config.set(name, value);
-        }
-        config.set_log_level(context::log_level());
+        let config = config(settings);
         let wrong = |error: KafkaError| {
             Error::usage(format!("cannot be a member of group \"{group_id}\" with these Kafka properties"))
                 .source(error)
                 .hint("correct pipeline.source.kafka, or leave group_id out")
         };
         let first = consumer(&config, &shared).map_err(wrong)?;
-        let member = Member { config, shared: shared.clone(), committed: Instant::now() };
+        let (properties, shared_too) = (properties.clone(), shared.clone());
+        let member =
+            Member { properties, metadata_interval, config, stamp, shared: shared_too, committed: Instant::now() };
         thread::Builder::new()
             .name("group".to_owned())
             .spawn(move || member.run(first))
@@ -210,6 +218,15 @@ impl Shared {
     }
 }
 
+fn config(settings: BTreeMap<String, String>) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (name, value) in settings {
+        config.set(name, value);
+    }
+    config.set_log_level(context::log_level());
+    config
+}
+
 fn consumer(config: &ClientConfig, shared: &Arc<Shared>) -> Result<BaseConsumer<Context>, KafkaError> {
     config.create_with_context(Context::new(shared.clone()))
 }
@@ -234,7 +251,11 @@ fn commit(consumer: &BaseConsumer<Context>, positions: &[(Name, Offset)]) {
 
 /// The thread of a membership.
 struct Member {
+    properties: Properties,
+    metadata_interval: Duration,
     config: ClientConfig,
+    /// What files held when that was made.
+    stamp: Option<u128>,
     shared: Arc<Shared>,
     /// When positions were committed last.
     committed: Instant,
@@ -257,6 +278,7 @@ impl Member {
             if !self.wait(backoff.wait()) {
                 break;
             }
+            self.read_again();
             match self::consumer(&self.config, &self.shared) {
                 Ok(next) => consumer = Some(next),
                 Err(error) => self.shared.stand(|standing| standing.broken(&error.to_string())),
@@ -294,9 +316,31 @@ impl Member {
             }
             if self.committed.elapsed() >= COMMIT_EVERY {
                 self.committed = Instant::now();
+                if self.is_outdated() {
+                    let group = &self.shared.group_id;
+                    tracing::info!("group \"{group}\": joining anew with the new certificates and passwords");
+                    return;
+                }
                 let due = self.shared.lock().holdings.due(None);
                 commit(consumer, &due);
             }
+        }
+    }
+
+    /// Returns whether something is wrong, and files hold something else than when the consumer was made. librdkafka reads
+    /// them only then; what it has is good as long as the group is well.
+    fn is_outdated(&self) -> bool {
+        let is_unwell = self.shared.lock().unwell;
+        is_unwell && self.properties.security.stamp().is_some_and(|stamp| Some(stamp) != self.stamp)
+    }
+
+    /// Reads what files hold; where they cannot be read now, what they held before is tried again.
+    fn read_again(&mut self) {
+        self.shared.lock().unwell = false;
+        let stamp = self.properties.security.stamp();
+        match settings::settings(&self.properties, &self.shared.group_id, self.metadata_interval) {
+            Ok(settings) => (self.config, self.stamp) = (config(settings), stamp),
+            Err(error) => tracing::debug!("{error}"),
         }
     }
 

@@ -2,12 +2,16 @@
 //! (<https://github.com/confluentinc/librdkafka/blob/v2.12.1/CONFIGURATION.md>).
 //!
 //! Everything is checked when the map is read, so that a typing error ends the program before it has done anything.
-//! What concerns only rdkafka (groups, its producer) is accepted and passed on with [`Properties::map`].
+//! What concerns only rdkafka (groups, its producer) is accepted and passed on with [`Properties::for_librdkafka`].
+
+mod known;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::given::value;
+use super::security::Security;
 use crate::error::{Error, Result};
 
 /// A frame of so many bytes and its headers fits four mebibytes, in whole steps of pooled memory.
@@ -45,6 +49,8 @@ pub struct Properties {
     pub receive_max_bytes: usize,
     /// The size of the socket's receive buffer, bytes; 0 leaves it to the system. From `socket.receive.buffer.bytes`.
     pub socket_receive_bytes: u32,
+    /// How brokers are spoken to, and as whom.
+    pub security: Security,
 }
 
 impl std::fmt::Debug for Properties {
@@ -59,18 +65,19 @@ impl Properties {
     ///
     /// # Errors
     /// [`Kind::Usage`](crate::error::Kind::Usage) for a property that librdkafka does not know (naming the nearest),
-    /// a value out of range, no `bootstrap.servers`, or a `security.protocol` that the wire client cannot speak yet.
+    /// a value out of range, no `bootstrap.servers`, or what is wrong or cannot be spoken of `security.protocol` and what
+    /// belongs to it.
     pub fn new(map: BTreeMap<String, String>) -> Result<Self> {
         for name in map.keys() {
-            check_name(name)?;
+            known::check(name)?;
         }
-        check_security(&map)?;
+        let security = Security::new(&map)?;
         let servers = value(&map, &["bootstrap.servers", "metadata.broker.list"]).unwrap_or_default();
         let partition_max = ["max.partition.fetch.bytes", "fetch.message.max.bytes"];
         let fetch_max_bytes = number(&map, &["fetch.max.bytes"], FETCH_MAX_BYTES, 1..=i64::from(i32::MAX) - 512)?;
         let receive_max_bytes = number(&map, &["receive.message.max.bytes"], 100_000_000, 1000..=i64::from(i32::MAX))?;
         Ok(Self {
-            bootstrap_servers: addresses(servers)?,
+            bootstrap_servers: addresses(servers, &security.protocol.to_string())?,
             client_id: value(&map, &["client.id"]).unwrap_or("kafka-backup").to_owned(),
             request_timeout: millis(&map, "socket.timeout.ms", 30_000, 10..=300_000)?,
             setup_timeout: millis(&map, "socket.connection.setup.timeout.ms", 10_000, 10..=300_000)?,
@@ -82,18 +89,26 @@ impl Properties {
             partition_max_bytes: number(&map, &partition_max, 1 << 20, 1..=1_000_000_000)? as i32,
             receive_max_bytes: receive_max_bytes.max(fetch_max_bytes + 512) as usize,
             socket_receive_bytes: number(&map, &["socket.receive.buffer.bytes"], 0, 0..=100_000_000)? as u32,
+            security,
             map,
         })
     }
 
-    /// Returns the map as it was given, for rdkafka.
+    /// Returns the map as it was given, with its references to files.
     pub fn map(&self) -> &BTreeMap<String, String> {
         &self.map
     }
-}
 
-fn value<'a>(map: &'a BTreeMap<String, String>, names: &[&str]) -> Option<&'a str> {
-    names.iter().find_map(|name| map.get(*name)).map(String::as_str)
+    /// Returns the map for rdkafka, so that it does as the wire client does; files are read again.
+    ///
+    /// # Errors
+    /// [`Kind::Transient`](crate::error::Kind::Transient) for a file that cannot be read now;
+    /// [`Kind::Usage`](crate::error::Kind::Usage) for what rdkafka cannot say.
+    pub fn for_librdkafka(&self) -> Result<BTreeMap<String, String>> {
+        let mut settings = self.map.clone();
+        self.security.for_librdkafka(&mut settings)?;
+        Ok(settings)
+    }
 }
 
 fn number(map: &BTreeMap<String, String>, names: &[&str], default: i64, range: RangeInclusive<i64>) -> Result<i64> {
@@ -109,50 +124,22 @@ fn millis(map: &BTreeMap<String, String>, name: &str, default: i64, range: Range
     Ok(Duration::from_millis(number(map, &[name], default, range)? as u64))
 }
 
-fn check_name(name: &str) -> Result<()> {
-    if KNOWN.split_whitespace().any(|known| known == name) {
-        return Ok(());
-    }
-    let nearest = KNOWN.split_whitespace().max_by(|a, b| {
-        let (a, b) = (strsim::jaro_winkler(a, name), strsim::jaro_winkler(b, name));
-        a.total_cmp(&b)
-    });
-    let error = Error::usage(format!("unknown Kafka property `{name}`"));
-    Err(match nearest {
-        Some(nearest) => error.hint(format!("the nearest known one is `{nearest}`")),
-        None => error,
-    })
-}
-
-fn check_security(map: &BTreeMap<String, String>) -> Result<()> {
-    let protocol = value(map, &["security.protocol"]).unwrap_or("plaintext");
-    match protocol.to_ascii_lowercase().as_str() {
-        "plaintext" => Ok(()),
-        "ssl" | "sasl_plaintext" | "sasl_ssl" => {
-            Err(Error::usage(format!("`security.protocol` {protocol} is not supported yet by the wire client"))
-                .hint("use a plaintext listener for now"))
-        }
-        _ => Err(Error::usage(format!("`security.protocol` is `{protocol}`"))
-            .hint("it is one of plaintext, ssl, sasl_plaintext, sasl_ssl")),
-    }
-}
-
 /// Reads a list of addresses as librdkafka does: `host`, `host:port`, `[::1]:port`, each with an optional
-/// `PLAINTEXT://` before it.
-fn addresses(list: &str) -> Result<Vec<String>> {
+/// `PLAINTEXT://` before it, or whatever the protocol is.
+fn addresses(list: &str, protocol: &str) -> Result<Vec<String>> {
     let parts = list.split(',').map(str::trim).filter(|part| !part.is_empty());
-    let addresses: Vec<String> = parts.map(address).collect::<Result<_>>()?;
+    let addresses: Vec<String> = parts.map(|part| address(part, protocol)).collect::<Result<_>>()?;
     if addresses.is_empty() {
         return Err(Error::usage("`bootstrap.servers` is missing").hint("name at least one broker as host:port"));
     }
     Ok(addresses)
 }
 
-fn address(text: &str) -> Result<String> {
+fn address(text: &str, protocol: &str) -> Result<String> {
     let wrong = || Error::usage(format!("`{text}` in `bootstrap.servers` is no address")).hint("write it as host:port");
     let plain = match text.split_once("://") {
-        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("plaintext") => rest,
-        Some(_) => return Err(wrong().hint("only plaintext listeners are supported yet by the wire client")),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case(protocol) => rest,
+        Some(_) => return Err(wrong().hint(format!("`security.protocol` is {protocol}"))),
         None => text,
     };
     // The colons of an IPv6 address stand in brackets; only one after them divides host and port.
@@ -169,51 +156,6 @@ fn address(text: &str) -> Result<String> {
     }
     Ok(format!("{host}:{port}"))
 }
-
-/// librdkafka's properties, but for those whose value is a function.
-const KNOWN: &str = "
-    acks allow.auto.create.topics api.version.fallback.ms api.version.request api.version.request.timeout.ms
-    auto.commit.enable auto.commit.interval.ms auto.offset.reset batch.num.messages batch.size
-    bootstrap.servers broker.address.family broker.address.ttl broker.version.fallback builtin.features
-    check.crcs client.dns.lookup client.id client.rack compression.codec compression.level compression.type
-    connections.max.idle.ms consume.callback.max.messages coordinator.query.interval.ms debug
-    delivery.report.only.error delivery.timeout.ms enable.auto.commit enable.auto.offset.store
-    enable.gapless.guarantee enable.idempotence enable.metrics.push enable.partition.eof enable.random.seed
-    enable.sasl.oauthbearer.unsecure.jwt enable.ssl.certificate.verification fetch.error.backoff.ms
-    fetch.max.bytes fetch.message.max.bytes fetch.min.bytes fetch.queue.backoff.ms fetch.wait.max.ms group.id
-    group.instance.id group.protocol group.protocol.type group.remote.assignor heartbeat.interval.ms
-    https.ca.location https.ca.pem internal.termination.signal isolation.level linger.ms log.connection.close
-    log.queue log.thread.name log_level max.in.flight max.in.flight.requests.per.connection
-    max.partition.fetch.bytes max.poll.interval.ms message.copy.max.bytes message.max.bytes
-    message.send.max.retries message.timeout.ms metadata.broker.list metadata.max.age.ms
-    metadata.recovery.rebootstrap.trigger.ms metadata.recovery.strategy offset.store.method offset.store.path
-    offset.store.sync.interval.ms partition.assignment.strategy partitioner plugin.library.paths
-    produce.offset.report queue.buffering.backpressure.threshold queue.buffering.max.kbytes
-    queue.buffering.max.messages queue.buffering.max.ms queued.max.messages.kbytes queued.min.messages
-    queuing.strategy receive.message.max.bytes reconnect.backoff.jitter.ms reconnect.backoff.max.ms
-    reconnect.backoff.ms request.required.acks request.timeout.ms retries retry.backoff.max.ms retry.backoff.ms
-    sasl.kerberos.keytab sasl.kerberos.kinit.cmd sasl.kerberos.min.time.before.relogin sasl.kerberos.principal
-    sasl.kerberos.service.name sasl.mechanism sasl.mechanisms sasl.oauthbearer.assertion.algorithm
-    sasl.oauthbearer.assertion.claim.aud sasl.oauthbearer.assertion.claim.exp.seconds
-    sasl.oauthbearer.assertion.claim.iss sasl.oauthbearer.assertion.claim.jti.include
-    sasl.oauthbearer.assertion.claim.nbf.seconds sasl.oauthbearer.assertion.claim.sub
-    sasl.oauthbearer.assertion.file sasl.oauthbearer.assertion.jwt.template.file
-    sasl.oauthbearer.assertion.private.key.file sasl.oauthbearer.assertion.private.key.passphrase
-    sasl.oauthbearer.assertion.private.key.pem sasl.oauthbearer.client.credentials.client.id
-    sasl.oauthbearer.client.credentials.client.secret sasl.oauthbearer.client.id sasl.oauthbearer.client.secret
-    sasl.oauthbearer.config sasl.oauthbearer.extensions sasl.oauthbearer.grant.type
-    sasl.oauthbearer.metadata.authentication.type sasl.oauthbearer.method sasl.oauthbearer.scope
-    sasl.oauthbearer.token.endpoint.url sasl.password sasl.username security.protocol session.timeout.ms
-    socket.blocking.max.ms socket.connection.setup.timeout.ms socket.keepalive.enable socket.max.fails
-    socket.nagle.disable socket.receive.buffer.bytes socket.send.buffer.bytes socket.timeout.ms
-    ssl.ca.certificate.stores ssl.ca.location ssl.ca.pem ssl.certificate.location ssl.certificate.pem
-    ssl.cipher.suites ssl.crl.location ssl.curves.list ssl.endpoint.identification.algorithm ssl.engine.id
-    ssl.engine.location ssl.key.location ssl.key.password ssl.key.pem ssl.keystore.location
-    ssl.keystore.password ssl.providers ssl.sigalgs.list statistics.interval.ms sticky.partitioning.linger.ms
-    topic.blacklist topic.metadata.propagation.max.ms topic.metadata.refresh.fast.cnt
-    topic.metadata.refresh.fast.interval.ms topic.metadata.refresh.interval.ms topic.metadata.refresh.sparse
-    transaction.timeout.ms transactional.id
-";
 
 #[cfg(test)]
 mod tests {
@@ -240,11 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn security_that_the_wire_client_cannot_speak_is_refused() {
-        let error = properties(&[("bootstrap.servers", "a"), ("security.protocol", "SASL_SSL")]).expect_err("refused");
-        assert!(error.to_string().contains("not supported yet by the wire client"), "{error}");
-        assert!(properties(&[("bootstrap.servers", "a"), ("security.protocol", "plaintext")]).is_ok());
-        assert!(properties(&[("bootstrap.servers", "a"), ("security.protocol", "tls")]).is_err());
+    fn an_address_may_name_the_protocol_that_is_set() {
+        let of = |server: &str| properties(&[("bootstrap.servers", server), ("security.protocol", "ssl")]);
+        assert_eq!(of("SSL://a:1").expect("the same").bootstrap_servers, ["a:1"]);
+        assert!(of("SASL_SSL://a:1").expect_err("another").to_string().contains("`security.protocol` is ssl"));
     }
 
     #[test]

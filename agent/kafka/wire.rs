@@ -3,12 +3,13 @@
 //! Order: one request at a time, its answer before the next, unless the connection is split into its halves; the
 //! correlation id of each answer is checked. Retry: none here; whatever goes wrong is an [`Error`] that names the broker, and the caller opens a new connection. Cancel: a
 //! call dropped half-way leaves an answer on its way; the connection then refuses further calls instead of taking that
-//! answer for another. Memory: the bytes of an answer are read once, into recycled memory, and sliced from there.
+//! answer for another. Authentication: once, when it is opened, and again between two requests before it expires. Memory: the bytes of an answer are read once, into recycled memory, and sliced from there.
 //!
 //! Protocol: <https://kafka.apache.org/protocol>.
 
 mod asked;
 mod halves;
+mod sasl;
 mod throttle;
 mod transport;
 
@@ -21,11 +22,12 @@ use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, RequestHeader, ResponseHeader, api_versions_response::ApiVersion,
 };
 use kafka_protocol::protocol::{Decodable as _, Encodable as _, Request, StrBytes};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::budget::{Budget, Permit, RateLimit};
 use crate::error::{Error, Result};
 use crate::frames::Frames;
+use crate::kafka::security::Security;
 use crate::kafka::{Properties, code_name};
 use asked::Asked;
 use halves::Quiet;
@@ -70,24 +72,41 @@ pub struct Connection {
     correlation: i32,
     /// Whether an answer is on its way.
     pending: bool,
+    security: Security,
+    /// When to say anew who we are; `None` where that is never.
+    renewal: Option<Instant>,
+    /// Whether the broker has answered a request that only those may make whom it takes.
+    admitted: bool,
 }
 
 impl Connection {
-    /// Connects to `broker` (`host:port`) and asks for the versions it knows.
+    /// Connects to `broker` (`host:port`), asks for the versions it knows, and says who we are.
     ///
     /// # Errors
     /// [`Kind::Transient`](crate::error::Kind::Transient), naming the broker, when that fails or takes longer than
-    /// `socket.connection.setup.timeout.ms`.
+    /// `socket.connection.setup.timeout.ms`; [`Kind::Failed`](crate::error::Kind::Failed) when the broker refuses us or its
+    /// certificate is not right, unless we were accepted before.
     pub async fn open(broker: &str, properties: &Properties) -> Result<Self> {
+        let security = &properties.security;
+        // Before anybody waits for us: who gives tokens may be slow.
+        let credentials = if security.protocol.has_sasl { Some(security.credentials().await?) } else { None };
         let opening = async {
             let (reading, writing) = transport::open(broker, properties).await?;
             let (broker, quiet, asked): (Arc<str>, _, _) = (broker.into(), Quiet::default(), Asked::default());
             let request_timeout = properties.request_timeout;
             let (told, counted) = (quiet.clone(), asked.clone());
-            let sending = Sending { broker: broker.clone(), writing, quiet: told, asked: counted, request_timeout };
+            let sending = Sending {
+                broker: broker.clone(),
+                writing,
+                quiet: told,
+                asked: counted,
+                request_timeout,
+                security: security.clone(),
+            };
             let receiving = Receiving {
                 broker,
                 reading,
+                security: security.clone(),
                 frames: Frames::default(),
                 quiet,
                 asked,
@@ -102,8 +121,15 @@ impl Connection {
                 request: BytesMut::new(),
                 correlation: 0,
                 pending: false,
+                security: security.clone(),
+                renewal: None,
+                admitted: false,
             };
             connection.negotiate().await?;
+            match &credentials {
+                Some(credentials) => connection.authenticate(credentials).await?,
+                None => security.accept(),
+            }
             Ok(connection)
         };
         timeout(properties.setup_timeout, opening).await.unwrap_or_else(|_| {
@@ -122,10 +148,11 @@ impl Connection {
         self.sending.quiet.until().is_some()
     }
 
-    /// Splits it, for several requests on their way at once. The requests are numbered by who writes them.
-    pub fn split(self) -> (Sending, Receiving) {
+    /// Returns its halves, for several requests on their way at once, which are numbered by who writes them. When nothing is
+    /// on its way it may be used as one again.
+    pub fn halves(&mut self) -> (&mut Sending, &mut Receiving) {
         debug_assert!(!self.pending, "an answer to nobody would come first");
-        (self.sending, self.receiving)
+        (&mut self.sending, &mut self.receiving)
     }
 
     /// Returns the highest version of `R` that the broker, the message definitions and `ours` have in common; `None`
@@ -150,11 +177,19 @@ impl Connection {
     }
 
     /// Sends `request`; [`Connection::receive`] takes the answer. Waits first for as long as the broker asked us to be
-    /// quiet ([KIP-219](https://cwiki.apache.org/confluence/display/KAFKA/KIP-219)).
+    /// quiet ([KIP-219](https://cwiki.apache.org/confluence/display/KAFKA/KIP-219)), and says anew who we are where it is time
+    /// for that.
     ///
     /// # Errors
-    /// As [`Connection::call`].
+    /// As [`Connection::call`]; those of [`Connection::renew`].
     pub async fn send<R: Request>(&mut self, request: &R, version: i16) -> Result<()> {
+        if self.renewal.is_some() && !self.pending {
+            self.renew().await?;
+        }
+        self.send_now(request, version).await
+    }
+
+    async fn send_now<R: Request>(&mut self, request: &R, version: i16) -> Result<()> {
         if self.pending {
             return Err(Error::transient(format!("connection to broker {} was left in mid-answer", self.broker())));
         }
@@ -193,9 +228,19 @@ impl Connection {
     where
         R::Response: Throttled,
     {
-        let answer = self.receiving.receive::<R>((version, self.correlation), wait, toll).await?;
+        let answer = self.receiving.receive::<R>((version, self.correlation), wait, toll).await;
+        let answer = answer.map_err(|error| self.unadmitted(error, R::KEY))?;
         self.pending = false;
+        self.admitted |= R::KEY != ApiKey::SaslHandshake as i16;
         Ok(answer)
+    }
+
+    /// Adds what may be the cause where the first request after the versions is not answered: a listener with SASL closes
+    /// the connection of who does not say who they are.
+    fn unadmitted(&self, error: Error, key: i16) -> Error {
+        let protocol = self.security.protocol;
+        let may_be = !self.admitted && !protocol.has_sasl && key != ApiKey::ApiVersions as i16 && error.retryable();
+        if may_be { error.hint(format!("wants that listener SASL? `security.protocol` is {protocol}")) } else { error }
     }
 
     /// Asks for the broker's versions. One that does not know our version of the question answers in version 0,
@@ -235,7 +280,7 @@ impl Connection {
 
     fn unreadable_versions(&self) -> Error {
         Error::transient(format!("answer of broker {} to ApiVersions cannot be read", self.broker()))
-            .hint("is that port a plaintext listener of Kafka?")
+            .hint(halves::is_listener(&self.security))
     }
 }
 

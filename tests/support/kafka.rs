@@ -141,7 +141,23 @@ impl Kafka {
         self.start_again();
     }
 
+    /// Starts a broker with more in its configuration, made of its two ports; `formatted` is said to the tool that formats
+    /// its folder.
+    pub(super) fn start_with(more: impl Fn(u16, u16) -> String, formatted: &[&str]) -> Self {
+        Self::try_start_with(free_port(), SHORT_LIVED, more, formatted)
+            .unwrap_or_else(|log| panic!("Kafka did not start:\n{log}"))
+    }
+
     fn try_start(port: u16, options: &'static [&'static str]) -> Result<Self, String> {
+        Self::try_start_with(port, options, |_, _| String::new(), &[])
+    }
+
+    fn try_start_with(
+        port: u16,
+        options: &'static [&'static str],
+        more: impl Fn(u16, u16) -> String,
+        formatted: &[&str],
+    ) -> Result<Self, String> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let folder = target().join(format!("kafka/run-{}-{number}", std::process::id()));
@@ -149,8 +165,10 @@ impl Kafka {
         reaper::remove_at_end(&folder);
         let folder = Folder(folder);
         let config = folder.0.join(CONFIG);
-        fs::write(&config, properties(port, free_port(), &folder.0.join("data"))).expect("the folder is writable");
-        format(&config);
+        let controller = free_port();
+        let said = properties(port, controller, &folder.0.join("data")) + &more(port, controller);
+        fs::write(&config, said).expect("the folder is writable");
+        format_with(&config, formatted);
         let brokers = format!("127.0.0.1:{port}");
         let admin = admin(&brokers);
         let process = launch(&folder.0, options, &admin)?;
@@ -402,10 +420,15 @@ pub(super) fn new_id() -> String {
 }
 
 fn format(config: &Path) {
+    format_with(config, &[]);
+}
+
+fn format_with(config: &Path, more: &[&str]) {
     let id = new_id();
     let config = config.to_str().expect("UTF-8");
     // The id may begin with a dash, which only the form with `=` survives.
-    tool("kafka.tools.StorageTool", &["format", &format!("--cluster-id={id}"), "-c", config, "--standalone"]);
+    let id = format!("--cluster-id={id}");
+    tool("kafka.tools.StorageTool", &[&["format", &id, "-c", config, "--standalone"], more].concat());
 }
 
 /// Returns a command that runs `class` from Kafka's jars.

@@ -5,7 +5,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use rdkafka::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -140,6 +140,21 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    /// Only asked where tokens are said at all.
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    /// Gives librdkafka the tokens that the wire client has: they come from one place. It asks again some seconds after an
+    /// error.
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        let token = self.shared.security.token_now()?;
+        let life = token.expires.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Ok(OAuthToken {
+            token: token.text.clone(),
+            principal_name: token.subject.clone(),
+            lifetime_ms: i64::try_from(life.as_millis()).unwrap_or(i64::MAX),
+        })
+    }
+
     /// Says what librdkafka logs only to who asks for it: what matters of it is told as trouble, and that a broker is
     /// away the wire client says too.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -152,6 +167,7 @@ impl ClientContext for Context {
             Err(error) => return tracing::debug!("statistics of librdkafka cannot be read: {error}"),
         };
         self.shared.stand(|standing| standing.hear(&statistics, Instant::now()));
+        self.shared.lock().unwell = !statistics.is_well();
         // An assignment ends what is lost; should none be told although the group has agreed, this does.
         if statistics.is_well() && self.shared.lock().phase == Phase::Member {
             let strays = self.shared.lock().holdings.strays();
@@ -161,6 +177,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
+        self.shared.lock().unwell = true;
         if let Some(code) = error.rdkafka_error_code() {
             self.shared.stand(|standing| standing.error(code, reason));
         }

@@ -1,9 +1,10 @@
-//! librdkafka's settings for a member that only takes part in a group. Pure.
+//! librdkafka's settings for a member that only takes part in a group. Pure, but that files are read which hold secrets.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::Properties;
+use crate::error::Result;
 
 /// What the user may set, and what it is otherwise. The session's time-out is how long a killed agent's partitions stand
 /// still: 6 s is the least that a broker takes by default (`group.min.session.timeout.ms`), and its heartbeats may miss
@@ -29,13 +30,16 @@ const NOT_OURS: [&str; 5] = [
     "receive.message.max.bytes",
 ];
 
-/// Returns librdkafka's settings for a member of `group_id`.
+/// Returns librdkafka's settings for a member of `group_id`, with what files hold now.
+///
+/// # Errors
+/// As [`Properties::for_librdkafka`].
 pub(super) fn settings(
     properties: &Properties,
     group_id: &str,
     metadata_interval: Duration,
-) -> BTreeMap<String, String> {
-    let mut settings = properties.map().clone();
+) -> Result<BTreeMap<String, String>> {
+    let mut settings = properties.for_librdkafka()?;
     settings.retain(|name, _| !NOT_OURS.contains(&name.as_str()) && !name.starts_with("fetch."));
     let given = |name: &str| properties.map().get(name).and_then(|value| value.trim().parse::<u64>().ok());
     let session_ms = given("session.timeout.ms").unwrap_or(SESSION_TIMEOUT_MS);
@@ -72,7 +76,7 @@ pub(super) fn settings(
     ] {
         settings.insert(name.to_owned(), value.to_owned());
     }
-    settings
+    Ok(settings)
 }
 
 /// Returns how long closing a revoked partition may take: half of what a member may go without polling.
@@ -92,7 +96,7 @@ mod tests {
     fn of(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         let pairs = [&[("bootstrap.servers", "127.0.0.1:1")], pairs].concat();
         let map = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        settings(&Properties::new(map).expect("good properties"), "g", Duration::from_secs(30))
+        settings(&Properties::new(map).expect("good properties"), "g", Duration::from_secs(30)).expect("read")
     }
 
     #[track_caller]
@@ -101,7 +105,7 @@ mod tests {
         for (name, value) in settings {
             config.set(name, value);
         }
-        let made: Result<rdkafka::consumer::BaseConsumer, _> = config.create();
+        let made = config.create::<rdkafka::consumer::BaseConsumer>();
         assert!(made.is_ok(), "{:?}", made.err());
     }
 

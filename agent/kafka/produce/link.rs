@@ -1,5 +1,5 @@
 //! A connection to one broker: requests go out as they come, answers come back in their order, several are on their
-//! way at once.
+//! way at once. Who we are is said anew when everything on its way is answered, and before anything else goes out.
 //!
 //! Retry: none here; whatever goes wrong ends the connection and is told, and what was on its way has no answer. Cancel:
 //! at any point, nothing is kept here.
@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::messages as m;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::request::TOPIC_IDS;
 use crate::error::{Error, Result};
@@ -107,18 +107,23 @@ impl Line {
         let Way { broker, .. } = self.way;
         let unknown = || Error::transient(format!("broker {broker} is not in the cluster's metadata"));
         let address = self.client.address(broker).ok_or_else(unknown)?;
-        let connection = self.client.connect(&address).await?;
+        let mut connection = self.client.connect(&address).await?;
         let by_id = connection.version::<m::ProduceRequest>(TOPIC_IDS..=TOPIC_IDS).filter(|_| !self.transactional);
         let last = if self.transactional { TRANSACTIONS } else { TOPIC_IDS - 1 };
         let by_name = connection.version::<m::ProduceRequest>(FIRST..=last);
         self.tell(Event::Up(Versions { by_id, by_name }));
-        let (sending, receiving) = connection.split();
-        // Bounded by what may be on its way.
-        let (sent, awaited) = mpsc::unbounded_channel();
         let (number, tell) = ((self.way, self.serial), self.tell.clone());
-        tokio::select! {
-            ended = write(sending, &mut self.shipments, sent) => ended,
-            ended = read(receiving, awaited, number, &tell) => ended,
+        loop {
+            // Bounded by what may be on its way.
+            let (sent, awaited) = mpsc::unbounded_channel();
+            let renewal = connection.renewal();
+            let (sending, receiving) = connection.halves();
+            // Both are over when it is time to say anew who we are and everything on its way is answered.
+            tokio::try_join!(
+                write(sending, &mut self.shipments, sent, renewal),
+                read(receiving, awaited, number, &tell)
+            )?;
+            connection.renew().await?;
         }
     }
 
@@ -128,26 +133,38 @@ impl Line {
     }
 }
 
+/// Writes requests until it is time for the `renewal`.
 async fn write(
-    mut sending: Sending,
+    sending: &mut Sending,
     shipments: &mut mpsc::UnboundedReceiver<Shipment>,
     sent: mpsc::UnboundedSender<(i16, i32)>,
-) -> Result<Infallible> {
+    renewal: Option<Instant>,
+) -> Result<()> {
     loop {
-        let Some(Shipment { pieces, version, correlation }) = shipments.recv().await else { return Err(ended()) };
+        let shipment = match renewal {
+            None => shipments.recv().await,
+            // However much there is to send.
+            Some(renewal) if renewal <= Instant::now() => return Ok(()),
+            Some(renewal) => match timeout_at(renewal, shipments.recv()).await {
+                Ok(shipment) => shipment,
+                Err(_) => return Ok(()),
+            },
+        };
+        let Some(Shipment { pieces, version, correlation }) = shipment else { return Err(ended()) };
         sending.send_all(&pieces).await?;
         sent.send((version, correlation)).map_err(|_| ended())?;
     }
 }
 
+/// Reads answers until nobody sends any more and all are there.
 async fn read(
-    mut receiving: Receiving,
+    receiving: &mut Receiving,
     mut awaited: mpsc::UnboundedReceiver<(i16, i32)>,
     (way, serial): (Way, u64),
     tell: &mpsc::UnboundedSender<Told>,
-) -> Result<Infallible> {
+) -> Result<()> {
     loop {
-        let Some(next) = awaited.recv().await else { return Err(ended()) };
+        let Some(next) = awaited.recv().await else { return Ok(()) };
         // What was sent before a quota held the connection up is looked at when that is over.
         let quiet = receiving.quiet_for();
         let answer = receiving.receive::<m::ProduceRequest>(next, quiet, None);

@@ -20,10 +20,14 @@ use super::{Answer, Toll, request_name};
 use crate::budget::Permit;
 use crate::error::{Error, Result};
 use crate::frames::Frames;
+use crate::kafka::security::Security;
 
 /// A broker that takes less than this within the time for an answer is taken for dead. A bound on a whole request would
 /// end large ones on slow lines, again and again.
 const PROGRESS_BYTES: usize = 256 << 10;
+
+/// How what TLS says of something that is not TLS begins: the length of an answer would be 352 MB.
+const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
 /// The most slices that the kernel takes at once.
 const MOST_SLICES: usize = 1024;
@@ -36,6 +40,7 @@ pub struct Sending {
     pub(super) quiet: Quiet,
     pub(super) asked: Asked,
     pub(super) request_timeout: Duration,
+    pub(super) security: Security,
 }
 
 /// The half that reads answers.
@@ -48,6 +53,7 @@ pub struct Receiving {
     pub(super) asked: Asked,
     pub(super) request_timeout: Duration,
     pub(super) receive_max_bytes: usize,
+    pub(super) security: Security,
 }
 
 /// What is still to be written of a request.
@@ -100,7 +106,7 @@ impl Sending {
                 return Ok(());
             }
             match timeout(self.request_timeout, self.writing.write_all(&mut slices)).await {
-                Ok(written) => written.map_err(|error| lost(&self.broker, error))?,
+                Ok(written) => written.map_err(|error| lost(&self.broker, &self.security, error))?,
                 Err(_) => {
                     let head = pieces.first().map_or(&[][..], AsRef::as_ref);
                     let number = |at: usize| head.get(at..at + 2).map_or(0, |it| i16::from_be_bytes([it[0], it[1]]));
@@ -161,15 +167,21 @@ impl Receiving {
     pub(super) async fn length(&mut self, key: i16, version: i16, wait: Duration) -> Result<usize> {
         let mut prefix = [0; 4];
         match timeout(self.request_timeout + wait, self.reading.read_exact(&mut prefix)).await {
-            Ok(read) => read.map_err(|error| lost(&self.broker, error))?,
+            Ok(read) => read.map_err(|error| self.lost(error))?,
             Err(_) => return Err(late(&self.broker, key, version, self.request_timeout)),
         }
         self.asked.answered(key);
+        if prefix[..2] == TLS_ALERT && !self.security.protocol.has_tls {
+            let what = format!("broker {} speaks TLS on that port", self.broker);
+            let hint = "set `security.protocol` to ssl or sasl_ssl, or name a plaintext listener";
+            return Err(self.security.refused(what).hint(hint));
+        }
         let length = i32::from_be_bytes(prefix);
         usize::try_from(length).ok().filter(|length| (4..=self.receive_max_bytes).contains(length)).ok_or_else(|| {
             Error::failed(format!("broker {} announced an answer of {length} bytes", self.broker)).hint(format!(
-                "it must be 4 to {} (`receive.message.max.bytes`); is that port a plaintext listener of Kafka?",
-                self.receive_max_bytes
+                "it must be 4 to {} (`receive.message.max.bytes`); {}",
+                self.receive_max_bytes,
+                is_listener(&self.security)
             ))
         })
     }
@@ -179,12 +191,16 @@ impl Receiving {
         let mut rest = frame.bytes_mut();
         while !rest.is_empty() {
             match timeout(self.request_timeout, self.reading.read_buf(&mut rest)).await {
-                Ok(Ok(0)) => return Err(lost(&self.broker, std::io::ErrorKind::UnexpectedEof.into())),
-                Ok(read) => read.map_err(|error| lost(&self.broker, error))?,
+                Ok(Ok(0)) => return Err(self.lost(std::io::ErrorKind::UnexpectedEof.into())),
+                Ok(read) => read.map_err(|error| self.lost(error))?,
                 Err(_) => return Err(late(&self.broker, key, version, self.request_timeout)),
             };
         }
         Ok(frame.freeze())
+    }
+
+    fn lost(&self, error: std::io::Error) -> Error {
+        lost(&self.broker, &self.security, error)
     }
 }
 
@@ -210,7 +226,15 @@ impl<'a, P: AsRef<[u8]>> Rest<'a, P> {
     }
 }
 
-fn lost(broker: &str, error: std::io::Error) -> Error {
+/// Asks what may be the cause where a broker answers what cannot be.
+pub(super) fn is_listener(security: &Security) -> String {
+    format!("is that port a listener of Kafka whose protocol is {}?", security.protocol)
+}
+
+fn lost(broker: &str, security: &Security, error: std::io::Error) -> Error {
+    if let Some(explained) = security.explained(broker, &error) {
+        return explained;
+    }
     Error::transient(format!("connection to broker {broker} was lost")).source(error)
 }
 

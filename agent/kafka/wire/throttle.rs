@@ -52,6 +52,19 @@ throttled!(
     m::TxnOffsetCommitResponse,
 );
 
+macro_rules! unthrottled {
+    ($($answer:ty),* $(,)?) => {
+        $(impl Throttled for $answer {
+            fn throttle_time_ms(&self) -> i32 {
+                0
+            }
+        })*
+    };
+}
+
+// Quotas are of those who have said who they are.
+unthrottled!(m::SaslAuthenticateResponse, m::SaslHandshakeResponse);
+
 /// A broker never asks for longer than its quota window allows; a value beyond this is nonsense, not obedience.
 const LONGEST: Duration = Duration::from_secs(60);
 

@@ -9,8 +9,7 @@ use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ServerConfig, WebPkiClientVerifier};
 use tokio::net::TcpStream;
@@ -18,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::error::{Error, Result};
+use crate::pem;
 
 /// What TLS is spoken with. Clones share it.
 #[derive(Clone)]
@@ -39,8 +39,8 @@ impl Tls {
     pub fn open(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<Self> {
         let provider = Arc::new(ring::default_provider());
         let chain = certificates("agent.tls.certificate", certificate)?;
-        let private =
-            PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable("agent.tls.key", key).source(error))?;
+        let private = pem::private_key(&read("agent.tls.key", key)?, None);
+        let private = private.map_err(|reason| unreadable("agent.tls.key", key).source(reason))?;
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::failed("TLS cannot be spoken").source(error))?;
@@ -86,9 +86,11 @@ fn verifier(file: &Path, provider: Arc<CryptoProvider>) -> Result<Arc<dyn Client
 
 /// Reads the certificates of a file, of which there is one at least.
 fn certificates(key: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let read = read.map_err(|error| unreadable(key, file).source(error))?;
-    if read.is_empty() { Err(unreadable(key, file).hint("it holds no certificate in PEM")) } else { Ok(read) }
+    pem::certificates(&read(key, file)?).map_err(|reason| unreadable(key, file).source(reason))
+}
+
+fn read(key: &str, file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).map_err(|error| unreadable(key, file).source(error))
 }
 
 fn unreadable(key: &str, file: &Path) -> Error {
