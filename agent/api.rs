@@ -30,6 +30,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use self::access::Access;
+pub use self::restores::running::Restores;
 use crate::archive::{Archive, layout};
 use crate::config::{self, value};
 use crate::error::{Error, Kind, Result as Outcome};
@@ -190,6 +191,11 @@ impl Registry {
         Ok(Writers { running, is_one_starting })
     }
 
+    /// Returns whether a pipeline has that name.
+    fn has(&self, pipeline: &str) -> bool {
+        self.lock().iter().any(|registered| registered.pipeline == pipeline)
+    }
+
     /// Returns where the backup of that name is, whether its pipeline runs or not.
     fn place(&self, backup_id: &str) -> Result<Place, Refused> {
         let registered = self.lock();
@@ -232,6 +238,7 @@ pub fn guarded(routes: Router, access: Access) -> Router {
 #[derive(Clone)]
 struct Api {
     registry: Registry,
+    restores: Restores,
     work: Arc<Semaphore>,
 }
 
@@ -241,9 +248,15 @@ impl FromRef<Api> for Registry {
     }
 }
 
+impl FromRef<Api> for Restores {
+    fn from_ref(api: &Api) -> Self {
+        api.restores.clone()
+    }
+}
+
 impl Api {
-    fn new(registry: Registry) -> Self {
-        Self { registry, work: Arc::new(Semaphore::new(MOST_WORK)) }
+    fn new(registry: Registry, restores: Restores) -> Self {
+        Self { registry, restores, work: Arc::new(Semaphore::new(MOST_WORK)) }
     }
 
     /// Does what a request asks for apart from it: it goes on to its end when the request is dropped.
@@ -279,21 +292,24 @@ fn table() -> Vec<(&'static str, MethodRouter<Api>)> {
         ("/v1/snapshots/{backup}", get(groups::snapshots)),
         ("/v1/snapshots/{backup}/{snapshot}", get(groups::snapshot)),
         ("/v1/snapshots/{backup}/{snapshot}/rollback", post(groups::roll_back)),
+        ("/v1/restores", get(restores::here).post(restores::start)),
         ("/v1/restores/{backup}", get(restores::list)),
         ("/v1/restores/{backup}/{restore}", get(restores::show)),
         ("/v1/restores/{backup}/{restore}/cancel", post(restores::cancel)),
+        ("/v1/restores/{backup}/{restore}/resume", post(restores::resume)),
+        ("/v1/restores/{backup}/{restore}/undo", post(restores::undo)),
         ("/v1/openapi.json", get(openapi::answer)),
     ]
 }
 
 /// Returns the routes of the API, which are to be [`guarded`].
-pub fn routes(registry: Registry) -> Router {
+pub fn routes(registry: Registry, restores: Restores) -> Router {
     let routes = table().into_iter().fold(Router::new(), |routes, (path, methods)| routes.route(path, methods));
     routes
         .fallback(|uri: Uri| async move { Refused::not_found(format!("there is no `{}` here", uri.path())) })
         .method_not_allowed_fallback(|| async { Refused::new(StatusCode::METHOD_NOT_ALLOWED, "no such method here") })
         .layer(DefaultBodyLimit::max(body::MOST_BYTES))
-        .with_state(Api::new(registry))
+        .with_state(Api::new(registry, restores))
 }
 
 #[derive(Serialize)]
@@ -319,12 +335,19 @@ async fn backups(State(registry): State<Registry>) -> Json<Vec<BackupData>> {
 pub(crate) struct Refused {
     status: StatusCode,
     message: String,
+    /// Whether it is worth to be asked again soon, where it cannot be answered now.
+    may_pass: bool,
 }
 
 impl Refused {
     /// Refuses with a status of HTTP; `message` says why, and what to do.
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        Self { status, message: message.into(), may_pass: true }
+    }
+
+    /// Refuses since something of the archive cannot be read, which the error names: it stays so until somebody mends that.
+    fn damaged(error: &Error) -> Self {
+        Self { may_pass: false, ..Self::unavailable(error.to_string()) }
     }
 
     /// Refuses since what is asked for is not there.
@@ -369,7 +392,7 @@ impl From<Error> for Refused {
     fn from(error: Error) -> Self {
         let status = match error.kind() {
             Kind::Usage => StatusCode::BAD_REQUEST,
-            Kind::Damaged | Kind::Hole => StatusCode::INTERNAL_SERVER_ERROR,
+            Kind::Damaged | Kind::Newer | Kind::Hole => return Self::damaged(&error),
             // Also that there is no backup: it is one that this agent writes, so it is not yet there, or out of reach.
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -386,7 +409,7 @@ impl IntoResponse for Refused {
         }
         let body = Body { error_code: self.status.as_u16(), message: self.message };
         let mut response = (self.status, Json(body)).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if self.status == StatusCode::SERVICE_UNAVAILABLE && self.may_pass {
             let _ = response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static(RETRY_AFTER));
         }
         response

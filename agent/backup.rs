@@ -30,7 +30,7 @@ use self::pass::Pass;
 use self::running::Running;
 use self::watch::Watch;
 use crate::api::access::{self, Access};
-use crate::api::{self, Registry};
+use crate::api::{self, Registry, Restores};
 use crate::archive::Archive;
 use crate::archive::sink::{self, Reached, Sink};
 use crate::budget::{Budget, RateLimit};
@@ -110,14 +110,19 @@ pub async fn run(config: Config) -> Result<()> {
     access::warn(&config.agent, listener.address());
     let worker = Worker::open(&config, listener.address())?;
     let registry = Registry::default();
-    let routes = api::routes(registry.clone()).merge(connect::routes(worker.clone()));
+    let restart_backoff_max = config.agent.restart_backoff_max;
+    // Behind the worker, which has the lock of the folder.
+    let kept = (config.agent.state_dir.as_deref(), restart_backoff_max);
+    let restores = Restores::open(registry.clone(), health.clone(), kept, stopped.clone());
+    let routes = api::routes(registry.clone(), restores.clone()).merge(connect::routes(worker.clone()));
     let routes = api::guarded(routes, Access::new(&config.agent));
     let server = tokio::spawn(listener.serve(metrics::install()?, health.clone(), routes));
-    let restart_backoff_max = config.agent.restart_backoff_max;
-    let reloading = tokio::spawn(reload::on_hang_ups(hang_ups, config.file, config.agent, worker.clone()));
+    let reloading =
+        tokio::spawn(reload::on_hang_ups(hang_ups, config.file, config.agent, worker.clone()));
     let outcome = Running::new(worker, registry, health, restart_backoff_max).run(&stop, stopped).await;
     reloading.abort();
     server.abort();
+    restores.close().await;
     if outcome.is_ok() {
         tracing::info!("stopped");
     }

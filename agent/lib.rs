@@ -12,6 +12,7 @@
 //! | [`backup`] | wiring: from a configuration to running pipelines |
 //! | [`connect`] | Kafka Connect's REST API: pipelines as connectors, told to pause, resume, stop, begin anew |
 //! | [`api`] | the agent's API over HTTP, `/v1`; who may change something over HTTP, and the OpenAPI document of all of it |
+//! | [`recovery`] | wiring: from a configuration to a restore performed, consumer groups put back, and all of that taken back |
 //! | [`repair`] | what can be made whole again of a damaged backup: a plan, then done |
 //! | [`verify`] | whether a backup is what was written: checks, comparison with the source |
 //! | [`groups`] | consumer groups put back: `positions`, `places`, `plan` (pure), `making`, `perform`, `snapshot` |
@@ -64,6 +65,7 @@ pub mod pipeline;
 pub mod plugin;
 pub mod progress;
 pub mod record;
+pub mod recovery;
 pub mod repair;
 pub mod restore;
 pub mod stages;

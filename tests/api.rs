@@ -2,6 +2,7 @@
 //! no good. No broker is needed: the pipeline finds none.
 
 mod groups;
+mod restores;
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write as _};
@@ -10,11 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::support::agent::{Agent, Backup};
+use crate::support::wait_for;
 
 const TOKEN: &str = "0123456789abcdef-of-the-tests";
 
@@ -75,6 +78,33 @@ fn a_certificate_of_the_right_authority_allows_a_change_over_tls_and_reading_nee
 }
 
 #[test]
+fn certificates_that_have_changed_hold_for_new_connections_and_wrong_ones_change_nothing() {
+    let backup = nowhere();
+    let at = |name: &str| backup.folder().join(name);
+    let write = |name: &str, from: &[&str]| {
+        let text = from.iter().flat_map(|name| fs::read(pem(name)).expect("a file of the tests")).collect::<Vec<_>>();
+        fs::write(at(name), text).expect("written");
+    };
+    write("tls.crt", &["agent.crt"]);
+    write("tls.key", &["agent.key"]);
+    let tls = format!("[agent.tls]\ncertificate = {:?}\nkey = {:?}", at("tls.crt"), at("tls.key"));
+    let (agent, address) = listening(with(&backup, &format!("token = {TOKEN:?}\n{tls}")));
+    let ask = || converse(&address, None, &request("GET", "/livez", "", ""));
+    assert_eq!(ask(), (Some(200), 1));
+    write("tls.crt", &["agent.crt", "ca.crt"]);
+    agent.signal(Signal::SIGHUP);
+    wait_for("the new ones are shown", || (ask() == (Some(200), 2)).then_some(()));
+    write("tls.key", &["stranger.key"]);
+    agent.signal(Signal::SIGHUP);
+    wait_for("the log says so", || agent.log().contains("certificates from before are kept: ").then_some(()));
+    assert_eq!(ask(), (Some(200), 2), "they are as they were");
+    write("tls.key", &["agent.key"]);
+    write("tls.crt", &["agent.crt"]);
+    wait_for("the files are found to be others", || (ask() == (Some(200), 1)).then_some(()));
+    agent.terminate();
+}
+
+#[test]
 fn requests_that_are_no_good_are_refused_and_harm_nothing() {
     let backup = nowhere();
     let (mut agent, address) = listening(backup.run());
@@ -108,7 +138,16 @@ fn requests_that_are_no_good_are_refused_and_harm_nothing() {
     ] {
         requests.push(request("GET", path, "", ""));
     }
-    for path in ["/v1/groups/plan", "/v1/groups/execute", "/connectors", "/v1/snapshots/test/x/rollback"] {
+    for path in [
+        "/v1/groups/plan",
+        "/v1/groups/execute",
+        "/connectors",
+        "/v1/snapshots/test/x/rollback",
+        "/v1/restores",
+        "/v1/restores/test/x/resume",
+        "/v1/restores/test/x/undo",
+        "/v1/restores/test/x/cancel",
+    ] {
         for body in ["{", "[]", "null", "\"x\"", "{\"backup\":7}", "\u{fffd}", deep.as_str(), wide.as_str()] {
             requests.push(request("POST", path, json, body));
         }
@@ -220,6 +259,11 @@ fn plain(address: &str, request: &[u8]) -> Option<u16> {
 
 /// Returns the status of the answer over TLS, to the client whose certificate it is.
 fn secured(address: &str, client: Option<&str>, request: &[u8]) -> Option<u16> {
+    converse(address, client, request).0
+}
+
+/// As [`secured`]; returns how many certificates the agent has shown, too.
+fn converse(address: &str, client: Option<&str>, request: &[u8]) -> (Option<u16>, usize) {
     let chain = |name: &str| CertificateDer::pem_file_iter(pem(name)).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let mut roots = RootCertStore::empty();
     chain("ca.crt").expect("PEM").into_iter().for_each(|root| roots.add(root).expect("a root"));
@@ -237,7 +281,8 @@ fn secured(address: &str, client: Option<&str>, request: &[u8]) -> Option<u16> {
     let connection = ClientConnection::new(Arc::new(config), name).expect("a connection");
     let mut stream = StreamOwned::new(connection, connect(address));
     let _ = stream.write_all(request);
-    answer(&mut stream)
+    let status = answer(&mut stream);
+    (status, stream.conn.peer_certificates().map_or(0, <[_]>::len))
 }
 
 /// Reads the status of an answer; `None` where the connection ends before one.

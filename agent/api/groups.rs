@@ -192,7 +192,7 @@ pub(super) fn refused(error: Error) -> Refused {
         Kind::Usage => StatusCode::BAD_REQUEST,
         Kind::NoBackup => StatusCode::NOT_FOUND,
         Kind::Failed | Kind::Partial | Kind::Fenced => StatusCode::CONFLICT,
-        Kind::Damaged | Kind::Newer | Kind::Hole => StatusCode::INTERNAL_SERVER_ERROR,
+        Kind::Damaged | Kind::Newer | Kind::Hole => return Refused::damaged(&error),
         Kind::Transient | Kind::Interrupted => StatusCode::SERVICE_UNAVAILABLE,
     };
     Refused::new(status, error.to_string())
@@ -290,7 +290,7 @@ mod tests {
             (Kind::NoBackup, 404),
             (Kind::Failed, 409),
             (Kind::Fenced, 409),
-            (Kind::Damaged, 500),
+            (Kind::Damaged, 503),
             (Kind::Transient, 503),
         ] {
             assert_eq!(refused(Error::new(kind, "so it is")).status(), status, "{kind:?}");

@@ -172,8 +172,9 @@ fn meaning(status: u16) -> &'static str {
         409 => "it does not go together with how things are",
         413 => "the body is too large",
         415 => "the body is no JSON",
-        500 => "what is kept is damaged",
-        _ => "it cannot be answered now: try again after the seconds in Retry-After",
+        _ => {
+            "it cannot be answered now: try again after the seconds in Retry-After; without that, what it names is damaged"
+        }
     }
 }
 

@@ -15,8 +15,8 @@ async fn serve(registry: &Registry) -> SocketAddr {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let socket = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
     let address = socket.local_addr().expect("bound");
-    let routes =
-        guarded(routes(registry.clone()), Access::default()).into_make_service_with_connect_info::<SocketAddr>();
+    let routes = guarded(routes(registry.clone(), Restores::none(registry.clone())), Access::default())
+        .into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move { axum::serve(socket, routes).await });
     address
 }
@@ -151,7 +151,8 @@ async fn a_store_that_does_not_answer_is_unavailable_and_damage_is_not() {
         fixture.archive.live().committed(&partition, None, &row, None);
     }
     let (status, body) = get(address, "/v1/index/b/t/0?offset=22").await;
-    assert!(status == 500 && body["message"].as_str().is_some_and(|text| text.contains("sidecar is lost")), "{body}");
+    let says = |what: &str| body["message"].as_str().is_some_and(|text| text.contains(what));
+    assert!(status == 503 && says("sidecar is lost") && says("topics/t/_/0/"), "{body}");
 }
 
 #[tokio::test]
@@ -252,7 +253,11 @@ async fn a_topic_whose_object_cannot_be_read_is_damage_and_not_missing() {
     fixture.topic("t", "_", 3).await;
     let broken = fixture.but(|_, bytes| Some(bytes.slice(..9))).await;
     let (registry, _entry) = registry(&broken);
-    assert_eq!(get(serve(&registry).await, "/v1/index/b/t/2").await.0, 500);
+    let address = serve(&registry).await;
+    let answer = reqwest::get(format!("http://{address}/v1/index/b/t/2")).await.expect("an answer");
+    assert_eq!((answer.status().as_u16(), answer.headers().get("retry-after")), (503, None), "that does not pass");
+    let body: Value = answer.json().await.expect("JSON");
+    assert!(body["message"].as_str().is_some_and(|text| text.contains("topics/t/_/")), "it names the object: {body}");
 }
 
 #[tokio::test]

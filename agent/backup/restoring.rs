@@ -16,9 +16,9 @@ use crate::backoff::Backoff;
 use crate::config;
 use crate::connect::{Connector, Orders, Phase, Target};
 use crate::error::{Error, Kind, Result};
+use crate::recovery::{self, Ended};
 use crate::restore::perform::Summary;
-use crate::restore::start;
-use crate::telemetry::Health;
+use crate::telemetry::{Health, PipelineMetrics};
 
 /// One restore.
 pub(super) struct Restoring {
@@ -30,6 +30,8 @@ pub(super) struct Restoring {
     pub(super) restart_backoff_max: Duration,
     /// Its health alone.
     pub(super) health: Health,
+    /// What shows the same as numbers.
+    pub(super) metrics: PipelineMetrics,
 }
 
 impl Restoring {
@@ -39,7 +41,7 @@ impl Restoring {
     /// None: what was not done is done by the next start.
     pub(super) async fn run(self, stopped: Stop) -> Result<()> {
         self.keep(stopped).await;
-        self.health.clear();
+        self.is_wrong(None);
         Ok(())
     }
 
@@ -53,7 +55,7 @@ impl Restoring {
                 Target::Started => match self.attempt(&mut orders, &mut stopped).await {
                     // It looks at its orders at once.
                     None => Some(Duration::ZERO),
-                    Some(Ok(summary)) => self.finished(summary),
+                    Some(Ok(ended)) => self.finished(ended),
                     Some(Err(error)) => self.failed(&error, &mut backoff),
                 },
             };
@@ -77,19 +79,19 @@ impl Restoring {
     }
 
     /// Goes on with the restore to its end; `None` when it was told something before.
-    async fn attempt(&self, orders: &mut Orders, stopped: &mut Stop) -> Option<Result<Option<Summary>>> {
-        self.health.clear();
-        self.health.set("", Some("starting".to_owned()));
+    async fn attempt(&self, orders: &mut Orders, stopped: &mut Stop) -> Option<Result<Ended>> {
+        self.is_wrong(Some("starting".to_owned()));
         if self.connector.phase() != Phase::Restarting {
             self.connector.is(Phase::Unassigned);
         }
         let begins = |cluster_id: Option<&str>| {
-            self.health.clear();
+            self.is_wrong(None);
             self.connector.runs(cluster_id);
             tracing::info!(pipeline = self.restore.name, restore = self.restore.id(), "restoring");
         };
         let (halt, halted) = channel::channel(false);
-        let running = start::run(&self.restore, &self.health, halted, begins);
+        let say = |line: &str| tracing::info!(pipeline = self.restore.name, "{line}");
+        let running = recovery::run(&self.restore, &self.health, halted, begins, &say);
         let (outcome, was_told) = until_told(running, &halt, orders, stopped).await;
         if !was_told && !*stopped.borrow() {
             return Some(outcome);
@@ -105,29 +107,38 @@ impl Restoring {
     }
 
     fn rests(&self, phase: Phase) -> Option<Duration> {
-        self.health.clear();
+        self.is_wrong(None);
+        self.metrics.failures.set(0.0);
         self.connector.is(phase);
         None
     }
 
-    fn finished(&self, summary: Option<Summary>) -> Option<Duration> {
+    /// Says what is wrong with it as a whole, instead of all that was said before.
+    fn is_wrong(&self, reason: Option<String>) {
+        self.health.replace(reason.map(|reason| (String::new(), reason)));
+        self.metrics.show(self.health.count());
+    }
+
+    fn finished(&self, ended: Ended) -> Option<Duration> {
         let (pipeline, id) = (&self.restore.name, self.restore.id());
-        match summary {
-            Some(Summary { records, partitions, left_out, .. }) => {
+        match ended {
+            Ended::Now(Some(Summary { records, partitions, left_out, .. })) => {
                 tracing::info!(pipeline, records, partitions, left_out, "restore `{id}` is finished");
             }
-            None => tracing::info!(pipeline, "restore `{id}` is finished already"),
+            Ended::Now(None) => tracing::info!(pipeline, "restore `{id}` is finished, with its consumer groups now"),
+            Ended::Before => tracing::info!(pipeline, "restore `{id}` is finished already"),
         }
         self.rests(Phase::Stopped)
     }
 
     /// Says why it failed; returns when it is tried again, if it is.
     fn failed(&self, error: &Error, backoff: &mut Backoff) -> Option<Duration> {
-        self.health.clear();
-        self.health.set("", Some(error.to_string()));
+        self.is_wrong(Some(error.to_string()));
         self.connector.is(Phase::Failed(error.to_string()));
         // Whatever else it is does not pass by itself.
         let pause = matches!(error.kind(), Kind::Transient | Kind::Failed).then(|| backoff.wait());
+        self.metrics.restarts.increment(u64::from(pause.is_some()));
+        self.metrics.failures.set(f64::from(backoff.attempts().max(1)));
         let then = match pause {
             Some(pause) => format!("trying again in {:.1} s", pause.as_secs_f64()),
             None => format!("POST /connectors/{}/restart?includeTasks=true tries again", self.restore.name),

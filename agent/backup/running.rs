@@ -25,7 +25,7 @@ use crate::archive::sink::Reached;
 use crate::config;
 use crate::connect::{Connector, Phase, Work, Worker};
 use crate::error::{Error, Result};
-use crate::telemetry::{Health, SavepointMetrics, VerifyMetrics};
+use crate::telemetry::{Health, PipelineMetrics, SavepointMetrics, VerifyMetrics};
 
 /// The pipelines of an agent.
 pub(super) struct Running {
@@ -151,6 +151,7 @@ impl Running {
                     connector: connector.clone(),
                     restart_backoff_max: self.restart_backoff_max,
                     health: self.health.of(part(connector.name())),
+                    metrics: PipelineMetrics::new(connector.name()),
                 };
                 self.tasks.spawn(restoring.run(stopped)).id()
             }
@@ -275,7 +276,7 @@ impl Running {
         self.health.of("savepoints").set("", Some(reason.to_owned()));
     }
 
-    /// Says in `/readyz` which connectors do not run although they are wanted, but for those that `start`.
+    /// Says in `/readyz` and the metrics which connectors do not run although they are wanted, but for those that `start`.
     fn tell_idle(&mut self, all: &[Arc<Connector>], start: &[Arc<Connector>]) {
         let mut idle = BTreeSet::new();
         for connector in all {
@@ -290,12 +291,14 @@ impl Running {
                 (_, Ok(_)) => "it waits until what has written to its backup has closed".to_owned(),
             };
             idle.insert(name.to_owned());
+            PipelineMetrics::new(name).show(1);
             if self.health.of(part(name)).set("", Some(reason.clone())) {
                 tracing::error!(pipeline = name, "{reason}");
             }
         }
         for name in self.idle.difference(&idle).filter(|name| !self.pipelines.contains_key(*name)) {
             self.health.of(part(name)).clear();
+            PipelineMetrics::new(name).show(0);
         }
         self.idle = idle;
     }

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use crate::config::value::is_secret;
 use crate::error::{Error, Result};
-use crate::groups::script::quoted;
 use crate::kafka::Properties;
 use crate::kafka::security::from_java;
+use crate::recovery::named::Named;
 
 /// Which cluster, and how to reach it.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -63,50 +62,10 @@ impl ClusterArgs {
 }
 
 impl ClusterArgs {
-    /// Returns the flags that name the cluster of these properties.
-    pub fn of(properties: &Properties) -> Self {
-        let is_servers = |key: &str| matches!(key, "bootstrap.servers" | "metadata.broker.list");
-        let others = properties.map().iter().filter(|(key, _)| !is_servers(key));
-        Self {
-            bootstrap_servers: Some(properties.bootstrap_servers.join(",")),
-            property: others.map(|(key, value)| (key.clone(), value.clone())).collect(),
-            command_config: None,
-        }
+    /// Returns the flags as a shell reads them, for a command to come.
+    pub fn named(&self) -> Named {
+        Named::new(self.bootstrap_servers.as_deref(), self.command_config.as_deref(), &self.property)
     }
-
-    /// Returns the flags as a shell reads them, for a command to come; what is secret is left out
-    /// ([`secrets`](Self::secrets)).
-    pub fn words(&self) -> String {
-        let mut words = Vec::new();
-        if let Some(servers) = &self.bootstrap_servers {
-            words.push(format!("--bootstrap-servers {}", quoted(servers)));
-        }
-        if let Some(file) = &self.command_config {
-            words.push(format!("--command-config {}", quoted(&file.display().to_string())));
-        }
-        for (key, value) in self.property.iter().filter(|property| !is_left_out(property)) {
-            words.push(format!("-X {}", quoted(&format!("{key}={value}"))));
-        }
-        words.join(" ")
-    }
-
-    /// Returns, as a line for people, which properties [`words`](Self::words) leaves out; `None` where there are none.
-    pub fn secrets(&self) -> Option<String> {
-        let mut names: Vec<String> = Vec::new();
-        for (key, _) in self.property.iter().filter(|property| is_left_out(property)) {
-            let name = format!("-X {key}=…");
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        let names = names.join(" ");
-        (!names.is_empty()).then(|| format!("left out there, to be added, or named in a --command-config: {names}"))
-    }
-}
-
-/// Returns whether a property has no place in a line that is printed: it is secret, or of several lines.
-fn is_left_out((key, value): &(String, String)) -> bool {
-    is_secret(key) || value.contains(char::is_control)
 }
 
 /// Returns the lines of a file of properties with their numbers, without comments; a line that ends in a backslash goes on
@@ -186,12 +145,10 @@ mod tests {
             command_config: Some("/my file".into()),
         };
         let wanted = "--bootstrap-servers k:9092 --command-config '/my file' -X 'sasl.username=me too'";
-        assert_eq!(cluster.words(), wanted);
-        let secrets = cluster.secrets().expect("there are some");
+        assert_eq!(cluster.named().words(), wanted);
+        let named = cluster.named();
+        let secrets = named.secrets().expect("there are some");
         assert!(secrets.ends_with(": -X sasl.password=… -X ssl.certificate.pem=…"), "{secrets}");
-        let map = [("bootstrap.servers", "a:1,b:2"), ("client.id", "me")].map(property);
-        let of = ClusterArgs::of(&Properties::new(map.into()).expect("sound"));
-        assert_eq!((of.words().as_str(), of.secrets()), ("--bootstrap-servers a:1,b:2 -X client.id=me", None));
     }
 
     #[test]

@@ -67,7 +67,7 @@ async fn bring_back(made: &Made, path: &str, program: &str, on_backup: &str) -> 
     let (_stop, stopped) = stop_on_signals()?;
     for restore in &config.restores {
         if let Some(prepared) = restore::prepare(restore, &args).await? {
-            prepared.perform(Health::new(), stopped.clone()).await?;
+            let _ = prepared.perform(&Health::new(), stopped.clone(), &restore::say).await?;
         }
     }
     let servers = &made.cluster.bootstrap_servers;

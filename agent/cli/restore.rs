@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::table::{Output, Page, counted, size};
-use super::three_phase::{self, Phase, Preview};
+use super::table::{self, Output, Page, size};
+use super::three_phase;
 use crate::backup::stop_on_signals;
 use crate::config::{Config, Restore};
 use crate::error::{Error, Kind, Result};
+use crate::recovery::phases::Preview;
+use crate::recovery::{self, Prepared};
 use crate::restore::plan::{PartitionPlan, Plan, StagePlan, TopicPlan};
-use crate::restore::start::{self, Ready};
 use crate::restore::state::State;
-use crate::telemetry::{Health, http, logging, metrics};
+use crate::telemetry::logging::{self, counted};
+use crate::telemetry::{Health, http, metrics};
 
 /// Arguments of `restore`.
 #[derive(Debug, clap::Args)]
@@ -77,93 +79,52 @@ pub(super) async fn run_all(args: Args, with_groups: bool) -> Result<()> {
     }
     let mut groups_left = None;
     for prepared in prepared {
-        let name = &prepared.restore.name;
+        let name = prepared.name();
         let part = health.of(format!("pipeline {name}"));
-        match prepared.perform(part, stopped.clone()).await.map_err(|error| error.with("pipeline", name)) {
+        match prepared.perform(&part, stopped.clone(), &say).await.map_err(|error| error.with("pipeline", name)) {
             // What is restored is: the others are not kept waiting for groups that somebody must stop first.
             Err(error) if error.kind() == Kind::Partial => {
                 tracing::error!("{error}");
                 let _ = groups_left.get_or_insert(error);
             }
-            done => done?,
+            done => drop(done?),
         }
     }
     groups_left.map_or(Ok(()), Err)
-}
-
-/// A restore that is planned, of which nothing is done yet; or one that is finished, but for its groups.
-pub(super) struct Prepared<'a> {
-    restore: &'a Restore,
-    ready: Ready,
-    is_done: bool,
-    /// The consumer groups that are put back.
-    groups: Option<Phase>,
 }
 
 /// Plans what one pipeline restores; `None` where nothing is to be done: for a dry run the plan is printed, a restore that is
 /// finished stays so.
 ///
 /// # Errors
-/// [`Kind::Usage`] for what cannot be restored, and for hazards that were not accepted; `Consumer group '…' not found`.
+/// As [`recovery::look`], [`Looked::plan`](recovery::Looked::plan) and [`Prepared::check`].
 pub(super) async fn prepare<'a>(restore: &'a Restore, args: &Args) -> Result<Option<Prepared<'a>>> {
     // It says more of a path that is none.
     drop(super::open(&restore.source.path)?);
-    let looked = start::look(restore).await?;
-    let is_done = looked.is_done();
-    if is_done && restore.groups.is_none() {
-        match looked.before.as_ref().filter(|_| args.dry_run) {
-            Some(plan) => print(restore, &looked.state, (plan, None), args.format)?,
+    let looked = recovery::look(restore).await?;
+    if looked.is_done() && restore.groups.is_none() {
+        match looked.before().filter(|_| args.dry_run) {
+            Some(plan) => print(restore, looked.state(), (plan, None), args.format)?,
             None => {
-                let id = looked.state.restore_id();
+                let id = looked.state().restore_id();
                 logging::say(&format!("{}: restore `{id}` is finished already", restore.name));
             }
         }
         return Ok(None);
     }
-    let ready = looked.plan(restore).await?;
-    let groups = Phase::first(restore, (&ready.archive, &ready.beside), (&ready.plan, &ready.seen)).await?;
+    let prepared = looked.plan(&say).await?;
     if args.dry_run {
-        let preview = match &groups {
-            Some(groups) => Some(groups.preview((restore, &ready.plan, is_done), &ready.client, &ready.state).await?),
-            None => None,
-        };
-        print(restore, &ready.state, (&ready.plan, preview.as_ref()), args.format)?;
+        let preview = prepared.preview().await?;
+        print(restore, prepared.state(), (prepared.plan(), preview.as_ref()), args.format)?;
         return Ok(None);
     }
-    if !is_done {
-        ready.planned(restore, &Health::new()).check()?;
-    }
-    Ok(Some(Prepared { restore, ready, is_done, groups }))
+    prepared.check()?;
+    Ok(Some(prepared))
 }
 
-impl Prepared<'_> {
-    /// Does it, and says what came of it.
-    ///
-    /// # Errors
-    /// As [`Planned::perform`](crate::restore::perform::Planned::perform); [`Kind::Partial`] where all is restored and groups could not be put back.
-    pub(super) async fn perform(&self, health: Health, stopped: tokio::sync::watch::Receiver<bool>) -> Result<()> {
-        let (name, id) = (&self.restore.name, self.ready.state.restore_id());
-        let phase = if self.groups.is_some() { "Phase 2: " } else { "" };
-        if self.is_done {
-            logging::say(&format!("{phase}{name}: restore `{id}` is finished already"));
-        } else {
-            let summary = self.ready.planned(self.restore, &health).perform(stopped).await?;
-            let left_out = match summary.left_out {
-                0 => String::new(),
-                records => format!(", {} left out because stages failed at them", counted(records, "record")),
-            };
-            logging::say(&format!(
-                "{phase}{name}: {} records ({}) restored to {}{left_out}; restore `{id}`",
-                indicatif::HumanCount(summary.records),
-                indicatif::HumanBytes(summary.bytes),
-                counted(summary.partitions as u64, "partition"),
-            ));
-        }
-        match &self.groups {
-            Some(groups) => groups.third(self.restore, &self.ready.client, &self.ready.state).await,
-            None => Ok(()),
-        }
-    }
+/// Writes a line to stderr. Names are of whoever made the groups and the backup: they hold no commands to a terminal.
+pub(super) fn say(line: &str) {
+    logging::say(&table::shown(line));
 }
 
 /// What is said of partitions that get records of several.
@@ -181,7 +142,7 @@ fn print(restore: &Restore, state: &State, (plan, groups): (&Plan, Option<&Previ
         }
         (Shown::Table, groups) => {
             let mut page = page(restore, state, plan);
-            groups.into_iter().for_each(|groups| groups.add_to(&mut page));
+            groups.into_iter().for_each(|groups| three_phase::add_to(&mut page, groups));
             output.write(page.text().as_bytes())?;
         }
     }

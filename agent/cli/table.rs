@@ -15,6 +15,7 @@ use std::os::fd::AsFd as _;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+pub use crate::telemetry::logging::counted;
 
 /// Bytes gathered before a write: a quarter costs `cat` a system call for each few records, more gains nothing.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -194,11 +195,6 @@ pub fn size(bytes: u64) -> String {
         unit = next;
     }
     if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
-}
-
-/// Returns a count with its noun: `1 segment`, `2 segments`.
-pub fn counted(count: u64, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

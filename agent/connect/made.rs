@@ -48,15 +48,7 @@ pub(super) fn read(given: &Flat, variable: &dyn Fn(&str) -> Option<String>) -> R
     let wrong = |error: Error| vec![wrong(&error, given)];
     match class {
         Class::ArchiveSink => Config::pipeline(pipeline, variable).map(Box::new).map(Work::Capture).map_err(wrong),
-        Class::ArchiveSource => {
-            let restore = Config::restore(pipeline, variable).map_err(wrong)?;
-            if restore.groups.is_some() {
-                let reason = "a connector restores records alone: `kafka-backup offset-reset execute` puts consumer groups \
-                              back when it is done";
-                return Err(vec![Wrong { key: "groups.reset".to_owned(), reason: reason.to_owned() }]);
-            }
-            Ok(Work::Restore(Box::new(restore)))
-        }
+        Class::ArchiveSource => Config::restore(pipeline, variable).map(Box::new).map(Work::Restore).map_err(wrong),
     }
 }
 
@@ -186,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restore_is_made_of_its_keys_and_puts_no_groups_back() {
+    fn a_restore_is_made_of_its_keys_and_those_of_its_groups() {
         let mut given = json!({
             "connector.class": "ArchiveSource", "name": "back", "topics": "orders", "source.backup_id": "b",
             "source.path": "${ARCHIVE}", "sink.topics.orders": "orders-restored",
@@ -199,9 +191,17 @@ mod tests {
             ("/archive", "orders-restored")
         );
         check(&made, given.as_object().expect("an object")).expect("nothing is connected");
+        assert_eq!(restore.groups, None);
+        given["groups.groups"] = "order-processor,billing".into();
+        let wrong = read(given.as_object().expect("an object"), &variable).expect_err("they are not reset");
+        assert_eq!(wrong[0].key, "groups.groups");
         given["groups.reset"] = "true".into();
-        let wrong = read(given.as_object().expect("an object"), &variable).expect_err("not here");
-        assert_eq!(wrong[0].key, "groups.reset");
+        given["groups.positions"] = "savepoint:2026-11-22T10:00:00Z".into();
+        let made = read(given.as_object().expect("an object"), &variable).expect("sound");
+        let Work::Restore(restore) = &made else { panic!("it restores") };
+        let groups = restore.groups.as_ref().expect("they are reset");
+        assert_eq!(groups.names, ["order-processor", "billing"]);
+        assert_eq!(groups.positions.as_deref(), Some("savepoint:2026-11-22T10:00:00Z"));
     }
 
     #[test]

@@ -145,6 +145,15 @@ pub fn choose(mut positions: Positions, names: &[String], sources: &BTreeSet<Par
     Ok(Chosen { positions, skipped })
 }
 
+/// Returns whether a restore has put back all of these groups before.
+///
+/// # Errors
+/// [`Kind::Damaged`](crate::error::Kind::Damaged) when what the restore has kept cannot be read.
+pub async fn are_set(state: &State, chosen: &Chosen) -> Result<bool> {
+    let earlier = Earlier::of(&state.groups().await?)?;
+    Ok(chosen.positions.groups.iter().all(|(group, standing)| standing.error.is_none() && earlier.has_set(group)))
+}
+
 /// The groups of a restore of which all is in the target.
 pub struct Restoring<'a> {
     /// The cluster that it restored to.

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use self::stopping::{Why, check_cancelled};
+use self::stopping::Why;
+pub use self::stopping::check_cancelled;
 use self::targets::{Assigned, Toward};
 use super::ends;
 use super::map::{OffsetMap, Pair};

@@ -76,6 +76,11 @@ pub fn say(line: &str) {
     let _ = writeln!(Lines, "{line}");
 }
 
+/// Returns a count with its noun: `1 segment`, `2 segments`.
+pub fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Stderr, with the progress bars out of the way while a line is written.
 #[derive(Debug, Clone, Copy)]
 struct Lines;

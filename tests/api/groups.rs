@@ -56,19 +56,24 @@ fn groups_are_put_where_a_plan_says_and_back_and_a_plan_that_is_no_longer_so_is_
     agent.terminate();
 }
 
-fn listening(mut agent: Agent) -> Agent {
+/// Waits until an agent listens.
+pub(super) fn listening(mut agent: Agent) -> Agent {
     let _ = agent.wait_until("it listens", |agent| agent.address());
     agent
 }
 
 /// Sends the agent a request with a body in JSON; returns the status and the body of its answer.
-fn ask_agent(agent: &Agent, method: Method, path: &str, body: &Value) -> (u16, Value) {
-    let address = agent.address().expect("it listens");
+pub(super) fn ask_agent(agent: &Agent, method: Method, path: &str, body: &Value) -> (u16, Value) {
+    try_ask(&agent.address().expect("it listens"), method, path, body).expect("an answer")
+}
+
+/// As [`ask_agent`]; `None` where no answer comes.
+pub(super) fn try_ask(address: &str, method: Method, path: &str, body: &Value) -> Option<(u16, Value)> {
     block_on(async {
         let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build().expect("a client");
         let request = client.request(method, format!("http://{address}{path}"));
         let request = if body.is_null() { request } else { request.json(body) };
-        let answer = request.send().await.expect("an answer");
-        (answer.status().as_u16(), answer.json().await.unwrap_or_default())
+        let answer = request.send().await.ok()?;
+        Some((answer.status().as_u16(), answer.json().await.unwrap_or_default()))
     })
 }

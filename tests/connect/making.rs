@@ -152,11 +152,15 @@ fn one_that_cannot_run_is_failed_and_the_others_go_on() {
         answer.1.contains("pipeline made: ").then_some(answer)
     });
     assert!(ready == 503 && reasons.contains("MADE_PATH is not set"), "{reasons}");
+    let shows = |agent: &Agent, line: &str| agent.get("/metrics")?.1.lines().any(|of| of == line).then_some(());
+    agent.wait_until("so do the metrics", |agent| shows(agent, r#"kafka_backup_ready{pipeline="made"} 0"#));
+    agent.wait_until("so do the metrics", |agent| shows(agent, r#"kafka_backup_troubles{pipeline="made"} 1"#));
     let body = Some(json!({ "sink.path": backup.archive() }).to_string());
     let address = agent.address().expect("it listens");
     let answer = send(&address, Method::PATCH, "/connectors/made/config", body, "application/json");
     assert_eq!(answer.expect("an answer").0, 200);
     captures(&mut agent);
     agent.wait_until("all is well", |agent| (agent.get("/readyz")?.0 == 200).then_some(()));
+    agent.wait_until("the metrics say so", |agent| shows(agent, r#"kafka_backup_ready{pipeline="made"} 1"#));
     agent.terminate();
 }

@@ -76,6 +76,40 @@ fn a_restore_is_done_once_although_the_agent_is_killed_at_each_step() {
 }
 
 #[test]
+fn its_consumer_groups_are_put_back_once_although_the_agent_is_killed_at_each_step() {
+    let kafka = Kafka::shared();
+    for point in ["restore-done", "groups-snapshot", "restore-groups", "groups-commit", "restore-groups-done"] {
+        let topic = kafka.topic("connect-groups", 2, &[]);
+        let _ = Writer::new(kafka, &[]).write(&topic, &Contents::new().records(2, 100, 100));
+        let group = format!("{topic}-g");
+        kafka.commit(&group, &topic, 0, 9);
+        kafka.commit(&group, &topic, 1, 11);
+        let backup = Backup::of(kafka, &[&topic]).source_list("groups", &[&group]);
+        let _ = backup.backup().ok();
+        let mut config = source(&backup, &topic);
+        config["groups.reset"] = "true".into();
+        config["groups.groups"] = group.as_str().into();
+        let mut agent = start(&backup, point);
+        let _ = make(&agent, &config, "RUNNING");
+        let _ = agent.wait();
+        let mut agent = start(&backup, "none");
+        finished(&mut agent);
+        let target = format!("{topic}-back");
+        // The mark of its fence stands before the records.
+        assert_eq!(kafka.committed(&group, &target), [(0, 10), (1, 12)].into(), "{point}");
+        assert_eq!(restored(&topic), 200, "{point}");
+        agent.kill();
+        // What it reads since is its own.
+        kafka.commit(&group, &target, 0, 50);
+        let mut agent = start(&backup, "none");
+        finished(&mut agent);
+        assert!(agent.log().contains("is finished already"), "{}", agent.log());
+        assert_eq!(kafka.committed(&group, &target), [(0, 50), (1, 12)].into(), "{point}");
+        agent.terminate();
+    }
+}
+
+#[test]
 fn a_restore_is_a_source_that_rests_goes_on_and_leaves_what_it_restored() {
     let (backup, topic) = backed_up("connect-source");
     let mut agent = start(&backup, "none");
@@ -108,10 +142,13 @@ fn a_restore_that_may_not_be_done_says_why_and_waits_for_another_configuration()
     });
     assert!(failed["tasks"][0]["trace"].as_str().is_some_and(|why| why.contains("other")), "{failed}");
     assert!(agent.get("/readyz").expect("an answer").1.contains("pipeline back: "));
+    let shows = |agent: &Agent, line: &str| agent.get("/metrics")?.1.lines().any(|of| of == line).then_some(());
+    agent.wait_until("the metrics say so", |agent| shows(agent, r#"kafka_backup_ready{pipeline="back"} 0"#));
     let right = Some(json!({ "source.backup_id": "test" }).to_string());
     let answer = send(&address, Method::PATCH, "/connectors/back/config", right, "application/json");
     assert_eq!(answer.expect("an answer").0, 200);
     finished(&mut agent);
     assert_eq!(restored(&topic), 200);
+    agent.wait_until("the metrics say so", |agent| shows(agent, r#"kafka_backup_ready{pipeline="back"} 1"#));
     agent.terminate();
 }

@@ -115,21 +115,21 @@ pub(super) const OPERATIONS: &[Operation] = &[
     get("/v1/backups", "What this agent writes", &[(200, "Backups")]),
     get("/v1/index/{backup}/{topic}/{partition}", "Where an offset or a time is, or what is held", &[(200, "Place")])
         .query(PLACE)
-        .refused(&[409, 500]),
+        .refused(&[409]),
     get("/v1/savepoints/{backup}", "The names of the newest savepoints, oldest first", &[(200, "Names")])
         .query(LIMIT)
-        .refused(&[409, 500]),
-    of("POST", "/v1/savepoints/{backup}", "Makes a savepoint now", &[(201, "Savepoint")]).refused(&[409, 500]),
+        .refused(&[409]),
+    of("POST", "/v1/savepoints/{backup}", "Makes a savepoint now", &[(201, "Savepoint")]).refused(&[409]),
     of("POST", "/v1/groups/plan", "Where consumer groups would be put; changes nothing", &[(200, "Plan")])
         .body("Ask")
-        .refused(&[404, 409, 500]),
+        .refused(&[404, 409]),
     of("POST", "/v1/groups/execute", "Puts groups where a plan says, after a snapshot", &[(200, "Report")])
         .body("Execute")
-        .refused(&[404, 409, 500]),
+        .refused(&[404, 409]),
     get("/v1/snapshots/{backup}", "The newest snapshots of groups, the newest first", &[(200, "Snapshots")])
         .query(LIMIT)
-        .refused(&[409, 500]),
-    get("/v1/snapshots/{backup}/{snapshot}", "All that a snapshot holds", &[(200, "Snapshot")]).refused(&[409, 500]),
+        .refused(&[409]),
+    get("/v1/snapshots/{backup}/{snapshot}", "All that a snapshot holds", &[(200, "Snapshot")]).refused(&[409]),
     of(
         "POST",
         "/v1/snapshots/{backup}/{snapshot}/rollback",
@@ -137,34 +137,49 @@ pub(super) const OPERATIONS: &[Operation] = &[
         &[(200, "ReportOrPlan")],
     )
     .may_have("Back")
-    .refused(&[409, 500]),
+    .refused(&[409]),
     get("/v1/restores/{backup}", "The restores of a backup, and how far each has come", &[(200, "Restores")])
         .query(LIMIT)
-        .refused(&[409, 500]),
-    get("/v1/restores/{backup}/{restore}", "All that a restore has kept", &[(200, "Restore")]).refused(&[409, 500]),
+        .refused(&[409]),
+    get("/v1/restores/{backup}/{restore}", "All that a restore has kept", &[(200, "Restore")]).refused(&[409]),
     of("POST", "/v1/restores/{backup}/{restore}/cancel", "Asks a restore to end", &[(200, "Meaning")])
         .may_have("Wish")
-        .refused(&[409, 500]),
+        .refused(&[409]),
+    get("/v1/restores", "The restores that this agent was asked to run", &[(200, "Tasks")]),
+    of("POST", "/v1/restores", "Begins a restore, or with dry_run plans it", &[(200, "Planned"), (202, "Begun")])
+        .body("Start")
+        .refused(&[404, 409]),
+    of("POST", "/v1/restores/{backup}/{restore}/resume", "Goes on with a restore", &[(202, "Begun")])
+        .may_have("GoOn")
+        .refused(&[409]),
+    of(
+        "POST",
+        "/v1/restores/{backup}/{restore}/undo",
+        "Takes back what a restore has made and set",
+        &[(200, "Undone")],
+    )
+    .may_have("TakeBack")
+    .refused(&[409]),
     get("/v1/openapi.json", "This document", &[(200, "Object")]),
     get("/", "The worker", &[(200, "Root")]),
     get("/connectors", "The names of all connectors, or what is told of each", &[(200, "NamesOrObject")]).query(EXPAND),
-    of("POST", "/connectors", "Makes a connector", &[(201, "Connector")]).body("Creation").refused(&[409, 500]),
+    of("POST", "/connectors", "Makes a connector", &[(201, "Connector")]).body("Creation").refused(&[409]),
     get(NAME, "A connector", &[(200, "Connector")]),
-    of("DELETE", NAME, "Deletes a connector", &[(204, "")]).refused(&[409, 500]),
+    of("DELETE", NAME, "Deletes a connector", &[(204, "")]).refused(&[409]),
     get("/connectors/{name}/config", "How it is configured", &[(200, "Config")]),
     of("PUT", "/connectors/{name}/config", "Configures it, or makes it", &[(200, "Connector"), (201, "Connector")])
         .body("Config")
-        .refused(&[409, 500]),
+        .refused(&[409]),
     of("PATCH", "/connectors/{name}/config", "Changes some keys; null leaves one out", &[(200, "Connector")])
         .body("Config")
-        .refused(&[409, 500]),
+        .refused(&[409]),
     get("/connectors/{name}/status", "What it does", &[(200, "Status")]),
     get("/connectors/{name}/tasks", "Its tasks", &[(200, "Objects")]),
     get("/connectors/{name}/tasks/{task}/status", "What its task does", &[(200, "TaskStatus")]),
     of("POST", "/connectors/{name}/tasks/{task}/restart", "Has its task begin anew", &[(204, "")]),
-    of("PUT", "/connectors/{name}/pause", "Has it rest", &[(202, "")]).refused(&[409, 500]),
-    of("PUT", "/connectors/{name}/resume", "Has it go on", &[(202, "")]).refused(&[409, 500]),
-    of("PUT", "/connectors/{name}/stop", "Has it rest, without a task", &[(204, "")]).refused(&[409, 500]),
+    of("PUT", "/connectors/{name}/pause", "Has it rest", &[(202, "")]).refused(&[409]),
+    of("PUT", "/connectors/{name}/resume", "Has it go on", &[(202, "")]).refused(&[409]),
+    of("PUT", "/connectors/{name}/stop", "Has it rest, without a task", &[(204, "")]).refused(&[409]),
     of("POST", "/connectors/{name}/restart", "Has it begin anew", &[(202, "Status"), (204, "")]).query(RESTART),
     get("/connectors/{name}/topics", "The topics that it has read", &[(200, "Object")]),
     of("PUT", "/connectors/{name}/topics/reset", "Forgets them", &[(202, "")]),

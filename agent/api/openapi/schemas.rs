@@ -180,6 +180,19 @@ fn groups() -> Value {
 
 fn restores() -> Value {
     let phase = json!({"type": "string", "enum": ["planned", "running", "done", "cancelled", "undone"]});
+    let doing = json!({"type": "string", "enum": ["running", "waiting", "done", "failed", "cancelled"]});
+    let task = || object([("state", doing.clone()), ("message?", text())]);
+    let any = || json!({"type": "object"});
+    let pipeline =
+        || json!({"type": "object", "description": "a pipeline that restores, in the shape of the configuration file"});
+    let undone = object([
+        ("restore_id", text()),
+        ("dry_run", flag()),
+        ("topics", list(any())),
+        ("group", maybe(any())),
+        ("groups", list(any())),
+        ("snapshot", maybe(text())),
+    ]);
     let listed = || {
         object([
             ("restore_id", text()),
@@ -200,12 +213,20 @@ fn restores() -> Value {
         ("finished_at", maybe(text())),
         ("cancelled_at", maybe(text())),
         ("undone_at", maybe(text())),
+        ("task", maybe(task())),
     ] {
         restore["properties"][name] = schema;
     }
     json!({
         "Restores": list(listed()),
         "Restore": restore,
+        "Tasks": list(object([("backup", text()), ("restore_id", text()), ("task", task())])),
+        "Start": closed([("restore", pipeline()), ("dry_run?", flag())]),
+        "Planned": object([("restore_id", text()), ("plan", maybe(any())), ("groups?", any())]),
+        "Begun": object([("backup", text()), ("restore_id", text())]),
+        "GoOn": closed([("restore?", maybe(pipeline()))]),
+        "TakeBack": closed([("kafka?", maybe(properties())), ("accept?", list(text())), ("dry_run?", flag())]),
+        "Undone": undone,
         "Wish": closed([("dry_run?", flag())]),
         "Meaning": object([("restore_id", text()), ("dry_run", flag()), ("message", text())]),
     })

@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode};
 
 use super::*;
 use crate::api::access::Access;
-use crate::api::{Registry, guarded, routes, table};
+use crate::api::{Registry, Restores, guarded, routes, table};
 use crate::config::{Agent, Config};
 use crate::connect::{self, Worker};
 
@@ -38,7 +38,8 @@ async fn serve(token: Option<&str>) -> SocketAddr {
     let config = Config::parse("a.toml", CONFIG, &|_| None).expect("valid");
     let worker = Worker::open(&config, address).expect("nothing is kept");
     let access = Access::new(&Agent { token: token.map(str::to_owned), ..config.agent });
-    let routes = routes(Registry::new(&config.pipelines)).merge(connect::routes(worker));
+    let registry = Registry::new(&config.pipelines);
+    let routes = routes(registry.clone(), Restores::none(registry)).merge(connect::routes(worker));
     let service = guarded(routes, access).into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move { axum::serve(socket, service).await });
     address

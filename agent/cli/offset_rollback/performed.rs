@@ -103,7 +103,8 @@ pub(in crate::cli) fn end(title: &str, report: &Report, format: Format, mut outp
 
 /// Says how what was kept as `id` is brought back.
 pub(in crate::cli) fn say_undo(snapshots: &Snapshots, id: &str, cluster: &ClusterArgs) {
-    logging::say(&table::shown(&snapshots.undo(id, &cluster.words())));
+    let cluster = cluster.named();
+    logging::say(&table::shown(&snapshots.undo(id, cluster.words())));
     cluster.secrets().iter().for_each(|secrets| logging::say(&table::shown(secrets)));
 }
 

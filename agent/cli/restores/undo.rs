@@ -1,10 +1,5 @@
 //! `restores undo`: the consumer groups that a restore has put back, put to where they stood before; the topics that it made,
-//! deleted. What of that may be done is [`restoring::undo`](crate::groups::restoring::undo)'s and
-//! [`undo`](crate::restore::undo)'s; here it is asked for and printed.
-//!
-//! Order: that the restore is undone, where groups are to be put back; what they have now, kept, and said how to come back to
-//! it; the groups; the topics. Deleting a topic deletes what
-//! groups have committed for it: whether one has moved on could not be told any more.
+//! deleted. That is [`undoing`](crate::recovery::undoing)'s; here it is asked for and printed.
 
 use serde::Serialize;
 
@@ -13,11 +8,12 @@ use super::super::cluster::ClusterArgs;
 use super::super::offset_rollback::performed::say_undo;
 use super::super::table::{self, Output, Page};
 use super::RestoreArgs;
-use crate::error::{Error, Result};
-use crate::groups::restoring::undo::{GroupFate, Undoing};
+use crate::error::Result;
+use crate::groups::restoring::undo::GroupFate;
 use crate::groups::snapshot::Snapshots;
 use crate::kafka::client::{Client, OPEN_WITHIN};
-use crate::restore::undo::{Accept, Action, Fate, Fates, Group, Undo};
+use crate::recovery::undoing;
+use crate::restore::undo::{Accept, Action, Fate, Fates, Group};
 
 /// What the user typed after `restores undo`.
 #[derive(Debug, clap::Args)]
@@ -55,66 +51,36 @@ struct Shown<'a> {
 /// Puts back and deletes, or says what would be, and prints that.
 ///
 /// # Errors
-/// As [`Undo::perform`] and [`Undoing::perform`]; after printing, [`Kind::Failed`](crate::error::Kind::Failed) where a topic
+/// As [`undoing::undo`]; after printing, [`Kind::Failed`](crate::error::Kind::Failed) where a topic
 /// that the restore made was not deleted, or a group that stands where it has put it was not put back; or would not be, as
 /// far as a dry run can tell.
 pub(super) async fn run(args: Args) -> Result<()> {
     let properties = args.cluster.properties()?;
     let state = args.restore.open().await?;
     let client = Client::open(properties, OPEN_WITHIN).await?;
-    let undo = Undo { client: &client, state: &state, accept: &args.accept };
-    let mut fates = undo.plan().await?;
-    let mut undoing = Undoing::look(&client, &state).await?;
-    if !args.dry_run {
-        if undoing.is_begun() {
-            undo.mark(&fates.topics).await?;
+    let accept = &args.accept;
+    let outcome = match args.dry_run {
+        true => undoing::preview(&client, &state, accept).await?,
+        false => {
             let snapshots = snapshots(&args.restore)?;
-            undoing.perform(&client, &snapshots, |id| say_undo(&snapshots, id, &args.cluster)).await?;
+            let kept = |id: &str| say_undo(&snapshots, id, &args.cluster);
+            undoing::undo(&client, &state, accept, &snapshots, kept).await?
         }
-        fates = undo.perform().await?;
-    }
+    };
     let mut output = Output::stdout()?;
-    let Fates { topics, group } = &fates;
-    let (groups, snapshot) = (undoing.groups.as_slice(), undoing.snapshot.as_deref());
+    let Fates { topics, group } = &outcome.fates;
+    let (groups, snapshot) = (outcome.undoing.groups.as_slice(), outcome.undoing.snapshot.as_deref());
     let (restore_id, dry_run, group) = (state.restore_id(), args.dry_run, group.as_ref());
     let shown = Shown { restore_id, dry_run, topics, group, groups, snapshot };
     shown.print(args.format, &mut output)?;
     output.finish()?;
-    verdict(&fates, groups, args.dry_run)
+    outcome.verdict(args.dry_run)
 }
 
 /// Opens the place of the snapshots that are made unasked: beside what the restores keep.
 fn snapshots(args: &RestoreArgs) -> Result<Snapshots> {
     let place = args.state.state.as_deref().or(args.state.path.as_deref()).unwrap_or_default();
     Snapshots::open(place, Some(&args.state.backup_id))
-}
-
-/// Refuses to call it undone where something that the restore made or set is left, or would be.
-fn verdict(fates: &Fates, groups: &[GroupFate], dry_run: bool) -> Result<()> {
-    let was_not = if dry_run { "would not be" } else { "was not" };
-    if let Some(GroupFate { group, why, .. }) = groups.iter().find(|group| group.is_left) {
-        return Err(Error::failed(format!("group \"{group}\", which the restore has set, {was_not} put back: {why}")));
-    }
-    let left: Vec<_> = fates.topics.iter().filter(|fate| fate.is_left()).collect();
-    let Some(first) = left.first() else {
-        return match fates.group.as_ref().filter(|group| group.is_left()) {
-            None => Ok(()),
-            Some(Group { group, why, .. }) => Err(Error::failed(format!(
-                "group \"{group}\", to which the restore has committed, {was_not} deleted: {why}"
-            ))),
-        };
-    };
-    let others = match (left.len(), dry_run) {
-        (1, _) => String::new(),
-        (more, false) => format!("; nor were {} more", more - 1),
-        (more, true) => format!("; nor would {} more", more - 1),
-    };
-    // No attempt names it: another restore may have made it.
-    let made = if first.is_unsent { "may have made" } else { "made" };
-    Err(Error::failed(format!(
-        "topic \"{}\", which the restore {made}, {was_not} deleted: {}{others}",
-        first.topic, first.why
-    )))
 }
 
 impl Shown<'_> {
@@ -177,8 +143,9 @@ fn cells(fate: &Fate) -> [Option<String>; 4] {
 mod tests {
     use super::super::super::table::tests::Written;
     use super::*;
-    use crate::groups::restoring::undo::Fate as GroupAction;
+    use crate::groups::restoring::undo::{Fate as GroupAction, Undoing};
     use crate::record::TopicId;
+    use crate::recovery::undoing::Outcome;
 
     fn fate(topic: &str, made: bool, action: Action) -> Fate {
         let topic_id = made.then(|| TopicId(uuid::Uuid::from_u128(1)));
@@ -191,6 +158,12 @@ mod tests {
 
     fn group_fate(action: GroupAction, is_left: bool) -> GroupFate {
         GroupFate { group: "g".to_owned(), action, why: "so it stands".to_owned(), is_left, is_made: false }
+    }
+
+    fn verdict(fates: Fates, groups: &[GroupFate], dry_run: bool) -> Result<()> {
+        let mut undoing = Undoing::default();
+        undoing.groups.extend_from_slice(groups);
+        Outcome { fates, undoing }.verdict(dry_run)
     }
 
     fn printed(topics: &[Fate], dry_run: bool, format: Format) -> String {
@@ -233,7 +206,7 @@ snapshot,s-1,,kept,what the groups had committed till now
 
     #[test]
     fn what_the_restore_made_and_is_left_is_no_success() {
-        let of = |topics: &[Fate], group: Option<Group>| verdict(&Fates { topics: topics.to_vec(), group }, &[], false);
+        let of = |topics: &[Fate], group: Option<Group>| verdict(Fates { topics: topics.to_vec(), group }, &[], false);
         let sound = [fate("a", true, Action::Deleted), fate("b", false, Action::Keep), fate("c", true, Action::Gone)];
         of(&sound, None).expect("all that it made is gone");
         of(&sound, Some(group(Action::Deleted))).expect("and so is its group");
@@ -245,13 +218,13 @@ snapshot,s-1,,kept,what the groups had committed till now
         assert!(error.to_string().contains("1 more"), "{error}");
         let groups = [group_fate(GroupAction::Keep, false), group_fate(GroupAction::Keep, true)];
         let nothing = Fates { topics: Vec::new(), group: None };
-        verdict(&nothing, &groups[..1], false).expect("it has moved on: nothing of it is the restore's");
-        let error = verdict(&nothing, &groups, false).expect_err("it is read").to_string();
+        verdict(nothing.clone(), &groups[..1], false).expect("it has moved on: nothing of it is the restore's");
+        let error = verdict(nothing.clone(), &groups, false).expect_err("it is read").to_string();
         assert!(error.contains("group \"g\", which the restore has set, was not put back: so it stands"), "{error}");
-        let error = verdict(&nothing, &groups, true).expect_err("it would be the same").to_string();
+        let error = verdict(nothing.clone(), &groups, true).expect_err("it would be the same").to_string();
         assert!(error.contains("which the restore has set, would not be put back: so it stands"), "{error}");
         let both = Fates { topics: left.to_vec(), group: None };
-        let error = verdict(&both, &[], true).expect_err("two would be left").to_string();
+        let error = verdict(both, &[], true).expect_err("two would be left").to_string();
         assert!(error.contains("would not be deleted: so it is; nor would 1 more"), "{error}");
         let unsent = Fate { is_unsent: true, ..fate("c", true, Action::Keep) };
         let error = of(&[unsent], None).expect_err("it is left");

@@ -111,7 +111,10 @@ impl Planned<'_> {
 }
 
 /// Refuses a restore that shall end.
-pub(super) fn check_cancelled(id: &str, seen: &Seen) -> Result<()> {
+///
+/// # Errors
+/// [`Kind::Usage`].
+pub fn check_cancelled(id: &str, seen: &Seen) -> Result<()> {
     match seen.names.contains(&Name::Cancelled) {
         true => Err(Error::usage(format!("restore `{id}` was cancelled")).hint("give this one another restore_id")),
         false => Ok(()),
