@@ -106,7 +106,8 @@ pub async fn run(config: Config) -> Result<()> {
     let (stop, stopped) = stop_on_signals()?;
     let hang_ups = reload::hang_ups()?;
     let health = Health::new();
-    let listener = http::Listener::bind(&config.agent.listen, access::tls(&config.agent)?).await?;
+    let tls = access::tls(&config.agent)?;
+    let listener = http::Listener::bind(&config.agent.listen, tls.clone()).await?;
     access::warn(&config.agent, listener.address());
     let worker = Worker::open(&config, listener.address())?;
     let registry = Registry::default();
@@ -118,9 +119,11 @@ pub async fn run(config: Config) -> Result<()> {
     let routes = api::guarded(routes, Access::new(&config.agent));
     let server = tokio::spawn(listener.serve(metrics::install()?, health.clone(), routes));
     let reloading =
-        tokio::spawn(reload::on_hang_ups(hang_ups, config.file, config.agent, worker.clone()));
+        tokio::spawn(reload::on_hang_ups(hang_ups, config.file, (config.agent, tls.clone()), worker.clone()));
+    let renewing = tls.map(|tls| tokio::spawn(tls.renew()));
     let outcome = Running::new(worker, registry, health, restart_backoff_max).run(&stop, stopped).await;
     reloading.abort();
+    renewing.iter().for_each(|renewing| renewing.abort());
     server.abort();
     restores.close().await;
     if outcome.is_ok() {

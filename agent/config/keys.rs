@@ -109,7 +109,7 @@ pub static KEYS: &[Key] = &[
         "agent.tls",
         Type::Section,
         false,
-        "TLS of the listener, for those who read too; files in PEM, read at start",
+        "TLS of the listener, for those who read too; files in PEM, read at start and when they have changed",
     ),
     optional("agent.tls.certificate", Type::Text, "the listener's certificate, and those between it and its authority"),
     optional("agent.tls.key", Type::Text, "the key of the certificate"),
