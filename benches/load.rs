@@ -221,7 +221,7 @@ fn write(kafka: &Kafka, topic: &str, ended: &AtomicBool) -> u64 {
             send(&producer, BaseRecord::to(topic).partition(partition).payload(&value));
         }
         written = due;
-        drop(producer.poll(Duration::from_millis(5)));
+        producer.poll(Duration::from_millis(5));
     }
     producer.flush(Duration::from_secs(60)).expect("the broker takes what was sent");
     written
@@ -230,7 +230,7 @@ fn write(kafka: &Kafka, topic: &str, ended: &AtomicBool) -> u64 {
 fn send(producer: &BaseProducer, mut record: BaseRecord<'_, (), Vec<u8>>) {
     while let Err((error, again)) = producer.send(record) {
         assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull), "{error}");
-        drop(producer.poll(Duration::from_millis(5)));
+        producer.poll(Duration::from_millis(5));
         record = again;
     }
 }
