@@ -183,6 +183,32 @@ fn a_member_of_a_group_is_let_in_as_the_wire_client_is() {
 }
 
 #[test]
+fn certificates_and_an_encrypted_key_may_be_given_by_themselves() {
+    let secure = shared();
+    let topic = filled(secure, "inline", 5);
+    let (certificate, key) = secure.authority().sign("client", 2100).given(PASSWORD);
+    let authority = std::fs::read_to_string(secure.file("ca.pem")).expect("written");
+    let group = format!("{topic}-group");
+    let said = [
+        ("security.protocol", "SSL"),
+        ("ssl.ca.pem", &*authority),
+        ("ssl.certificate.pem", &*certificate),
+        ("ssl.key.pem", &*key),
+        ("ssl.key.password", PASSWORD),
+    ];
+    let backup = Backup::of_brokers(&secure.address("MTLS"), &[&topic]).source("group_id", &group);
+    let backup = said.iter().fold(backup, |backup, (name, value)| backup.kafka(name, value));
+    let mut agent = backup.run();
+    wait_archived(secure, &mut agent, &backup, &topic);
+    agent.wait_until("the group's member is let in too", |agent| {
+        (agent.metric("kafka_backup_group_partitions") == 2.0).then_some(())
+    });
+    agent.terminate();
+    let wrong = backup.kafka("ssl.key.password", "another-one").backup();
+    wrong.fails_with(2, &["the password does not decrypt the key", "`ssl.key.password`"]);
+}
+
+#[test]
 fn capture_goes_on_over_the_end_of_its_sessions() {
     let secure = shared();
     let listeners = ["PLAIN", "SCRAM256", "TLSSCRAM512", "TLSOAUTH"];

@@ -4,8 +4,8 @@
 //! so that whoever is connected for some seconds has to say anew who they are.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +16,9 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tempfile::TempDir;
 
 use super::kafka::{self, Kafka, free_port};
@@ -82,7 +85,8 @@ impl Secure {
         let users = [scram("SCRAM-SHA-256", USER), scram("SCRAM-SHA-512", USER), scram("SCRAM-SHA-256", CHANGED)];
         let formatted: Vec<&str> = users.iter().flat_map(|user| ["--add-scram", user]).collect();
         let kafka = Kafka::start_with(|plain, controller| config(folder.path(), &ports, plain, controller), &formatted);
-        Self { kafka, tokens: Tokens::start(), ports, authority, folder }
+        let tokens = Tokens::start(&authority.sign("tokens", 2100));
+        Self { kafka, tokens, ports, authority, folder }
     }
 
     /// Returns the broker, in the clear.
@@ -137,12 +141,13 @@ impl Secure {
         match *mechanism {
             "" => {}
             "OAUTHBEARER" => said.extend([
+                ("https.ca.location", self.file("ca.pem")),
                 ("sasl.mechanism", (*mechanism).to_owned()),
                 ("sasl.oauthbearer.method", "oidc".to_owned()),
                 ("sasl.oauthbearer.client.id", USER.to_owned()),
                 ("sasl.oauthbearer.client.secret", PASSWORD.to_owned()),
                 ("sasl.oauthbearer.scope", "kafka".to_owned()),
-                ("sasl.oauthbearer.token.endpoint.url", self.tokens.url()),
+                ("sasl.oauthbearer.token.endpoint.url", self.tokens.url(protocol.ends_with("SSL"))),
             ]),
             _ => said.extend([
                 ("sasl.mechanism", (*mechanism).to_owned()),
@@ -254,36 +259,69 @@ impl Certified {
         }
     }
 
+    /// Returns both as they are given by themselves, the key encrypted.
+    pub(crate) fn given(&self, password: &str) -> (String, String) {
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key");
+        let key = pkcs8::PrivateKeyInfo::try_from(key.secret_der()).expect("PKCS#8");
+        let encryption = pkcs8::pkcs5::pbes2::Parameters::pbkdf2_sha256_aes256cbc(2048, b"saltsalt", &[7; 16]);
+        let key = key.encrypt_with_params(encryption.expect("parameters"), password).expect("encrypted");
+        let key = key.to_pem("ENCRYPTED PRIVATE KEY", pkcs8::LineEnding::LF).expect("PEM");
+        (self.certificate.clone(), key.to_string())
+    }
+
+    /// Returns how a server speaks TLS that shows it.
+    fn server(&self) -> ServerConfig {
+        let chain = vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).expect("a certificate")];
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("a key");
+        let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().expect("TLS");
+        builder.with_no_client_auth().with_single_cert(chain, key).expect("they go together")
+    }
+
     /// Writes both into one file, as Kafka has its stores of PEM.
     fn write_store(&self, file: &Path) {
         fs::write(file, format!("{}{}", self.key, self.certificate)).expect("the folder is writable");
     }
 }
 
-/// Gives tokens over HTTP, unsigned ones, to whom shows the client's secret.
+/// Gives tokens over HTTP and HTTPS, unsigned ones, to whom shows the client's secret.
 pub(crate) struct Tokens {
-    address: String,
+    plain: String,
+    ciphered: String,
     given: Arc<AtomicUsize>,
 }
 
 impl Tokens {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("bound").to_string();
+    fn start(shown: &Certified) -> Self {
         let given = Arc::new(AtomicUsize::new(0));
-        let counted = given.clone();
-        // It ends with the process.
-        let _ = std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let _ = answer(&stream, &counted);
-            }
-        });
-        Self { address, given }
+        let serve = |tls: Option<Arc<ServerConfig>>| {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let address = listener.local_addr().expect("bound").to_string();
+            let given = given.clone();
+            // It ends with the process.
+            let _ = std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    // Who goes away in the middle has no answer.
+                    let _ = match &tls {
+                        None => answer(stream, &given),
+                        Some(tls) => ServerConnection::new(tls.clone())
+                            .map_err(std::io::Error::other)
+                            .and_then(|tls| answer(StreamOwned::new(tls, stream), &given)),
+                    };
+                }
+            });
+            address
+        };
+        let (plain, ciphered) = (serve(None), serve(Some(Arc::new(shown.server()))));
+        Self { plain, ciphered, given }
     }
 
     /// Returns where it is.
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}/oauth2/token", self.address)
+    pub(crate) fn url(&self, is_ciphered: bool) -> String {
+        match is_ciphered {
+            true => format!("https://{}/oauth2/token", self.ciphered),
+            false => format!("http://{}/oauth2/token", self.plain),
+        }
     }
 
     /// Returns how many tokens it has given.
@@ -292,7 +330,7 @@ impl Tokens {
     }
 }
 
-fn answer(stream: &TcpStream, given: &AtomicUsize) -> std::io::Result<()> {
+fn answer(stream: impl Read + Write, given: &AtomicUsize) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let (mut head, mut length) = (String::new(), 0);
     loop {
@@ -319,8 +357,9 @@ fn answer(stream: &TcpStream, given: &AtomicUsize) -> std::io::Result<()> {
         }
         false => ("401 Unauthorized", r#"{"error": "invalid_client"}"#.to_owned()),
     };
-    let mut stream = stream;
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{said}", said.len())
+    let stream = reader.get_mut();
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{said}", said.len())?;
+    stream.flush()
 }
 
 /// Returns a token that is good for so long, as Kafka takes it where it is not told whose signatures to trust.
