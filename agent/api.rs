@@ -34,12 +34,17 @@ pub use self::restores::running::Restores;
 use crate::archive::{Archive, layout};
 use crate::config::{self, value};
 use crate::error::{Error, Kind, Result as Outcome};
+use crate::store::place;
 
 /// How long a store may take to answer a request. It retries by itself for less; a load balancer waits longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Requests at a time that ask a cluster, or change one: each may hold the positions of thousands of groups.
 const MOST_WORK: usize = 4;
+
+/// Requests at a time that read from a store: anybody may send them, and each may read thousands of objects. Half would let a few
+/// slow ones hold up a dashboard; with twice as many, capture would notice.
+static READS: Semaphore = Semaphore::const_new(16);
 
 /// When whoever was told to try again may, in seconds: a pipeline starts in less, and a store that is away is not asked
 /// more often.
@@ -150,6 +155,11 @@ impl Registry {
         }
     }
 
+    /// Has a pipeline show this as the path of its backup: with its references as they were given.
+    pub fn shows(&self, pipeline: &str, path: &str) {
+        self.change(pipeline, |registered| path.clone_into(&mut registered.path));
+    }
+
     /// Forgets the pipeline of that name.
     pub fn remove(&self, pipeline: &str) {
         self.lock().retain(|registered| registered.pipeline != pipeline);
@@ -201,7 +211,8 @@ impl Registry {
         let registered = self.lock();
         let mut of_backup = registered.iter().filter(|registered| registered.backup_id == backup_id);
         let first = of_backup.next().ok_or_else(|| Refused::no_backup(backup_id))?;
-        match of_backup.any(|other| other.place.path != first.place.path) {
+        let is_elsewhere = |other: &Registered| place::place(&other.place.path) != place::place(&first.place.path);
+        match of_backup.any(is_elsewhere) {
             true => Err(Refused::several(backup_id)),
             false => Ok(first.place.clone()),
         }
@@ -416,9 +427,13 @@ impl IntoResponse for Refused {
     }
 }
 
-/// Waits for what asks a store, but not for ever.
+/// Waits for what asks a store, but not for ever, and few at a time.
 async fn patiently<T, E: Into<Refused>>(work: impl Future<Output = Result<T, E>>) -> Result<T, Refused> {
-    match tokio::time::timeout(PATIENCE, work).await {
+    let in_turn = async {
+        let _turn = READS.acquire().await;
+        work.await
+    };
+    match tokio::time::timeout(PATIENCE, in_turn).await {
         Ok(done) => done.map_err(Into::into),
         Err(_) => Err(Refused::unavailable("the store does not answer")),
     }

@@ -10,6 +10,7 @@
 //! told; nothing here is durable.
 
 mod failures;
+mod healing;
 mod keeping;
 mod losses;
 mod objectives;
@@ -18,6 +19,7 @@ mod reload;
 mod restoring;
 mod running;
 pub mod savepoints;
+mod surviving;
 mod topics;
 mod watch;
 

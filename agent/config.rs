@@ -31,6 +31,7 @@ use crate::kafka::given;
 use crate::kafka::source::{Selection, Start};
 use crate::plugin::Limits;
 use crate::stages::{MOST_STAGES, OnError, Stage};
+use crate::store::place;
 
 /// The largest segment: Kafka's tools count positions in a file with 31 bits, and a segment closes at the first batch
 /// past its size.
@@ -474,9 +475,13 @@ impl Sink {
 /// Says in what `pipeline` gets in the way of one before it, if it does: the key, and the reason.
 ///
 /// Topics that one backup would get twice are found where at least one of the two names them. Two patterns cannot be
-/// compared: if both match a topic, both pipelines capture it, and the archive keeps it once, at twice the reading.
+/// compared: if both match a topic, both pipelines capture it, and the archive keeps it once, at twice the reading. One place may
+/// be written in several ways. It may block, to look where links lead.
 fn conflict<'a>(before: impl IntoIterator<Item = &'a Pipeline>, pipeline: &Pipeline) -> Option<(&'static str, String)> {
-    let root = |sink: &Sink| (sink.path.trim_end_matches('/').to_owned(), sink.backup_id.clone());
+    let is_same = |one: &Sink, other: &Sink| {
+        one.backup_id == other.backup_id
+            && (one.path == other.path || place::real(&one.path) == place::real(&other.path))
+    };
     for other in before {
         if other.name == pipeline.name {
             return Some(("name", format!("another pipeline is named `{}` too", pipeline.name)));
@@ -496,7 +501,7 @@ fn conflict<'a>(before: impl IntoIterator<Item = &'a Pipeline>, pipeline: &Pipel
         let (mine, theirs) = (&pipeline.source.topics, &other.source.topics);
         let named = mine.names().iter().find(|topic| theirs.holds(topic, false));
         let topic = named.or_else(|| theirs.names().iter().find(|topic| mine.holds(topic, false)));
-        if let Some(topic) = topic.filter(|_| root(&other.sink) == root(&pipeline.sink)) {
+        if let Some(topic) = topic.filter(|_| is_same(&other.sink, &pipeline.sink)) {
             let reason = format!(
                 "pipeline `{}` writes topic `{topic}` to backup `{}` too: give one of them another backup_id",
                 other.name, pipeline.sink.backup_id

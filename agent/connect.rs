@@ -146,8 +146,9 @@ async fn tasks(State(worker): State<Worker>, Segments(name): Segments<String>) -
 }
 
 async fn task_status(State(worker): State<Worker>, Segments((name, task)): Segments<(String, String)>) -> Answer {
-    let task = task_number(&task)?;
-    let phase = worker.connector(&name).filter(|_| task == TASK).map(|connector| connector.phase());
+    // As in Kafka Connect, a number below 0 is that of a task which there is not.
+    let task: i32 = text_number(&task)?;
+    let phase = worker.connector(&name).filter(|_| u32::try_from(task) == Ok(TASK)).map(|connector| connector.phase());
     let status = phase.and_then(|phase| TaskStatus::new(&phase, worker.id()));
     let status = status.ok_or_else(|| Refused::not_found(format!("No status found for task {name}-{task}")))?;
     Ok(Json(status).into_response())
@@ -216,6 +217,10 @@ fn find(worker: &Worker, name: &str) -> Result<Arc<Connector>, Refused> {
 
 /// Reads the number of a task; what is none leads nowhere.
 fn task_number(text: &str) -> Result<u32, Refused> {
+    text_number(text)
+}
+
+fn text_number<N: std::str::FromStr>(text: &str) -> Result<N, Refused> {
     text.parse().map_err(|_| Refused::not_found("HTTP 404 Not Found"))
 }
 

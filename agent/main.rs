@@ -27,8 +27,8 @@ fn main() -> ExitCode {
     match Cli::read().and_then(start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let line = format!("error: {error}");
-            kafka_backup::telemetry::logging::say(&kafka_backup::cli::table::shown(&line));
+            let reason = error.to_string();
+            kafka_backup::telemetry::logging::fail(&kafka_backup::cli::table::shown(&reason));
             ExitCode::from(error.exit_code())
         }
     }

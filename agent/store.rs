@@ -19,6 +19,7 @@ mod answer;
 mod folder;
 mod location;
 mod multipart;
+pub(crate) mod place;
 mod remote;
 mod timing;
 

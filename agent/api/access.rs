@@ -1,9 +1,9 @@
 //! Who may change something: one rule for all routes, which every request passes before it reaches one ([`guard`]).
 //!
-//! Whoever reaches the listener may read. What may change something, which is every request but `GET` and `HEAD` and a list of
-//! exceptions, needs a bearer token or a client certificate, where the agent has been given either (`agent.token`,
-//! `agent.tls.client_ca`); where it has not, only a program of this machine may ([`sender`]), and beyond it nobody. A route that
-//! changes something takes [`Permitted`], which only this file gives out: one that is served unguarded changes nothing.
+//! Whoever reaches the listener may read, but for a page of another site in a browser on this machine. What may change something,
+//! which is every request but `GET` and `HEAD` and a list of exceptions, needs a bearer token or a client certificate, where the
+//! agent has been given either (`agent.token`, `agent.tls.client_ca`); where it has not, only a program of this machine may
+//! ([`sender`]), and beyond it nobody. A route that changes something takes [`Permitted`], which only this file gives out: one that is served unguarded changes nothing.
 //!
 //! A token is compared in a time that tells nothing of it, and is neither shown nor logged.
 
@@ -75,6 +75,13 @@ impl Access {
         }
     }
 
+    /// Refuses what only looks where it is a page of another site that does.
+    fn check_reader(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Result<(), Refused> {
+        // Where there is a token or an authority, whoever reaches the listener is meant to read, by whatever name.
+        let is_open = self.token.is_some() || self.takes_certificates;
+        peer.filter(|_| !is_open).map_or(Ok(()), |peer| sender::check_reader(peer, headers))
+    }
+
     fn scheme(&self) -> &'static str {
         if self.is_secured { "https" } else { "http" }
     }
@@ -110,13 +117,15 @@ pub fn warn(agent: &Agent, address: SocketAddr) {
 /// Lets a request through that reads, or that may change something, which it is marked with.
 pub(super) async fn guard(State(access): State<Access>, mut request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
     if changes(request.method(), path.unwrap_or_default()) {
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| *peer);
         let is_certified = request.extensions().get::<Certified>().is_some();
         if let Err(denied) = access.check(peer, is_certified, request.headers()) {
             return denied.into_response();
         }
         request.extensions_mut().insert(Permitted(()));
+    } else if let Err(refused) = access.check_reader(peer, request.headers()) {
+        return refused.into_response();
     }
     next.run(request).await
 }

@@ -83,7 +83,7 @@ pub(super) async fn plan(_: Permitted, State(api): State<Api>, Sent(ask): Sent<A
     let place = Place::of(&api.registry, &ask.backup, ask.path.as_deref(), ask.kafka.as_ref())?;
     let (properties, asked) = (place.properties()?, ask.asked(&place)?);
     let plan = api.apart(async move {
-        let client = Client::open(properties, OPEN_WITHIN).await?;
+        let client = open(properties).await?;
         asked.plan(&client).await
     });
     Ok(Json(plan.await?))
@@ -99,7 +99,7 @@ pub(super) async fn execute(
     let (properties, snapshots) = (place.properties()?, place.snapshots()?);
     let description = sent.description.unwrap_or_else(|| format!("Before reset: {}", sent.plan.positions));
     let report = api.apart(async move {
-        let client = Client::open(properties, OPEN_WITHIN).await?;
+        let client = open(properties).await?;
         making::still_holds(&client, &sent.plan).await?;
         perform(&client, &sent.plan, &snapshots, &description).await
     });
@@ -139,7 +139,7 @@ pub(super) async fn roll_back(
     snapshot::id::check(&id).map_err(Refused::bad)?;
     let done = api.apart(async move {
         let wanted = snapshots.read(&id).await?;
-        let client = Client::open(properties, OPEN_WITHIN).await?;
+        let client = open(properties).await?;
         let mut plan = snapshot::rollback(&client, &wanted).await?;
         wanted.leave_out_unkept(&mut plan);
         if back.dry_run {
@@ -152,6 +152,14 @@ pub(super) async fn roll_back(
     Ok(match done.await? {
         (_, Some(report)) => performed(&report),
         (plan, None) => Json(plan).into_response(),
+    })
+}
+
+/// Connects with a cluster. That it does not answer passes: whoever asks may ask again.
+async fn open(properties: Properties) -> Outcome<Client> {
+    Client::open(properties, OPEN_WITHIN).await.map_err(|error| match error.kind() {
+        Kind::Failed => Error::new(Kind::Transient, error.to_string()),
+        _ => error,
     })
 }
 
@@ -195,7 +203,45 @@ pub(super) fn refused(error: Error) -> Refused {
         Kind::Damaged | Kind::Newer | Kind::Hole => return Refused::damaged(&error),
         Kind::Transient | Kind::Interrupted => StatusCode::SERVICE_UNAVAILABLE,
     };
-    Refused::new(status, error.to_string())
+    Refused::new(status, in_words_of_api(&error.to_string()))
+}
+
+/// What the command line calls what a request has fields for: hints are the same for both.
+const WORDS: [(&str, &str); 13] = [
+    ("--to-earliest, --to-latest, …", "\"to\""),
+    ("--create-group", "\"create_group\": true"),
+    ("--clamp", "\"clamp\": true"),
+    ("--all-groups", "\"all_groups\": true"),
+    ("--all-topics", "\"all_topics\": true"),
+    ("--groups", "\"groups\""),
+    ("--group", "\"groups\""),
+    ("--topic", "\"topics\""),
+    ("--restore-id", "\"restore_id\""),
+    ("--positions", "\"positions\""),
+    ("--scan-headers", "\"scan_headers\": true"),
+    ("--backup-id", "\"backup\""),
+    ("--path", "\"path\""),
+];
+
+/// Names fields of a request where a message names flags. What is to be typed at another tool stays as it is.
+fn in_words_of_api(message: &str) -> String {
+    if message.contains("kafka-") {
+        return message.to_owned();
+    }
+    let words = |message: String, (flag, field): &(&str, &str)| replace_whole(&message, flag, field);
+    WORDS.iter().fold(message.to_owned(), words)
+}
+
+/// Replaces a flag where no longer one begins with it.
+fn replace_whole(text: &str, flag: &str, field: &str) -> String {
+    let mut parts = text.split(flag);
+    let mut replaced = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let is_longer = part.starts_with(|c: char| c == '-' || c.is_ascii_alphanumeric());
+        replaced += if is_longer { flag } else { field };
+        replaced += part;
+    }
+    replaced
 }
 
 impl Ask {
@@ -280,6 +326,27 @@ mod tests {
         for wrong in ["", "first", "earliest:1", "offset:", "offset:x", "shift:1.5", "datetime:now", "file:/etc/passwd"]
         {
             assert_eq!(selector(wrong).expect_err(wrong).status(), 400, "{wrong}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_does_not_answer_may_be_asked_again() {
+        let properties = [("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned())];
+        let error = open(Properties::new(properties.into()).expect("right")).await.expect_err("nobody is there");
+        let answer = refused(error).into_response();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers().contains_key("retry-after"));
+    }
+
+    #[test]
+    fn hints_name_fields_of_the_request() {
+        for (line, said) in [
+            ("to make it, add --create-group", "to make it, add \"create_group\": true"),
+            ("add --topic, or --all-topics", "add \"topics\", or \"all_topics\": true"),
+            ("add --topics-exclude, --to-earliest, --to-latest, …", "add --topics-exclude, \"to\""),
+            ("kafka-consumer-groups --group g", "kafka-consumer-groups --group g"),
+        ] {
+            assert_eq!(in_words_of_api(line), said);
         }
     }
 

@@ -138,10 +138,11 @@ impl Operation {
             refusals.extend([400, 408, 413, 415]);
         }
         if self.changes() {
-            refusals.extend([401, 403]);
+            refusals.push(401);
         }
         if self.tag() != "health" {
-            refusals.push(503);
+            // To read is refused to a page whose name only leads here.
+            refusals.extend([403, 503]);
         }
         refusals.sort_unstable();
         refusals.dedup();

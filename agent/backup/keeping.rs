@@ -28,6 +28,7 @@ use crate::verify;
 pub(super) const RESTART_BACKOFF: Duration = Duration::from_secs(1);
 
 /// One pipeline that is kept running.
+#[derive(Clone)]
 pub(super) struct Keeping {
     /// What it captures into where.
     pub(super) pipeline: config::Pipeline,

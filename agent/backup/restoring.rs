@@ -21,6 +21,7 @@ use crate::restore::perform::Summary;
 use crate::telemetry::{Health, PipelineMetrics};
 
 /// One restore.
+#[derive(Clone)]
 pub(super) struct Restoring {
     /// What is restored to where.
     pub(super) restore: config::Restore,
@@ -54,7 +55,10 @@ impl Restoring {
                 Target::Stopped => self.rests(Phase::Stopped),
                 Target::Started => match self.attempt(&mut orders, &mut stopped).await {
                     // It looks at its orders at once.
-                    None => Some(Duration::ZERO),
+                    None => {
+                        backoff.reset();
+                        Some(Duration::ZERO)
+                    }
                     Some(Ok(ended)) => self.finished(ended),
                     Some(Err(error)) => self.failed(&error, &mut backoff),
                 },
@@ -86,6 +90,7 @@ impl Restoring {
         }
         let begins = |cluster_id: Option<&str>| {
             self.is_wrong(None);
+            self.metrics.failures.set(0.0);
             self.connector.runs(cluster_id);
             tracing::info!(pipeline = self.restore.name, restore = self.restore.id(), "restoring");
         };
@@ -138,6 +143,7 @@ impl Restoring {
         // Whatever else it is does not pass by itself.
         let pause = matches!(error.kind(), Kind::Transient | Kind::Failed).then(|| backoff.wait());
         self.metrics.restarts.increment(u64::from(pause.is_some()));
+        // What does not pass has failed as often as it was tried since it was told anything: once.
         self.metrics.failures.set(f64::from(backoff.attempts().max(1)));
         let then = match pause {
             Some(pause) => format!("trying again in {:.1} s", pause.as_secs_f64()),

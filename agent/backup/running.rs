@@ -17,15 +17,17 @@ use tokio::sync::watch as channel;
 use tokio::task::{self, JoinError, JoinSet};
 
 use super::Stop;
+use super::healing::Healing;
 use super::keeping::{Hopes, Keeping};
 use super::restoring::Restoring;
 use super::savepoints::{self, Handle, Maker, Place};
+use super::surviving;
 use crate::api::Registry;
 use crate::archive::sink::Reached;
 use crate::config;
 use crate::connect::{Connector, Phase, Work, Worker};
 use crate::error::{Error, Result};
-use crate::telemetry::{Health, PipelineMetrics, SavepointMetrics, VerifyMetrics};
+use crate::telemetry::{Health, PipelineMetrics, SavepointMetrics, metrics};
 
 /// The pipelines of an agent.
 pub(super) struct Running {
@@ -40,6 +42,10 @@ pub(super) struct Running {
     makers: JoinSet<()>,
     /// The connectors that do not run, of which `/readyz` says why.
     idle: BTreeSet<String>,
+    /// What reads those again that cannot run.
+    healing: Healing,
+    /// The names of all that there are, or were until they have closed: of those there are metrics.
+    known: BTreeSet<String>,
     /// Those that the start began with; `None` before.
     hopes: Option<Hopes>,
 }
@@ -66,6 +72,8 @@ impl Running {
     /// Makes the set of the pipelines of `worker`, none of which runs yet.
     pub(super) fn new(worker: Worker, registry: Registry, health: Health, restart_backoff_max: Duration) -> Self {
         Self {
+            healing: Healing::new(worker.clone(), restart_backoff_max),
+            known: BTreeSet::new(),
             worker,
             registry,
             health,
@@ -135,6 +143,20 @@ impl Running {
         for connector in start {
             self.start(&connector, is_first);
         }
+        self.forget_gone(&all);
+    }
+
+    /// Drops the metrics of connectors that are gone, and have closed.
+    fn forget_gone(&mut self, all: &[Arc<Connector>]) {
+        let pipelines = &self.pipelines;
+        self.known.extend(all.iter().map(|connector| connector.name().to_owned()));
+        self.known.retain(|name| {
+            let is_there = pipelines.contains_key(name) || all.iter().any(|connector| connector.name() == name);
+            if !is_there {
+                metrics::forget_pipeline(name);
+            }
+            is_there
+        });
     }
 
     fn start(&mut self, connector: &Arc<Connector>, is_first: bool) {
@@ -143,17 +165,18 @@ impl Running {
             Ok(Work::Capture(pipeline)) => {
                 let mut keeping = self.keeping(connector, pipeline);
                 keeping.hopes = self.hopes.clone().filter(|_| is_first && connector.is_of_file());
-                self.tasks.spawn(keeping.run(stopped)).id()
+                let run = move |stopped| keeping.clone().run(stopped);
+                self.spawn(connector.clone(), stopped, run)
             }
             Ok(Work::Restore(restore)) => {
                 let restoring = Restoring {
                     restore: (**restore).clone(),
                     connector: connector.clone(),
                     restart_backoff_max: self.restart_backoff_max,
-                    health: self.health.of(part(connector.name())),
+                    health: self.health.of_pipeline(connector.name()),
                     metrics: PipelineMetrics::new(connector.name()),
                 };
-                self.tasks.spawn(restoring.run(stopped)).id()
+                self.spawn(connector.clone(), stopped, move |stopped| restoring.clone().run(stopped))
             }
             Err(_) => return,
         };
@@ -161,9 +184,26 @@ impl Running {
         self.pipelines.insert(connector.name().to_owned(), one);
     }
 
+    /// Runs a pipeline in a task of its own, which survives a defect in it.
+    fn spawn<F>(
+        &mut self,
+        connector: Arc<Connector>,
+        stopped: Stop,
+        run: impl Fn(Stop) -> F + Send + Sync + 'static,
+    ) -> task::Id
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let (health, bound) = (self.health.of_pipeline(connector.name()), self.restart_backoff_max);
+        self.tasks.spawn(async move { surviving::run(&connector, health, bound, stopped, run).await }).id()
+    }
+
     /// Makes what keeps a pipeline running.
     fn keeping(&self, connector: &Arc<Connector>, pipeline: &config::Pipeline) -> Keeping {
         self.registry.add(pipeline);
+        if let Some(path) = connector.given_path() {
+            self.registry.shows(&pipeline.name, path);
+        }
         let place = savepoints::place(pipeline);
         let backup = self.backups.iter().find(|backup| backup.place == place);
         if let Some((_, handle)) = backup.and_then(|backup| backup.maker.as_ref()) {
@@ -173,7 +213,7 @@ impl Running {
             pipeline: pipeline.clone(),
             connector: connector.clone(),
             restart_backoff_max: self.restart_backoff_max,
-            health: self.health.of(part(&pipeline.name)),
+            health: self.health.of_pipeline(&pipeline.name),
             registry: self.registry.clone(),
             reached: backup.map(|backup| backup.reached.clone()).unwrap_or_default(),
             hopes: None,
@@ -198,8 +238,6 @@ impl Running {
         let captures = |connector: &Connector| connector.capture().is_some();
         if captures(&one.connector) && !self.worker.connector(&name).is_some_and(|connector| captures(&connector)) {
             self.registry.remove(&name);
-            // Nothing is known of a check that nobody makes any more.
-            drop(VerifyMetrics::new(&name));
         }
         if self.worker.connector(&name).is_none() {
             tracing::info!(pipeline = name, "closed");
@@ -278,7 +316,7 @@ impl Running {
 
     /// Says in `/readyz` and the metrics which connectors do not run although they are wanted, but for those that `start`.
     fn tell_idle(&mut self, all: &[Arc<Connector>], start: &[Arc<Connector>]) {
-        let mut idle = BTreeSet::new();
+        let (mut idle, mut broken) = (BTreeSet::new(), Vec::new());
         for connector in all {
             let name = connector.name();
             // While one runs, or closes, that has its name, that one has the word.
@@ -287,20 +325,22 @@ impl Running {
             }
             let reason = match (connector.phase(), connector.work()) {
                 (Phase::Paused | Phase::Stopped, _) => continue,
-                (_, Err(reason)) => reason.to_owned(),
+                (_, Err(reason)) => {
+                    broken.push(connector.clone());
+                    reason.to_owned()
+                }
                 (_, Ok(_)) => "it waits until what has written to its backup has closed".to_owned(),
             };
             idle.insert(name.to_owned());
-            PipelineMetrics::new(name).show(1);
-            if self.health.of(part(name)).set("", Some(reason.clone())) {
+            if self.health.of_pipeline(name).set("", Some(reason.clone())) {
                 tracing::error!(pipeline = name, "{reason}");
             }
         }
         for name in self.idle.difference(&idle).filter(|name| !self.pipelines.contains_key(*name)) {
-            self.health.of(part(name)).clear();
-            PipelineMetrics::new(name).show(0);
+            self.health.of_pipeline(name).clear();
         }
         self.idle = idle;
+        self.healing.heal(&broken);
     }
 }
 
@@ -321,11 +361,6 @@ impl Backup {
             drop(SavepointMetrics::new(first.name()));
         }
     }
-}
-
-/// Returns the part of the health that a pipeline's reasons stand in.
-fn part(name: &str) -> String {
-    format!("pipeline {name}")
 }
 
 fn savepoints_of(place: &Place) -> String {
@@ -459,6 +494,51 @@ mod tests {
         running.run(&stop, stopped).await.expect("the pipeline ends well");
         let reasons = health.reasons();
         assert!(reasons.len() == 1 && reasons[0].starts_with("savepoints: none"), "{reasons:?}");
+    }
+
+    /// Waits until something is so.
+    async fn until(what: &str, is_so: impl Fn() -> bool) {
+        let waited = tokio::time::timeout(Duration::from_secs(30), async {
+            while !is_so() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        waited.await.unwrap_or_else(|_| panic!("{what}"));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_told_everywhere_and_runs_once_it_can() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let secret = folder.path().join("secret");
+        let kept = serde_json::json!({ "format": 1, "connectors": { "unread": { "target_state": "STARTED", "config": {
+            "connector.class": "ArchiveSink", "name": "unread", "topics": "t", "sink.backup_id": "b",
+            "sink.path": folder.path().join("archive"), "consumer.override.bootstrap.servers": "127.0.0.1:1",
+            "consumer.override.client.id": format!("${{file:{}}}", secret.display()),
+        } } } });
+        std::fs::write(folder.path().join("connectors.json"), kept.to_string()).expect("written");
+        let text = format!("[agent]\nstate_dir = {:?}\n", folder.path());
+        let config = Config::parse("a.toml", &text, &|_| None).expect("valid");
+        let worker = Worker::open(&config, "127.0.0.1:1".parse().expect("an address")).expect("read");
+        let (health, (stop, stopped)) = (Health::new(), channel::channel(false));
+        let bound = Duration::from_millis(50);
+        let running = Running::new(worker.clone(), Registry::default(), health.clone(), bound);
+        let page = metrics::install().expect("installed");
+        let shows = |name: &str, value: &str| {
+            let line = format!("kafka_backup_{name}{{pipeline=\"unread\"}} {value}");
+            page.render().lines().any(|shown| shown == line)
+        };
+        let says = || health.reasons().iter().any(|reason| reason.contains("cannot read file"));
+        let seen = async {
+            until("it is told", || says() && shows("ready", "0") && shows("troubles", "1")).await;
+            let failures = |count: &str| shows("pipeline_consecutive_failures", count);
+            until("it is tried again", || !failures("0") && !failures("1")).await;
+            std::fs::write(&secret, "x").expect("written");
+            let runs = || worker.connector("unread").is_some_and(|connector| connector.work().is_ok());
+            until("it is read", || runs() && !says()).await;
+            stop.send_replace(true);
+        };
+        let (outcome, ()) = tokio::join!(running.run(&stop, stopped), seen);
+        outcome.expect("it closes");
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::pipeline::{Batch, Log, Observer, Payload, Topic};
 use crate::progress::{Progress, Retention};
 use crate::record::{Offset, OffsetRange, Partition, Timestamp};
-use crate::telemetry::{Health, PartitionMetrics, PipelineMetrics};
+use crate::telemetry::{Health, PartitionMetrics, PipelineMetrics, metrics};
 
 /// How long after a start a topic that was not found again is taken for one that is gone. Half may be too short for a
 /// cluster that starts with us, double keeps a lag that nobody can make good for longer.
@@ -55,6 +55,8 @@ pub(super) struct Watch {
     phase: Option<Phase>,
     /// Others may read its partitions when it does not.
     shares: bool,
+    /// Topics of which it has no partition any more, and since when.
+    gone: HashMap<Arc<str>, Instant>,
     /// The topics, with their ids, that were found since both ends were opened; `None` when they were looked through.
     found: Option<HashSet<(String, String)>>,
 }
@@ -91,6 +93,7 @@ impl Watch {
             failures: Failures::default(),
             phase: None,
             shares: pipeline.source.group_id.is_some() && pass.is_none(),
+            gone: HashMap::new(),
             found: None,
             pass,
         }
@@ -206,13 +209,12 @@ impl Watch {
             return;
         }
         let Some(found) = self.found.take() else { return };
-        self.partitions.retain(|partition, watched| {
-            let is_there = found.contains(&(partition.topic.to_string(), partition.topic_id.to_string()));
-            if !is_there {
-                watched.metrics.retire();
-            }
-            is_there
-        });
+        let is_there =
+            |partition: &Partition| found.contains(&(partition.topic.to_string(), partition.topic_id.to_string()));
+        let gone: Vec<_> = self.partitions.keys().filter(|partition| !is_there(partition)).cloned().collect();
+        for partition in gone {
+            self.leave(&partition, now);
+        }
     }
 
     /// Returns whether both ends were ever open.
@@ -243,9 +245,31 @@ impl Watch {
         }
     }
 
+    /// Drops the metrics of topics that have been gone for so long that whoever scrapes has seen how they ended.
+    fn forget_topics(&mut self, now: Instant) {
+        let Self { pipeline, gone, .. } = self;
+        gone.retain(|topic, since| {
+            let stays = now.saturating_duration_since(*since) < GONE_AFTER;
+            if !stays {
+                metrics::forget_topic(pipeline, topic);
+            }
+            stays
+        });
+    }
+
+    /// Watches a partition no more.
+    fn leave(&mut self, partition: &Partition, now: Instant) {
+        let Some(watched) = self.partitions.remove(partition) else { return };
+        watched.metrics.retire();
+        if !self.partitions.keys().any(|other| other.topic == partition.topic) {
+            let _ = self.gone.insert(partition.topic.clone(), now);
+        }
+    }
+
     fn of(&mut self, partition: &Partition) -> &mut Watched {
-        let Self { pipeline, retention, partitions, .. } = self;
+        let Self { pipeline, retention, partitions, gone, .. } = self;
         partitions.entry(partition.clone()).or_insert_with(|| {
+            let _ = gone.remove(&partition.topic);
             let mut progress = Progress::new();
             progress.retained(retention.get(&*partition.topic).copied().flatten());
             let metrics = PartitionMetrics::new(pipeline, partition);
@@ -387,9 +411,7 @@ impl Observer for Watch {
     }
 
     fn closed(&mut self, partition: &Partition) {
-        if let Some(watched) = self.partitions.remove(partition) {
-            watched.metrics.retire();
-        }
+        self.leave(partition, Instant::now());
         if let Some(connector) = &self.connector {
             connector.closed(partition);
         }
@@ -414,6 +436,7 @@ impl Observer for Watch {
             self.health.set("", None);
         }
         self.forget_gone(now);
+        self.forget_topics(now);
         self.say_missed(now);
         self.tell_phase(now);
         self.metrics.show(self.health.count());

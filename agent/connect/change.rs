@@ -1,4 +1,4 @@
-//! What may be asked of connectors, by a program of this machine alone: to pause, resume, stop, begin anew; to be made,
+//! What may be asked of connectors, by whom [`access`](crate::api::access) lets: to pause, resume, stop, begin anew; to be made,
 //! configured otherwise, removed.
 //!
 //! A pipeline of the file is changed in the file, and every answer to such a request says so, after all that is wrong with the
@@ -15,24 +15,25 @@ use bytes::Bytes;
 use super::answer::{Info, Status, TASK};
 use super::connector::Connector;
 use super::flat::Wrong;
-use super::request::{self, Local};
+use super::request;
 use super::state::{Phase, Target};
 use super::worker::{self, Asked, Worker};
 use super::{Answer, Flat, definition, find, made, task_number};
 use crate::api::Refused;
+use crate::api::access::Permitted;
 use crate::api::query::Segments;
 
-pub(super) async fn pause(_: Local, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
+pub(super) async fn pause(_: Permitted, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
     worker.set_target(name, Target::Paused).await?;
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-pub(super) async fn resume(_: Local, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
+pub(super) async fn resume(_: Permitted, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
     worker.set_target(name, Target::Started).await?;
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
-pub(super) async fn stop(_: Local, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
+pub(super) async fn stop(_: Permitted, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
     worker.set_target(name, Target::Stopped).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -40,7 +41,7 @@ pub(super) async fn stop(_: Local, State(worker): State<Worker>, Segments(name):
 /// Has a connector begin anew. Without its task there is nothing to it that could: as in Kafka Connect, the task goes on
 /// then.
 pub(super) async fn restart(
-    _: Local,
+    _: Permitted,
     State(worker): State<Worker>,
     Segments(name): Segments<String>,
     RawQuery(query): RawQuery,
@@ -55,31 +56,36 @@ pub(super) async fn restart(
     let phase = connector.phase();
     let restarts = with_task && (!only_failed || matches!(phase, Phase::Failed(_)));
     if restarts {
-        connector.restart();
+        worker.restart(&connector).await;
     }
     let status = Status::new((&name, connector.class()), &phase, worker.id()).restarting(!only_failed, restarts);
     Ok((StatusCode::ACCEPTED, Json(status)).into_response())
 }
 
 pub(super) async fn restart_task(
-    _: Local,
+    _: Permitted,
     State(worker): State<Worker>,
     Segments((name, task)): Segments<(String, String)>,
 ) -> Answer {
     let task = task_number(&task)?;
     let has_task = |connector: &Arc<Connector>| task == TASK && connector.phase().of_task().is_some();
     let connector = worker.connector(&name).filter(has_task);
-    connector.ok_or_else(|| Refused::not_found(format!("Task {name}-{task} not found")))?.restart();
+    let connector = connector.ok_or_else(|| Refused::not_found(format!("Task {name}-{task} not found")))?;
+    worker.restart(&connector).await;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-pub(super) async fn forget_topics(_: Local, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
+pub(super) async fn forget_topics(
+    _: Permitted,
+    State(worker): State<Worker>,
+    Segments(name): Segments<String>,
+) -> Answer {
     find(&worker, &name)?.forget_topics();
     Ok(StatusCode::ACCEPTED.into_response())
 }
 
 /// Refuses to alter or reset where a connector goes on: that is what the archive holds.
-pub(super) async fn offsets(_: Local, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
+pub(super) async fn offsets(_: Permitted, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
     if find(&worker, &name)?.phase() != Phase::Stopped {
         return Err(Refused::bad(format!(
             "Connectors must be in the STOPPED state before their offsets can be modified. This can be done for the \
@@ -93,7 +99,7 @@ pub(super) async fn offsets(_: Local, State(worker): State<Worker>, Segments(nam
 }
 
 pub(super) async fn create(
-    _: Local,
+    _: Permitted,
     State(worker): State<Worker>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -105,7 +111,7 @@ pub(super) async fn create(
 }
 
 pub(super) async fn configure(
-    _: Local,
+    _: Permitted,
     State(worker): State<Worker>,
     Segments(name): Segments<String>,
     headers: HeaderMap,
@@ -122,7 +128,7 @@ pub(super) async fn configure(
 
 /// Changes single keys of a configuration; those that are null are left out from now on.
 pub(super) async fn alter(
-    _: Local,
+    _: Permitted,
     State(worker): State<Worker>,
     Segments(name): Segments<String>,
     headers: HeaderMap,
@@ -142,7 +148,7 @@ pub(super) async fn alter(
     Ok(Json(info(&connector)).into_response())
 }
 
-pub(super) async fn remove(_: Local, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
+pub(super) async fn remove(_: Permitted, State(worker): State<Worker>, Segments(name): Segments<String>) -> Answer {
     worker.remove(name).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

@@ -107,6 +107,11 @@ impl Connector {
         self.given.as_ref()
     }
 
+    /// Returns where its backup is, as it was given over HTTP and may be shown: what a reference in it stands for is in no answer.
+    pub fn given_path(&self) -> Option<&str> {
+        self.given.as_ref().and_then(|_| self.flat.get("sink.path")).and_then(Value::as_str)
+    }
+
     /// Returns whether it is a pipeline of the file.
     pub fn is_of_file(&self) -> bool {
         self.given.is_none()

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::Answer;
-use super::request::{self, Local};
+use super::request;
 use crate::api::Refused;
+use crate::api::access::Permitted;
 use crate::api::query::Segments;
 use crate::telemetry::levels::{self, Level, Levels};
 
@@ -41,7 +42,7 @@ pub(super) async fn one(Segments(logger): Segments<String>) -> Answer {
 }
 
 pub(super) async fn set(
-    _: Local,
+    _: Permitted,
     Segments(logger): Segments<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,

@@ -2,7 +2,8 @@
 //!
 //! Its configuration is kept as it was sent. References as `${env:NAME}` and `${file:/path}` are replaced with what they stand
 //! for in this agent's surroundings each time that it is read: who may make connectors has the agent read those. What one
-//! stands for is in no answer.
+//! stands for is in no answer to a request for its configuration, and what a secret is in none at all; names and addresses that are
+//! worked with, as a backup's name and those of brokers, are in the log, in `trace` and in labels as they are.
 
 use std::fmt;
 
@@ -25,7 +26,15 @@ pub(super) fn wrong_name(name: &str) -> Option<String> {
     if name.len() > MOST_NAME_BYTES {
         return Some(format!("a connector's name has at most {MOST_NAME_BYTES} bytes"));
     }
-    name.chars().any(char::is_control).then(|| "connector name must not contain control characters".to_owned())
+    if matches!(name, "." | "..") {
+        return Some("a path cannot lead to a connector of that name".to_owned());
+    }
+    // Marks and overrides of direction, and line ends that are no control characters, make a line of the log say something else.
+    let is_hidden =
+        |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    name.chars()
+        .any(|c| c.is_control() || is_hidden(c))
+        .then(|| "connector name must not contain control characters".to_owned())
 }
 
 /// Reads what a configuration runs, with its references replaced.
@@ -222,6 +231,9 @@ mod tests {
     #[test]
     fn a_name_is_short_and_printable() {
         assert_eq!((wrong_name("orders"), wrong_name(&"x".repeat(249))), (None, None));
+        for name in [".", "..", "a\u{202e}b", "a\u{2028}b", "a\u{200b}b"] {
+            assert!(wrong_name(name).is_some(), "{name:?}");
+        }
         assert!(wrong_name("a\nb").is_some() && wrong_name(&"x".repeat(250)).is_some());
     }
 }

@@ -13,9 +13,6 @@ use crate::api::Refused;
 /// The most keys of a configuration: each one that nobody knows is compared with all that there are.
 const MOST_KEYS: usize = 1000;
 
-/// Proof that a request may change something: what does takes it as its first argument.
-pub(super) use crate::api::access::Permitted as Local;
-
 /// Returns the values that a parameter has behind the `?`, in their order. What nobody asks for is left alone.
 pub(super) fn parameters<'a>(query: Option<&'a str>, name: &str) -> Vec<&'a str> {
     let pairs = query.unwrap_or_default().split('&');
@@ -95,19 +92,25 @@ pub(super) fn creation(value: Value) -> Result<Creation, Refused> {
     let Value::Object(mut given) = value else {
         return Err(Refused::bad("the body is no object with a name and a config"));
     };
-    let name = given.shift_remove("name").and_then(|name| name.as_str().map(str::to_owned));
+    let name = match given.shift_remove("name") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(name)) => Some(name.trim().to_owned()),
+        Some(Value::Number(name)) => Some(name.to_string()),
+        Some(_) => return Err(Refused::bad("the name is no text")),
+    };
     let config = given.shift_remove("config");
-    let target = match given.shift_remove("initial_state").as_ref().map(Value::as_str) {
-        None | Some(Some("RUNNING")) => Target::Started,
-        Some(Some("PAUSED")) => Target::Paused,
-        Some(Some("STOPPED")) => Target::Stopped,
+    let state = given.shift_remove("initial_state");
+    let target = match state.as_ref().map(|state| state.as_str().unwrap_or_default().to_ascii_uppercase()).as_deref() {
+        None | Some("RUNNING") => Target::Started,
+        Some("PAUSED") => Target::Paused,
+        Some("STOPPED") => Target::Stopped,
         _ => return Err(Refused::bad("initial_state is RUNNING, PAUSED or STOPPED")),
     };
     if let Some(unknown) = given.keys().next() {
         return Err(Refused::bad(format!("`{unknown}` is unknown: there are name, config and initial_state")));
     }
     let mut config = texts(config.ok_or_else(|| Refused::bad("the config is missing"))?)?;
-    let name = name.filter(|name| !name.trim().is_empty());
+    let name = name.filter(|name| !name.is_empty());
     if name.is_none() && !config.contains_key("name") {
         return Err(Refused::bad("the name is missing"));
     }
@@ -199,7 +202,13 @@ mod tests {
         let made = creation(json!({"name": "x", "config": {"tasks.max": 1, "none": null}})).expect("right");
         assert_eq!((made.name.as_str(), json!(made.config)), ("x", json!({"tasks.max": "1", "name": "x"})));
         assert_eq!(made.target, Target::Started);
-        let made = creation(json!({"name": "x", "config": {}, "initial_state": "STOPPED"})).expect("right");
-        assert_eq!(made.target, Target::Stopped);
+        for state in ["STOPPED", "stopped"] {
+            let made = creation(json!({"name": "x", "config": {}, "initial_state": state})).expect("right");
+            assert_eq!(made.target, Target::Stopped);
+        }
+        for (name, read) in [(json!(" sp "), "sp"), (json!(5), "5")] {
+            let made = creation(json!({"name": name, "config": {}})).expect("right");
+            assert_eq!((made.name.as_str(), &made.config["name"]), (read, &json!(read)));
+        }
     }
 }

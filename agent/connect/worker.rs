@@ -27,6 +27,7 @@ use crate::api::Refused;
 use crate::config::{Config, Pipeline, Restore};
 use crate::crash;
 use crate::error::{Error, Result};
+use crate::store::place;
 
 /// The most connectors that are made over HTTP: each has a client, threads and memory of its own. An agent is meant for some
 /// tens.
@@ -135,20 +136,12 @@ impl Worker {
     /// # Errors
     /// Where there is none, and when it could not be kept; it is not told then.
     pub(super) async fn set_target(&self, name: String, target: Target) -> Result<(), Refused> {
-        self.change(move |shared| {
-            let mut kept = shared.kept();
-            let connector = shared.find(&name).ok_or_else(|| unknown(&name))?;
-            let entry = Entry { target, ..kept.entry(&name) };
-            kept.put(&name, entry)?;
-            connector.tell(target);
-            if connector.work().is_err() {
-                // Nobody runs it who would hear that.
-                shared.changes.send_replace(());
-            }
-            crash::point("connectors-told", &name);
-            Ok(())
-        })
-        .await
+        let told = name.clone();
+        self.change(move |shared| shared.set_target(&name, target)).await?;
+        if target == Target::Started {
+            let _ = self.read_again(told).await;
+        }
+        Ok(())
     }
 
     /// Makes a connector, or configures one otherwise; returns it, and whether there was none before.
@@ -181,6 +174,20 @@ impl Worker {
             done
         })
         .await
+    }
+
+    /// Has a connector begin anew, with what its configuration refers to by now.
+    pub(super) async fn restart(&self, connector: &Connector) {
+        if !self.read_again(connector.name().to_owned()).await {
+            connector.restart();
+        }
+    }
+
+    /// Reads again what the configuration of a connector refers to that was made over HTTP; returns whether it is another
+    /// connector now. What hangs is not waited for: it goes on as it is.
+    pub(crate) async fn read_again(&self, name: String) -> bool {
+        let read = self.in_turn(move |shared| Ok(shared.read_again(&name)));
+        tokio::time::timeout(TURN_WITHIN, read).await.is_ok_and(|read| read.unwrap_or(false))
     }
 
     /// Removes a connector that was made over HTTP; what it has written stays.
@@ -225,6 +232,40 @@ impl Shared {
 
     fn find(&self, name: &str) -> Option<Arc<Connector>> {
         self.connectors().iter().find(|connector| connector.name() == name).cloned()
+    }
+
+    fn set_target(&self, name: &str, target: Target) -> Result<(), Refused> {
+        let mut kept = self.kept();
+        let connector = self.find(name).ok_or_else(|| unknown(name))?;
+        let entry = Entry { target, ..kept.entry(name) };
+        kept.put(name, entry)?;
+        connector.tell(target);
+        if connector.work().is_err() {
+            // Nobody runs it who would hear that.
+            self.changes.send_replace(());
+        }
+        crash::point("connectors-told", &name);
+        Ok(())
+    }
+
+    fn read_again(&self, name: &str) -> bool {
+        let Some(old) = self.find(name) else { return false };
+        let Some(given) = old.given().cloned() else { return false };
+        // Before the lock: a file may take long to read.
+        let work = made::read(&given, &environment);
+        let kept = self.kept();
+        if !self.find(name).is_some_and(|now| Arc::ptr_eq(&now, &old)) {
+            return false;
+        }
+        let connector = read_made(name, (given, work), kept.entry(name).target, &self.connectors(), Some(&old));
+        if Arc::ptr_eq(&connector, &old) {
+            return false;
+        }
+        if let Some(place) = self.connectors().iter_mut().find(|other| Arc::ptr_eq(other, &old)) {
+            *place = connector;
+        }
+        self.changes.send_replace(());
+        true
     }
 
     fn configure(&self, name: &str, given: Flat, asked: &Asked) -> Result<(Arc<Connector>, bool), Refused> {
@@ -310,14 +351,9 @@ impl Shared {
             now.push(instead(connector, old(&pipeline.name)));
         }
         for (name, given) in kept.made() {
-            let work = made::read(&given, &environment).and_then(|work| {
-                beside(&name, &work, &now).map_err(|error| vec![made::wrong(&error, &given)])?;
-                Ok(work)
-            });
-            let work = work.map_err(|wrong| format!("it cannot run as it is configured: {}", made::line(&wrong)));
-            let shown = made::shown(&given);
-            let connector = Connector::made(&name, (given, shown), work, kept.entry(&name).target);
-            now.push(instead(connector, old(&name)));
+            let work = made::read(&given, &environment);
+            let connector = read_made(&name, (given, work), kept.entry(&name).target, &now, old(&name));
+            now.push(connector);
         }
         let mut changed = Changed::default();
         for connector in &now {
@@ -332,6 +368,30 @@ impl Shared {
         self.changes.send_replace(());
         changed
     }
+}
+
+/// Returns the connector that comes of a configuration which was kept, and of reading it now, beside `others`.
+fn read_made(
+    name: &str,
+    (given, work): (Flat, Result<Work, Vec<Wrong>>),
+    target: Target,
+    others: &[Arc<Connector>],
+    old: Option<&Arc<Connector>>,
+) -> Arc<Connector> {
+    let fits = |work: &Work| beside(name, work, others).map_err(|error| vec![made::wrong(&error, &given)]);
+    // It was read before, and is as it was: what it refers to is away, perhaps for the moment at which a secret is changed.
+    if let (Err(wrong), Some(old)) = (&work, old)
+        && old.given() == Some(&given)
+        && old.work().is_ok_and(|before| fits(before).is_ok())
+    {
+        let line = made::line(wrong);
+        tracing::warn!("connector `{name}` goes on with what its references stood for before: {line}");
+        return old.clone();
+    }
+    let work = work.and_then(|work| fits(&work).map(|()| work));
+    let work = work.map_err(|wrong| format!("it cannot run as it is configured: {}", made::line(&wrong)));
+    let shown = made::shown(&given);
+    instead(Connector::made(name, (given, shown), work, target), old)
 }
 
 /// Returns the connector that there was, if this one is no other.
@@ -352,12 +412,12 @@ fn beside(name: &str, work: &Work, connectors: &[Arc<Connector>]) -> Result<()> 
             Config::check_beside(pipeline, &others)
         }
         Work::Restore(restore) => {
-            let place = |restore: &Restore| {
+            let root = |restore: &Restore| {
                 let state = restore.sink.state.as_ref().unwrap_or(&restore.source.path);
-                (state.trim_end_matches('/').to_owned(), restore.source.backup_id.clone(), restore.id())
+                (place::real(state), restore.source.backup_id.clone(), restore.id())
             };
             let is_same = |other: &&Arc<Connector>| match other.work() {
-                Ok(Work::Restore(other)) => place(other) == place(restore),
+                Ok(Work::Restore(other)) => root(other) == root(restore),
                 _ => false,
             };
             let Some(other) = others().find(is_same) else { return Ok(()) };
@@ -415,6 +475,8 @@ fn id_of(address: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -433,6 +495,67 @@ mod tests {
             )
         };
         Config::parse("a.toml", &pipelines.iter().map(each).collect::<String>(), &|_| None).expect("valid")
+    }
+
+    /// A worker with one connector that was made, which refers to `secret`.
+    fn with_made(folder: &Path) -> Worker {
+        let (config, address) = (without_pipelines(folder), "127.0.0.1:1".parse().expect("an address"));
+        let kept = serde_json::json!({ "format": 1, "connectors": { "made": { "target_state": "STARTED", "config": {
+            "connector.class": "ArchiveSink", "name": "made", "topics": "t", "sink.backup_id": "b", "sink.path": "/archive",
+            "consumer.override.bootstrap.servers": "127.0.0.1:1",
+            "consumer.override.sasl.password": format!("${{file:{}}}", folder.join("secret").display()),
+        } } } });
+        std::fs::write(folder.join("connectors.json"), kept.to_string()).expect("written");
+        Worker::open(&config, address).expect("read")
+    }
+
+    fn without_pipelines(folder: &Path) -> Config {
+        Config::parse("a.toml", &format!("[agent]\nstate_dir = {folder:?}\n"), &|_| None).expect("valid")
+    }
+
+    fn now(worker: &Worker) -> (Arc<Connector>, bool) {
+        let connector = worker.connector("made").expect("it is there");
+        let runs = connector.work().is_ok();
+        (connector, runs)
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_for_a_moment_stays_what_it_was() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "one").expect("written");
+        let worker = with_made(folder.path());
+        let (before, runs) = now(&worker);
+        assert!(runs);
+        std::fs::remove_file(&secret).expect("removed");
+        let told = worker.reload(without_pipelines(folder.path())).await.expect("taken");
+        assert!(told == changed([0, 0, 0, 1]) && Arc::ptr_eq(&now(&worker).0, &before), "{told:?}");
+        worker.restart(&before).await;
+        assert!(Arc::ptr_eq(&now(&worker).0, &before), "it begins anew as it was");
+        std::fs::write(&secret, "two").expect("written");
+        worker.restart(&before).await;
+        let (after, runs) = now(&worker);
+        assert!(runs && !Arc::ptr_eq(&after, &before), "the secret that was changed is taken over");
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_read_is_read_again_when_it_is_told_to_run() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let secret = folder.path().join("secret");
+        for resumes in [true, false] {
+            let worker = with_made(folder.path());
+            let (broken, runs) = now(&worker);
+            assert!(!runs);
+            worker.restart(&broken).await;
+            assert!(Arc::ptr_eq(&now(&worker).0, &broken), "nothing is otherwise");
+            std::fs::write(&secret, "one").expect("written");
+            match resumes {
+                true => worker.set_target("made".to_owned(), Target::Started).await.expect("told"),
+                false => worker.restart(&broken).await,
+            }
+            assert!(now(&worker).1, "{resumes}");
+            std::fs::remove_file(&secret).expect("removed");
+        }
     }
 
     fn changed([new, gone, other, same]: [usize; 4]) -> Changed {

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::metrics::PipelineMetrics;
+
 /// Reasons why the agent is not ready, by (part, subject).
 type Reasons = BTreeMap<(String, String), String>;
 
@@ -18,6 +20,8 @@ const MOST_LINES: usize = 20;
 pub struct Health {
     part: String,
     reasons: Arc<Mutex<Reasons>>,
+    /// Shows how much is wrong with the part, if it is a pipeline.
+    shown: Option<PipelineMetrics>,
 }
 
 impl Health {
@@ -28,7 +32,13 @@ impl Health {
 
     /// Returns the health of a part, as of `pipeline orders`.
     pub fn of(&self, part: impl Into<String>) -> Self {
-        Self { part: part.into(), reasons: self.reasons.clone() }
+        Self { part: part.into(), reasons: self.reasons.clone(), shown: None }
+    }
+
+    /// Returns the health of a pipeline; whatever is said of it, its metrics say too, at once.
+    pub fn of_pipeline(&self, name: &str) -> Self {
+        let shown = Some(PipelineMetrics::new(name));
+        Self { part: format!("pipeline {name}"), reasons: self.reasons.clone(), shown }
     }
 
     /// Says what is wrong with `subject` (empty: with the part itself), or with `None` that nothing is any more;
@@ -40,6 +50,7 @@ impl Health {
             Some(reason) => reasons.insert(key, reason),
             None => reasons.remove(&key),
         };
+        self.show(&reasons);
         before != reason
     }
 
@@ -54,6 +65,7 @@ impl Health {
         let mut standing = self.lock();
         standing.retain(|(part, _), _| *part != self.part);
         standing.extend(reasons.into_iter().map(|(subject, reason)| ((self.part.clone(), subject), reason)));
+        self.show(&standing);
     }
 
     /// Returns what is wrong, one line for each subject of every part, of each part [`MOST_LINES`] and how many there are
@@ -85,7 +97,18 @@ impl Health {
 
     /// Returns how many things are wrong with this part.
     pub fn count(&self) -> usize {
-        self.lock().keys().filter(|(part, _)| *part == self.part).count()
+        self.count_in(&self.lock())
+    }
+
+    fn count_in(&self, reasons: &Reasons) -> usize {
+        let of_part = reasons.range((self.part.clone(), String::new())..);
+        of_part.take_while(|((part, _), _)| *part == self.part).count()
+    }
+
+    fn show(&self, reasons: &Reasons) {
+        if let Some(metrics) = &self.shown {
+            metrics.show(self.count_in(reasons));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Reasons> {
@@ -95,6 +118,7 @@ impl Health {
 
 #[cfg(test)]
 mod tests {
+    use super::super::metrics::Series;
     use super::*;
 
     #[test]
@@ -116,6 +140,26 @@ mod tests {
         assert_eq!(health.reasons(), lines[1..]);
         orders.replace([]);
         assert_eq!(health.reasons(), lines[2..]);
+    }
+
+    #[test]
+    fn what_is_said_of_a_pipeline_its_metrics_say_too() {
+        let series = Series::default();
+        metrics::with_local_recorder(&series, || {
+            let orders = Health::new().of_pipeline("orders");
+            let shown = |ready: u8, troubles: usize| {
+                let line = |name: &str, value: String| format!("kafka_backup_{name}{{pipeline=\"orders\"}} {value}\n");
+                let page = series.render();
+                page.contains(&line("ready", ready.to_string()))
+                    && page.contains(&line("troubles", troubles.to_string()))
+            };
+            orders.set("", Some("starting".into()));
+            assert!(shown(0, 1));
+            orders.set("broker 3", Some("away".into()));
+            assert!(shown(0, 2));
+            orders.clear();
+            assert!(shown(1, 0));
+        });
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::ValueEnum;
 use indicatif::MultiProgress;
@@ -14,9 +15,13 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::levels::Levels;
 use crate::error::{Error, Result};
+use crate::record::Timestamp;
 
 /// The progress bars of this process; the log goes above them.
 pub static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Whether the log is written as JSON.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
 
 /// How the log is written.
 #[derive(Debug, Clone, clap::Args)]
@@ -46,6 +51,7 @@ pub fn start(args: &Args, talkative: bool) -> Result<()> {
     let filter = EnvFilter::try_new(&level).map_err(|error| {
         Error::usage(format!("`{level}` is no log level")).source(error).hint("write error, warn, info, debug or trace")
     })?;
+    IS_JSON.store(args.log_format == Format::Json, Ordering::Relaxed);
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines);
     let (levels, started) = match args.log_format {
         Format::Human => {
@@ -69,6 +75,21 @@ pub fn start(args: &Args, talkative: bool) -> Result<()> {
 /// Returns whether stderr may have colours: a terminal, and nobody asked for none (<https://no-color.org>).
 pub fn colour() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Writes to stderr why the process ends, as lines of its log are written, whatever is logged.
+pub fn fail(reason: &str) {
+    match IS_JSON.load(Ordering::Relaxed) {
+        true => say(&failure(reason)),
+        false => say(&format!("error: {reason}")),
+    }
+}
+
+/// Returns a line of the log, in JSON, that says why the process ends.
+fn failure(reason: &str) -> String {
+    let timestamp = Timestamp::now().to_string();
+    let target = "kafka_backup";
+    serde_json::json!({ "timestamp": timestamp, "level": "ERROR", "message": reason, "target": target }).to_string()
 }
 
 /// Writes a line for people to stderr, above the progress bars. An unwritable stderr is nobody's loss.

@@ -1,5 +1,5 @@
-//! Metrics: the handles to them, made once per partition; what each is called and means is in `table`, and `textfile` writes
-//! those of a command that ends.
+//! Metrics: the handles to them, made once per partition; what each is called and means is in `table`, `series` keeps them, and
+//! `textfile` writes those of a command that ends.
 //!
 //! Names follow Prometheus: base units, `_total` for counters. Of a partition, series carry `pipeline`, `topic` and
 //! `partition`. Recording costs an atomic operation; without [`install`] it costs nothing and goes nowhere.
@@ -8,21 +8,22 @@
 mod ops;
 mod restore;
 mod savepoints;
+mod series;
 mod table;
 mod textfile;
 mod verify;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use metrics::{Counter, Gauge, Histogram, Label};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::record::{Partition, Timestamp};
 pub use restore::RestoreMetrics;
 pub use savepoints::SavepointMetrics;
+pub use series::Series;
 pub use table::{Kind, METRICS, Metric, Unit};
 pub use textfile::Textfile;
 pub use verify::VerifyMetrics;
@@ -80,32 +81,46 @@ const STAGE_SECONDS: &str = "kafka_backup_stage_duration_seconds";
 /// Always 1; its labels tell the version.
 const BUILD: &str = "kafka_backup_build_info";
 
-/// Installs the recorder of this process, once, and returns the handle that renders it.
-pub fn install() -> Result<PrometheusHandle> {
-    static HANDLE: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
-    // Held until it is installed: who comes second gets the handle of the first.
-    let mut held = HANDLE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(handle) = &*held {
-        return Ok(handle.clone());
+/// What this process records into, once it does.
+static SERIES: Mutex<Option<Series>> = Mutex::new(None);
+
+fn series() -> MutexGuard<'static, Option<Series>> {
+    SERIES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has this process record from now on, once, and returns what it records into.
+///
+/// # Errors
+/// Only for a defect: something else records already.
+pub fn install() -> Result<Series> {
+    // Held until it is installed: who comes second gets the one of the first.
+    let mut held = series();
+    if let Some(series) = &*held {
+        return Ok(series.clone());
     }
-    let mut builder = PrometheusBuilder::new();
-    for metric in METRICS {
-        if let Kind::Histogram(bounds) = metric.kind {
-            let matcher = Matcher::Full(metric.name.to_owned());
-            builder = builder.set_buckets_for_metric(matcher, bounds).expect("the list of buckets is not empty");
-        }
-    }
-    let recorder = builder.build_recorder();
-    let handle = recorder.handle();
-    metrics::set_global_recorder(recorder)
+    let series = Series::default();
+    metrics::set_global_recorder(series.clone())
         .map_err(|error| Error::failed("cannot install the metrics").source(error))?;
-    table::describe();
     metrics::gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     // A counter that is there from the beginning has a rate from its first increment on.
     for counter in [FETCHED, FETCHES, THROTTLE] {
         metrics::counter!(counter).increment(0);
     }
-    Ok(held.insert(handle).clone())
+    Ok(held.insert(series).clone())
+}
+
+/// Drops all series of a pipeline that is gone.
+pub fn forget_pipeline(pipeline: &str) {
+    if let Some(series) = &*series() {
+        series.forget_pipeline(pipeline);
+    }
+}
+
+/// Drops all series of a topic that a pipeline has no more.
+pub fn forget_topic(pipeline: &str, topic: &str) {
+    if let Some(series) = &*series() {
+        series.forget_topic(pipeline, topic);
+    }
 }
 
 /// Returns the histogram of the seconds that the plugin of a stage takes for one run of batches.
@@ -299,7 +314,8 @@ mod tests {
         assert!(handle.render().contains(&unknown), "nothing is known of the topic's retention");
         progress.retained(Some(Retention { ms: None, by_size: true }));
         metrics.show(&progress, now + std::time::Duration::from_secs(4), Timestamp::now());
-        PipelineMetrics::new("p").upload_seconds.record(0.02);
+        // Other tests record for `p`.
+        PipelineMetrics::new("uploads").upload_seconds.record(0.02);
         PipelineMetrics::new("well").show(0);
         PipelineMetrics::new("ill").show(2);
         let text = handle.render();
@@ -315,7 +331,7 @@ mod tests {
             format!("kafka_backup_gap_offsets_total{LABELS} 7"),
             format!("kafka_backup_forks_total{LABELS} 0"),
             format!("kafka_backup_dropped_offsets_total{LABELS} 3"),
-            "kafka_backup_upload_latency_seconds_bucket{pipeline=\"p\",le=\"0.025\"} 1".to_owned(),
+            "kafka_backup_upload_latency_seconds_bucket{pipeline=\"uploads\",le=\"0.025\"} 1".to_owned(),
             "# TYPE kafka_backup_captured_bytes_total counter".to_owned(),
             "kafka_backup_ready{pipeline=\"well\"} 1".to_owned(),
             "kafka_backup_ready{pipeline=\"ill\"} 0".to_owned(),

@@ -119,6 +119,9 @@ fn what_is_configured_otherwise_or_removed_closes_durably_and_loses_nothing() {
     assert!(closed == 20 || closed == 40, "whole batches: {closed}");
     assert!(!agent.get("/v1/backups").expect("an answer").1.contains("made"));
     assert_eq!(agent.get("/readyz").map(|(status, _)| status), Some(200));
+    agent.wait_until("it has left no series", |agent| {
+        (!agent.get("/metrics")?.1.contains("pipeline=\"made\"")).then_some(())
+    });
     // Made again, it goes on where the archive ends.
     assert_eq!(make(&agent, &sink(&backup, &other, "made")), Some(201));
     wait_for("it has caught up", || (held(&backup, "made", &other) == 40).then_some(()));
@@ -151,6 +154,8 @@ fn one_that_cannot_run_is_failed_and_the_others_go_on() {
         let answer = agent.get("/readyz")?;
         answer.1.contains("pipeline made: ").then_some(answer)
     });
+    let page = agent.get("/metrics").expect("a page").1;
+    assert!(page.contains("kafka_backup_ready{pipeline=\"made\"} 0\n"), "{page}");
     assert!(ready == 503 && reasons.contains("MADE_PATH is not set"), "{reasons}");
     let shows = |agent: &Agent, line: &str| agent.get("/metrics")?.1.lines().any(|of| of == line).then_some(());
     agent.wait_until("so do the metrics", |agent| shows(agent, r#"kafka_backup_ready{pipeline="made"} 0"#));

@@ -6,6 +6,7 @@
 use crate::config;
 use crate::kafka::client::groups::Choice;
 use crate::kafka::source::Selection;
+use crate::store;
 
 /// Topics and groups.
 #[derive(Debug, Default)]
@@ -65,7 +66,7 @@ pub(crate) struct Place {
 
 /// Returns where a pipeline's backup is.
 pub(crate) fn place(pipeline: &config::Pipeline) -> Place {
-    let path = pipeline.sink.path.trim_end_matches('/').to_owned();
+    let path = store::place::place(&pipeline.sink.path);
     Place { path, backup_id: pipeline.sink.backup_id.clone() }
 }
 

@@ -1,5 +1,5 @@
-//! Every metric, with its type, unit, labels and meaning: the one place that knows. The descriptions that are exposed are
-//! taken from here, and so is the table of `docs/metrics.md`.
+//! Every metric, with its type, unit, labels and meaning: the one place that knows. What is exposed says it as it is
+//! here, and so is the table of `docs/metrics.md`.
 //!
 //! Tests hold the page, the names in the code and what an agent exposes against it.
 
@@ -306,23 +306,6 @@ pub static METRICS: &[Metric] = &[
         "when it ended, in seconds since the epoch",
     ),
 ];
-
-/// Has the recorder of this process describe all metrics.
-pub(super) fn describe() {
-    use metrics::{describe_counter, describe_gauge, describe_histogram};
-    for metric in METRICS {
-        let unit = match metric.unit {
-            Unit::Seconds => metrics::Unit::Seconds,
-            Unit::Bytes => metrics::Unit::Bytes,
-            Unit::Count => metrics::Unit::Count,
-        };
-        match metric.kind {
-            Kind::Counter => describe_counter!(metric.name, unit, metric.meaning),
-            Kind::Gauge => describe_gauge!(metric.name, unit, metric.meaning),
-            Kind::Histogram(_) => describe_histogram!(metric.name, unit, metric.meaning),
-        }
-    }
-}
 
 impl Metric {
     /// Returns the word for its type, as Prometheus has it.

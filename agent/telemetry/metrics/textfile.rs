@@ -10,8 +10,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use metrics_exporter_prometheus::PrometheusHandle;
-
+use super::Series;
 use crate::error::{Error, Result};
 use crate::record::Timestamp;
 
@@ -46,7 +45,7 @@ pub struct Textfile {
     path: PathBuf,
     command: &'static str,
     began: Instant,
-    handle: PrometheusHandle,
+    series: Series,
 }
 
 impl Textfile {
@@ -63,7 +62,7 @@ impl Textfile {
                 .source(error)
                 .hint("--metrics-file is a file in a folder that is there and can be written")
         })?;
-        Ok(Self { path: path.to_owned(), command, began: Instant::now(), handle: super::install()? })
+        Ok(Self { path: path.to_owned(), command, began: Instant::now(), series: super::install()? })
     }
 
     /// Writes the metrics of the command, which has ended with `outcome`, and returns that.
@@ -77,7 +76,7 @@ impl Textfile {
         gauge(EXIT_CODE, code.into());
         gauge(SECONDS, self.began.elapsed().as_secs_f64());
         gauge(END, Timestamp::now().0 as f64 / 1000.0);
-        let written = write(&self.path, &of_command(&self.handle.render())).map_err(|error| {
+        let written = write(&self.path, &of_command(&self.series.render())).map_err(|error| {
             let _ = fs::remove_file(temporary(&self.path));
             Error::failed(format!("cannot write the metrics file {}", self.path.display())).source(error)
         });
@@ -159,7 +158,7 @@ mod tests {
         SavepointMetrics::new("left").held(Timestamp::now());
         PipelineMetrics::new("left").show(1);
         file.finish(Ok(())).expect("written");
-        let (text, page) = (fs::read_to_string(&path).expect("the file"), file.handle.render());
+        let (text, page) = (fs::read_to_string(&path).expect("the file"), file.series.render());
         for name in OF_AGENTS {
             assert!(!text.contains(&format!("{name}{{")) && !text.contains(&format!(" {name} ")), "{name}:\n{text}");
         }
