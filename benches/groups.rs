@@ -22,7 +22,7 @@ mod tests {
 
 use std::time::{Duration, Instant};
 
-use kafka_backup::groups::perform::{Performing, Report};
+use kafka_backup::groups::perform::{CONNECTIONS, Performing, Report, connections};
 use kafka_backup::groups::plan::{Action, GroupPlan, Plan, Row};
 use kafka_backup::groups::positions::Committed;
 use kafka_backup::groups::snapshot::Snapshots;
@@ -45,8 +45,7 @@ const WARM_UP: usize = 4;
 /// How often each contender runs then; the median counts.
 const ROUNDS: usize = 5;
 
-/// Connections, and groups at a time: what `offset-reset-bulk` takes without being told.
-const CONNECTIONS: usize = 8;
+/// Groups at a time: what `offset-reset-bulk` takes without being told.
 const MAX_CONCURRENT: usize = 100;
 
 /// How many times faster it must be.
@@ -144,7 +143,7 @@ impl Bench<'_> {
             let plan = self.plan(contender, &before, offset).await;
             let began = Instant::now();
             // From the first connection on, as the program has it.
-            let clients: Vec<Client> = (0..CONNECTIONS).map(|_| Client::new(properties.clone())).collect();
+            let clients = connections(&Client::new(properties.clone()), CONNECTIONS);
             let performing = Performing {
                 clients: &clients,
                 snapshots: Some(&self.snapshots),

@@ -48,7 +48,7 @@ pub const CONNECTIONS: usize = 8;
 /// [`CONNECTIONS`] together.
 pub fn connections(client: &Client, groups: usize) -> Vec<Client> {
     let further = groups.min(CONNECTIONS).saturating_sub(1);
-    let further = (0..further).map(|_| Client::new(client.properties().clone()));
+    let further = (0..further).map(|_| client.beside());
     std::iter::once(client.clone()).chain(further).collect()
 }
 
@@ -76,8 +76,9 @@ impl Progress for () {}
 /// How a plan is performed.
 #[derive(Clone, Copy)]
 pub struct Performing<'a> {
-    /// At least one, all of the cluster that the plan is for. Groups are spread over them: each has a connection of its own to
-    /// each broker, and a connection carries one request at a time.
+    /// At least one, all of the cluster that the plan is for, of which one has been made and the others
+    /// [`beside`](Client::beside) it ([`connections`]). Groups are spread over them: each has a connection of its own to each
+    /// broker, and a connection carries one request at a time.
     pub clients: &'a [Client],
     /// Where the present is kept before anything is changed; `None` keeps nothing, for who has kept it already.
     pub snapshots: Option<&'a Snapshots>,
@@ -120,8 +121,7 @@ impl Performing<'_> {
             return Ok(report);
         }
         let looked = Instant::now();
-        let (snapshot, ()) = tokio::join!(self.keep(&present, &jobs, description), self.learn(jobs.len()));
-        report.snapshot = snapshot?;
+        report.snapshot = self.keep(&present, &jobs, description).await?;
         let requests = Arc::new(Requests::default());
         self.progress.begun(jobs.iter().map(|job| job.partitions() as u64).sum());
         let kept = Instant::now();
@@ -203,21 +203,6 @@ impl Performing<'_> {
             answers[at] = answer;
             idle.push(at_client);
         }
-    }
-
-    /// Has each client that is to work learn from the brokers' lists who coordinates which group, at once instead of group by
-    /// group. One that does not learn it asks later.
-    async fn learn(&self, jobs: usize) {
-        let mut listings = JoinSet::new();
-        for client in self.clients.iter().skip(1).take(jobs.saturating_sub(1)) {
-            let client = client.clone();
-            listings.spawn(async move {
-                if client.metadata(Some(&[])).await.is_ok() {
-                    drop(client.list_groups().await);
-                }
-            });
-        }
-        let _ = listings.join_all().await;
     }
 }
 

@@ -89,8 +89,10 @@ impl Present {
         let asked: Vec<ListedGroup> = listed.iter().filter(|group| group.kind != SHARE).cloned().collect();
         let topics = topics(&metadata);
         let partitions = partitions(&topics);
+        // One that is listed as empty has no members to be told of; should one come, the coordinator refuses commits to it.
+        let unsure: Vec<ListedGroup> = listed.iter().filter(|group| !group.is_empty()).cloned().collect();
         let (mut described, mut told) = tokio::try_join!(
-            patiently(client, || client.describe_groups(&listed)),
+            patiently(client, || client.describe_groups(&unsure)),
             committed(clients, asked, partitions),
         )?;
         let now = |group: &ListedGroup| {
@@ -127,6 +129,7 @@ impl Now {
         let (kind, state, members) = match described {
             Some(Ok(Described { kind, state, members })) => (kind, state, members),
             Some(Err(why)) => unknown(why),
+            None if listed.is_empty() => (listed.kind.clone(), listed.state.clone(), Members::Known(Vec::new())),
             None => unknown("nobody told of its members".to_owned()),
         };
         Self { kind, state, members, offsets: told.map_or_else(|| Ok(BTreeMap::new()), by_partition) }

@@ -64,9 +64,15 @@ pub struct Client(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     properties: Properties,
-    known: Mutex<Known>,
+    learnt: Arc<Learnt>,
     /// One connection per address, taken out while it is in use.
     connections: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Option<Connection>>>>>,
+}
+
+/// What was learnt of the cluster, by whichever client asked.
+#[derive(Debug, Default)]
+struct Learnt {
+    known: Mutex<Known>,
     /// The addresses of the brokers that coordinate groups, as far as anybody asked.
     coordinators: Mutex<HashMap<String, String>>,
 }
@@ -124,12 +130,17 @@ pub struct OffsetAnswer {
 impl Client {
     /// Makes a client; connections are opened when they are needed.
     pub fn new(properties: Properties) -> Self {
-        Self(Arc::new(Shared {
-            properties,
-            known: Mutex::default(),
-            connections: Mutex::default(),
-            coordinators: Mutex::default(),
-        }))
+        Self::with(properties, Arc::default())
+    }
+
+    /// Makes a client of the same cluster with connections of its own. What one of them learns of brokers and coordinators
+    /// both know: of several that share the work, one asks for all.
+    pub fn beside(&self) -> Self {
+        Self::with(self.properties().clone(), self.0.learnt.clone())
+    }
+
+    fn with(properties: Properties, learnt: Arc<Learnt>) -> Self {
+        Self(Arc::new(Shared { properties, learnt, connections: Mutex::default() }))
     }
 
     /// Makes a client and waits up to `within` ([`OPEN_WITHIN`]) until a broker of the cluster has answered.
@@ -270,11 +281,11 @@ impl Client {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.learnt.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn coordinators_known(&self) -> MutexGuard<'_, HashMap<String, String>> {
-        self.0.coordinators.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.learnt.coordinators.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<String, Arc<tokio::sync::Mutex<Option<Connection>>>>> {

@@ -73,6 +73,9 @@ const A_PART: &str = "the agent may not describe the cluster, so brokers list on
 /// What is said where nobody told.
 const UNKNOWN: &str = "unknown";
 
+/// The state of a group without members.
+const EMPTY: &str = "Empty";
+
 /// The state of a group that is not there.
 const DEAD: &str = "Dead";
 
@@ -120,7 +123,12 @@ pub type Told = std::result::Result<Vec<CommittedOffset>, String>;
 impl ListedGroup {
     /// Returns whether it has members, as far as anybody knows.
     pub fn is_active(&self) -> bool {
-        !matches!(self.state.as_str(), "Empty" | DEAD)
+        !matches!(self.state.as_str(), EMPTY | DEAD)
+    }
+
+    /// Returns whether its coordinator has listed it as one without members.
+    pub fn is_empty(&self) -> bool {
+        self.state == EMPTY
     }
 
     /// Returns a group of which only the name is known.

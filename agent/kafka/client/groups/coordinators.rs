@@ -35,9 +35,8 @@ impl Unfound {
 }
 
 impl Client {
-    /// Takes over who coordinates groups, from what another client of the same cluster was told: of several clients, which
-    /// have a connection each, one asks for all.
-    pub fn know_coordinators<'a>(&self, groups: impl IntoIterator<Item = &'a ListedGroup>) {
+    /// Takes note of who coordinates groups, as brokers have listed them.
+    pub(super) fn know_coordinators<'a>(&self, groups: impl IntoIterator<Item = &'a ListedGroup>) {
         let mut known = self.coordinators_known();
         for group in groups {
             if let Some(address) = &group.coordinator {
