@@ -209,7 +209,7 @@ fn what_was_set_and_could_not_be_printed_is_no_failure_to_set_it() {
         let mut command = Command::new("sh");
         let _ = command.args(["-c", "exec \"$0\" \"$@\" > /dev/full", env!("CARGO_BIN_EXE_kafka-backup")]);
         let _ = command.args(verb).args(of);
-        ended(&mut command).fails_with(3, &["all is set, but what came of it could not be printed"]);
+        ended(&mut command).fails_with(3, &["all is done, but what came of it could not be printed"]);
         assert_eq!(kafka.committed(&group, &topic), at([7, 7]), "{verb:?}");
     }
 }

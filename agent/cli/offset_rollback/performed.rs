@@ -85,12 +85,20 @@ pub(in crate::cli) async fn wait(client: &Client, plan: &Plan, within: Duration)
 /// Writes what came of a plan, and ends as it came.
 ///
 /// # Errors
-/// As [`Report::verdict`]. Where that has none and it cannot be written, [`Kind::Partial`]: as a failure it would pass for
-/// nothing done.
+/// As [`Report::verdict`] and [`ended`].
 pub(in crate::cli) fn end(title: &str, report: &Report, format: Format, mut output: Output) -> Result<()> {
     let printed = print(title, report, format, &mut output).and_then(|()| output.finish());
-    match (report.verdict(), printed) {
-        (Ok(()), Err(error)) => Err(Error::new(Kind::Partial, "all is set, but what came of it could not be printed")
+    ended(report.verdict(), printed)
+}
+
+/// Ends a verb that has changed something as `verdict` says, whether that could be printed or not.
+///
+/// # Errors
+/// `verdict`'s; where it has none and what came of it could not be `printed`, [`Kind::Partial`]: as a failure it would pass
+/// for nothing done.
+pub(in crate::cli) fn ended(verdict: Result<()>, printed: Result<()>) -> Result<()> {
+    match (verdict, printed) {
+        (Ok(()), Err(error)) => Err(Error::new(Kind::Partial, "all is done, but what came of it could not be printed")
             .source(error)
             .hint("run again it finds all of it so already")),
         (Err(verdict), Err(error)) => {
@@ -326,7 +334,7 @@ mod tests {
         let sound = Report { set: 5, ..Report::default() };
         for format in [Format::Table, Format::Json, Format::Csv] {
             let error = done(&sound, format);
-            assert!(error.exit_code() == 3 && error.to_string().starts_with("all is set, but what"), "{error}");
+            assert!(error.exit_code() == 3 && error.to_string().starts_with("all is done, but what"), "{error}");
         }
         let error = done(&report(), Format::Table);
         assert!(error.exit_code() == 3 && error.to_string().starts_with("1 of 7 partitions are not set"), "{error}");

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::super::Format;
 use super::super::cluster::ClusterArgs;
-use super::super::offset_rollback::performed::say_undo;
+use super::super::offset_rollback::performed::{ended, say_undo};
 use super::super::table::{self, Output, Page};
 use super::RestoreArgs;
 use crate::error::Result;
@@ -51,7 +51,7 @@ struct Shown<'a> {
 /// Puts back and deletes, or says what would be, and prints that.
 ///
 /// # Errors
-/// As [`undoing::undo`]; after printing, [`Kind::Failed`](crate::error::Kind::Failed) where a topic
+/// As [`undoing::undo`] and [`ended`]; after printing, [`Kind::Failed`](crate::error::Kind::Failed) where a topic
 /// that the restore made was not deleted, or a group that stands where it has put it was not put back; or would not be, as
 /// far as a dry run can tell.
 pub(super) async fn run(args: Args) -> Result<()> {
@@ -67,14 +67,18 @@ pub(super) async fn run(args: Args) -> Result<()> {
             undoing::undo(&client, &state, accept, &snapshots, kept).await?
         }
     };
-    let mut output = Output::stdout()?;
     let Fates { topics, group } = &outcome.fates;
     let (groups, snapshot) = (outcome.undoing.groups.as_slice(), outcome.undoing.snapshot.as_deref());
     let (restore_id, dry_run, group) = (state.restore_id(), args.dry_run, group.as_ref());
     let shown = Shown { restore_id, dry_run, topics, group, groups, snapshot };
-    shown.print(args.format, &mut output)?;
-    output.finish()?;
-    outcome.verdict(args.dry_run)
+    let printed = Output::stdout().and_then(|mut output| {
+        shown.print(args.format, &mut output)?;
+        output.finish()
+    });
+    match args.dry_run {
+        true => printed.and_then(|()| outcome.verdict(true)),
+        false => ended(outcome.verdict(false), printed),
+    }
 }
 
 /// Opens the place of the snapshots that are made unasked: beside what the restores keep.
