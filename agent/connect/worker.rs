@@ -497,13 +497,14 @@ mod tests {
         Config::parse("a.toml", &pipelines.iter().map(each).collect::<String>(), &|_| None).expect("valid")
     }
 
-    /// A worker with one connector that was made, which refers to `secret`.
+    /// A worker with one connector that was made, which refers to `secret` by a property that is read with the connector: those
+    /// that say who we are each connection reads for itself.
     fn with_made(folder: &Path) -> Worker {
         let (config, address) = (without_pipelines(folder), "127.0.0.1:1".parse().expect("an address"));
         let kept = serde_json::json!({ "format": 1, "connectors": { "made": { "target_state": "STARTED", "config": {
             "connector.class": "ArchiveSink", "name": "made", "topics": "t", "sink.backup_id": "b", "sink.path": "/archive",
             "consumer.override.bootstrap.servers": "127.0.0.1:1",
-            "consumer.override.sasl.password": format!("${{file:{}}}", folder.join("secret").display()),
+            "consumer.override.client.id": format!("${{file:{}}}", folder.join("secret").display()),
         } } } });
         std::fs::write(folder.join("connectors.json"), kept.to_string()).expect("written");
         Worker::open(&config, address).expect("read")
