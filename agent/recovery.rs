@@ -177,7 +177,10 @@ impl Prepared<'_> {
         if self.is_done {
             return Ok(());
         }
-        perform::check_cancelled(self.state.restore_id(), &self.seen)?;
+        // A wish that came when all had landed keeps nobody from its last word.
+        if !self.seen.has_landed() {
+            perform::check_cancelled(self.state.restore_id(), &self.seen)?;
+        }
         self.planned(&Health::new()).check()
     }
 
