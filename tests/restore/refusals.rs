@@ -1,7 +1,6 @@
 //! What is refused before anything is sent, and what ends a restore that runs.
 
 use kafka_backup::restore::state::{Cancelled, Process};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use crate::restore::Restore;
 use crate::savepoints::savepoints;
@@ -231,15 +230,9 @@ fn a_process_whose_place_another_one_takes_ends_with_its_own_code() {
         let is_there = kafka.topics().contains(restore.target());
         is_there.then(|| kafka.ends(restore.target())[0]).filter(|end| *end > 20)
     });
-    let id = format!("kafka-backup-restore-{}", restore.id());
-    let other: BaseProducer = kafka.client(&[("transactional.id", &id)]).create().expect("a producer");
-    let within = std::time::Duration::from_secs(20);
-    other.init_transactions(within).expect("the place");
-    other.begin_transaction().expect("begun");
-    other.send(BaseRecord::<(), _>::to(restore.target()).payload("taken")).expect("sent");
-    other.flush(within).expect("sent");
-    other.abort_transaction(within).expect("aborted");
+    let other = restore.start(&[]);
     assert_eq!(running.wait().code(), Some(11), "{}", running.log());
     let told = running.log().lines().filter(|line| line.contains("another process has taken over")).count();
     assert_eq!(told, 1, "{}", running.log());
+    other.kill();
 }
